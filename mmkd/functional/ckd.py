@@ -169,7 +169,7 @@ def info_nce(
         anchors = anchors / temperature
         positive_logits = (anchors * positives).sum(dim=1)
         if chunk_size is not None:
-            log_normalizers = _ChunkedLogNormalizer.apply(
+            log_normalizers: Tensor = _ChunkedLogNormalizer.apply(
                 positive_logits,
                 anchors,
                 candidates,
