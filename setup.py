@@ -1,4 +1,4 @@
-"""The package `mmkd`: `pip install -e .` beside MMDetection or MMPretrain, whoever published them."""
+"""The package `mmkd`: `pip install -e .` beside MMDetection or MMPretrain, of either publisher."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent
 
 
 def read_version():
-    """Read `__version__` as text: importing mmkd here would need torch in pip's build environment."""
+    """Read `__version__` as text: importing mmkd would need torch in the build environment."""
     source = (ROOT / 'mmkd' / '__init__.py').read_text(encoding='utf-8')
     match = re.search(r"^__version__ = '([^']+)'$", source, flags=re.MULTILINE)
     if match is None:
@@ -24,8 +24,8 @@ def read_readme():
 
 
 # mmengine, mmcv, mmdet and mmpretrain are not named among the requirements: two families of
-# distributions provide those modules under different names (mmcv and onedl-mmcv, ...), they overwrite
-# each other's files, and a requirement can only name one. Naming either would make
+# distributions provide those modules under different names (mmcv and onedl-mmcv, ...), they
+# overwrite each other's files, and a requirement can name one only. Naming either would make
 # `pip install mmkd` break an environment that has the other. OpenCV (opencv-python or
 # opencv-python-headless) is left to them for the same reason.
 INSTALL_REQUIRES = [
@@ -46,8 +46,8 @@ EXTRAS_REQUIRE = {
         'onedl-mmdetection>=3.5.1',
         'onedl-mmpretrain>=1.3.6',
     ],
-    # OpenMMLab's own last releases. The upper bounds are mmdet 3.3's: it refuses to be imported with
-    # mmcv 2.2. numpy 2 came after their operators were compiled.
+    # OpenMMLab's own last releases. mmcv < 2.2: mmdet 3.3 refuses to be imported with a later one.
+    # numpy < 2: their operators were compiled before it came.
     'openmmlab': [
         'mmengine>=0.10.7',
         'mmcv>=2.1,<2.2',
