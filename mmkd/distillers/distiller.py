@@ -1,0 +1,185 @@
+"""The distiller: a student that trains with a teacher, and is nothing but the student to everyone else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from mmengine.logging import MessageHub
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+from mmkd.heads import NeckAdapter, build_head_adapter
+from mmkd.losses import DistillLoss, Progress
+from mmkd.registry import LOSSES, MODELS, build
+from mmkd.structures import Step
+
+from .isolation import isolated_rng
+from .taps import Taps
+from .teacher import Teacher
+from .watch import LossWatch
+
+
+@MODELS.register_module()
+class Distiller(BaseModel):
+    """Trains a student with its own loss plus distillation losses from a frozen teacher.
+
+    Student and distiller are two objects over one tree of modules: the student's children are the distiller's own,
+    under their own names, beside one more, ``distill``, that holds what the losses train. Therefore state_dict,
+    optimizer parameter groups, EMA copies and hooks see the student, and a saved checkpoint loads in plain
+    MMDetection or MMPretrain. Attributes the distiller lacks resolve to the student.
+
+    With every weight at 0 a step is the student's own step and the teacher does not run.
+
+    Args:
+        student: Config of the student, as ``model`` in its own config file.
+        teacher: ``dict(config=..., checkpoint=...)``, see :class:`Teacher`.
+        losses: Name to loss config, such as ``dict(ckd=dict(type='mmkd.CKDLoss', weight=1.0))``. Each appears in the
+            log as ``loss_<name>``, already weighted.
+
+    Raises:
+        ValueError, TypeError, RuntimeError, FileNotFoundError: Something of the recipe cannot work; the message names
+            the part and the fix.
+    """
+
+    def __init__(
+        self,
+        student: Mapping[str, Any],
+        teacher: Mapping[str, Any],
+        losses: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        built = MODELS.build(student)
+        super().__init__(data_preprocessor=built.data_preprocessor)
+        with isolated_rng():
+            distill = nn.ModuleDict(
+                {
+                    name: build(LOSSES, config, where=f'model.losses.{name}')
+                    for name, config in (losses or {}).items()
+                }
+            )
+        self._share_tree(built)
+        self.distill = distill
+        self.teacher = Teacher(**teacher, student_preprocessor=built.data_preprocessor)
+        self._watch = LossWatch()
+        self._started = False
+        self._attach()
+
+    def forward(
+        self, inputs: Tensor, data_samples: list[Any] | None = None, mode: str = 'tensor'
+    ) -> Any:
+        """The student's forward; only ``mode='loss'`` also distils."""
+        if mode == 'loss':
+            return self.loss(inputs, data_samples)
+        return self.student(inputs, data_samples, mode)
+
+    def loss(self, inputs: Tensor, data_samples: list[Any] | None) -> dict[str, Any]:
+        """The student's losses and ``loss_<name>`` of every distillation loss whose weight is not 0 now.
+
+        Args:
+            inputs: (B, 3, H, W) normalised images.
+            data_samples: B data samples with ground truth.
+
+        Returns:
+            Loss name to scalar tensor or list of them, as MMEngine's ``parse_losses`` takes it.
+        """
+        progress = Progress.current()
+        if not self._started:
+            self._start()
+        weights = {name: loss.weight(progress) for name, loss in self.distill_losses.items()}
+        active = {name: self.distill_losses[name] for name, weight in weights.items() if weight}
+        if active:
+            with self._taps.recording() as records:
+                losses = self.student.loss(inputs, data_samples)
+            step = Step(
+                inputs=inputs,
+                data_samples=data_samples or [],
+                records=records,
+                run_teacher=self.teacher.features,
+                head=self._head,
+                neck=self._neck,
+            )
+            for name, loss in active.items():
+                with torch.autocast(inputs.device.type, enabled=False):
+                    value = weights[name] * loss(step)
+                self._watch.check(name, value, progress)
+                losses[f'loss_{name}'] = value
+        else:
+            losses = self.student.loss(inputs, data_samples)
+        for name, loss in self.distill_losses.items():
+            extras = [parameter for parameter in loss.parameters() if parameter.requires_grad]
+            if name not in active and extras:  # DDP wants every parameter in every step's graph
+                losses[f'loss_{name}'] = sum(parameter.sum() for parameter in extras) * 0.0
+        return losses
+
+    @property
+    def distill_losses(self) -> dict[str, DistillLoss]:
+        """The distillation losses by name."""
+        return dict(self.distill.items())
+
+    def val_step(self, data: Any) -> Any:
+        """The student's own."""
+        return self.student.val_step(data)
+
+    def test_step(self, data: Any) -> Any:
+        """The student's own."""
+        return self.student.test_step(data)
+
+    def init_weights(self) -> None:
+        """Initialise the student; the teacher is loaded already and the losses initialise themselves."""
+        self.student.init_weights()
+
+    def train(self, mode: bool = True) -> Distiller:
+        """Set the mode of student and losses; the teacher stays in eval."""
+        self.student.train(mode)
+        self.training = mode
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        """A child, parameter or buffer of the shared tree, else whatever the student has of that name."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if 'student' not in self.__dict__:
+                raise
+            return getattr(self.__dict__['student'], name)
+
+    def _start(self) -> None:
+        """Checks that need the run: MMEngine's hooks tell the data set's class names before the first step."""
+        dataset_meta = MessageHub.get_current_instance().get_info('dataset_meta') or {}
+        if dataset_meta.get('classes'):
+            self.teacher.check_classes(dataset_meta['classes'])
+        self._started = True
+
+    def _share_tree(self, student: nn.Module) -> None:
+        """Make the student's parameters, buffers and children this module's own.
+
+        The dicts are shared, not copied: whoever replaces a child (FSDP, SyncBN conversion) replaces it in both.
+        """
+        self.__dict__['student'] = student  # past nn.Module.__setattr__, which would add a prefix to every name
+        self._parameters = student._parameters
+        self._buffers = student._buffers
+        self._non_persistent_buffers_set = student._non_persistent_buffers_set
+        self._modules = student._modules
+
+    def _attach(self) -> None:
+        """Choose the adapters that the losses ask for, let them check the pair, attach their taps once."""
+        needs = {need: name for name, loss in self.distill_losses.items() for need in loss.needs}
+        unknown = needs.keys() - {'logits', 'features'}
+        if unknown:
+            raise ValueError(f'losses ask for {sorted(unknown)}; there are logits and features')
+        student, teacher = self.student, self.teacher.model
+        self._head = build_head_adapter(student, teacher) if 'logits' in needs else None
+        self._neck = (
+            NeckAdapter(student, teacher, loss=needs['features']) if 'features' in needs else None
+        )
+        paths: dict[str, str] = {}
+        for adapter in (self._head, self._neck):
+            if adapter is not None:
+                paths |= adapter.taps
+        self._taps = Taps(student, paths)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Distiller:
+        super()._apply(fn, recurse)
+        self.teacher.apply(fn)
+        return self

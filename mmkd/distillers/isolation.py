@@ -1,0 +1,23 @@
+"""Random numbers drawn for the distillation do not change those the student's training draws."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def isolated_rng() -> Iterator[None]:
+    """Leave the states of Python's, NumPy's and PyTorch's CPU generators as they were before the block."""
+    python_state = random.getstate()
+    numpy_state = np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)

@@ -1,0 +1,93 @@
+"""What a head adapter is, and which one serves a head."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar, TypeVar
+
+from torch import nn
+
+from mmkd.structures import SampleTable, Step
+
+HEAD_PATHS = ('roi_head', 'bbox_head', 'head')
+"""Where detectors and classifiers keep the head that classifies."""
+
+_ADAPTERS: dict[str, type[HeadAdapter]] = {}
+_Adapter = TypeVar('_Adapter', bound='type[HeadAdapter]')
+
+
+class HeadAdapter(ABC):
+    """Turns the outputs of one head family, of student and teacher, into sample tables.
+
+    A subclass names in ``taps`` what it needs to see of the student's own training step, checks in its constructor
+    that teacher and student can be aligned at all, and builds the tables in :meth:`tables`.
+
+    Args:
+        student: The student, whose head is at ``path``.
+        teacher: The teacher's network, whose head is at ``path`` too.
+        path: Name of the head's attribute.
+
+    Raises:
+        ValueError: Teacher and student cannot be aligned.
+    """
+
+    taps: ClassVar[dict[str, str]]
+    """Tap name to the module (``'bbox_head'``) or method (``'bbox_head.f()'``) of the student it listens to."""
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, path: str) -> None:
+        self.student_head: nn.Module = student.get_submodule(path)
+        self.teacher_head: nn.Module = teacher.get_submodule(path)
+
+    @abstractmethod
+    def tables(self, step: Step) -> list[SampleTable]:
+        """The step's candidate samples: one table per set of predictions (stages, decoder layers)."""
+
+
+def register_head_adapter(*head_classes: str) -> Callable[[_Adapter], _Adapter]:
+    """Class decorator: the adapter serves heads of these class names and of classes derived from them.
+
+    Args:
+        head_classes: Class names of heads, such as ``'AnchorHead'``.
+    """
+
+    def register(adapter: _Adapter) -> _Adapter:
+        for name in head_classes:
+            _ADAPTERS[name] = adapter
+        return adapter
+
+    return register
+
+
+def build_head_adapter(student: nn.Module, teacher: nn.Module) -> HeadAdapter:
+    """The adapter of the student's head: its own, else its family's (the nearest base class that has one).
+
+    Raises:
+        ValueError: No adapter serves the student's head, or the teacher has another kind of head.
+    """
+    path = next((path for path in HEAD_PATHS if hasattr(student, path)), None)
+    if path is None:
+        raise ValueError(
+            f'{type(student).__name__} has none of {", ".join(HEAD_PATHS)}: losses on logits need a head'
+        )
+    head = getattr(student, path)
+    adapter = _lookup(head)
+    if adapter is None:
+        raise ValueError(
+            f'no head adapter serves {type(head).__name__}; known families: '
+            f'{", ".join(sorted(_ADAPTERS))}. Derive one from mmkd.heads.HeadAdapter, implement tables() '
+            f"and register it with @register_head_adapter('{type(head).__name__}')"
+        )
+    teacher_head = getattr(teacher, path, None)
+    if teacher_head is None or _lookup(teacher_head) is not adapter:
+        found = 'no head there' if teacher_head is None else type(teacher_head).__name__
+        raise ValueError(
+            f"the student's {path} is a {type(head).__name__}, the teacher ({type(teacher).__name__}) has "
+            f'{found}: their logits cannot be aligned. Use a teacher of the same head family'
+        )
+    return adapter(student, teacher, path)
+
+
+def _lookup(head: nn.Module) -> type[HeadAdapter] | None:
+    names = (cls.__name__ for cls in type(head).__mro__)
+    return next((_ADAPTERS[name] for name in names if name in _ADAPTERS), None)

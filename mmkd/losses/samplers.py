@@ -1,0 +1,86 @@
+"""Samplers: which of a head's many samples a loss learns from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmkd.registry import SAMPLERS
+from mmkd.structures import SampleTable
+
+
+@SAMPLERS.register_module()
+@dataclass(frozen=True)
+class AllSamples:
+    """Every sample: all images of a classifier, all RoIs, or all anchors (hundreds of thousands of rows)."""
+
+    def __call__(self, table: SampleTable) -> Tensor:
+        """(N,) all indices."""
+        return torch.arange(len(table), device=table.weights.device)
+
+
+@SAMPLERS.register_module()
+@dataclass(frozen=True)
+class Positives:
+    """The samples that the student's own assignment made positive; none in a batch without ground truth."""
+
+    def __call__(self, table: SampleTable) -> Tensor:
+        """(S,) indices, ascending."""
+        return table.is_foreground().nonzero().flatten()
+
+
+@SAMPLERS.register_module()
+@dataclass(frozen=True)
+class TeacherTopK:
+    """The k samples of each image that the teacher is most confident of, by its highest class probability.
+
+    Args:
+        k: Samples per image; an image with fewer gives all it has.
+    """
+
+    k: int = 64
+
+    def __post_init__(self) -> None:
+        _check_k(self)
+
+    def __call__(self, table: SampleTable) -> Tensor:
+        """(S,) indices, ascending."""
+        return _top_k_mask(table, self.k).nonzero().flatten()
+
+
+@SAMPLERS.register_module()
+@dataclass(frozen=True)
+class PositivesAndTeacherTopK:
+    """The union of :class:`Positives` and :class:`TeacherTopK`.
+
+    Args:
+        k: Teacher's samples per image.
+    """
+
+    k: int = 64
+
+    def __post_init__(self) -> None:
+        _check_k(self)
+
+    def __call__(self, table: SampleTable) -> Tensor:
+        """(S,) indices, ascending."""
+        return (table.is_foreground() | _top_k_mask(table, self.k)).nonzero().flatten()
+
+
+def _check_k(sampler: TeacherTopK | PositivesAndTeacherTopK) -> None:
+    if sampler.k < 1:
+        raise ValueError(f'{type(sampler).__name__}.k is {sampler.k}: at least 1 sample per image')
+
+
+def _top_k_mask(table: SampleTable, k: int) -> Tensor:
+    """(N,) whether a sample is among its image's k most confident ones."""
+    confidence = table.teacher_confidence()
+    mask = torch.zeros_like(confidence, dtype=torch.bool)
+    start = 0
+    for count in table.samples_per_image:
+        top = confidence[start : start + count].topk(min(k, count)).indices
+        mask[start + top] = True
+        start += count
+    return mask

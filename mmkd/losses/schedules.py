@@ -1,0 +1,213 @@
+"""Schedules of a loss's weight: pure functions of how far training is, so that resuming needs no state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mmengine.logging import MessageHub
+
+from mmkd.registry import SCHEDULES, build
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far training is.
+
+    Attributes:
+        iteration: Iterations done so far.
+        epoch: Epochs done so far, with the current one's fraction.
+        max_iterations: Iterations of the whole run, None outside of a run.
+        max_epochs: Epochs of the whole run, None outside of a run.
+    """
+
+    iteration: int = 0
+    epoch: float = 0.0
+    max_iterations: int | None = None
+    max_epochs: int | None = None
+
+    @classmethod
+    def current(cls) -> Progress:
+        """What MMEngine's RuntimeInfoHook last wrote into the MessageHub; the start where nothing runs."""
+        hub = MessageHub.get_current_instance()
+        iteration = hub.get_info('iter', 0)
+        max_iterations = hub.get_info('max_iters')
+        max_epochs = hub.get_info('max_epochs')
+        epoch = float(hub.get_info('epoch', 0))
+        if max_iterations and max_epochs:
+            epoch = iteration * max_epochs / max_iterations
+        return cls(iteration, epoch, max_iterations, max_epochs)
+
+    def position(self, by_epoch: bool) -> float:
+        """Epochs or iterations done."""
+        return self.epoch if by_epoch else float(self.iteration)
+
+    def length(self, by_epoch: bool) -> float:
+        """Epochs or iterations of the whole run.
+
+        Raises:
+            RuntimeError: Nothing runs, so that a schedule "until the end" has no end.
+        """
+        length = self.max_epochs if by_epoch else self.max_iterations
+        if length is None:
+            raise RuntimeError(
+                'a schedule without `end` needs a running MMEngine Runner that knows the length of '
+                'training: set `end`'
+            )
+        return float(length)
+
+
+class Schedule(Protocol):
+    """A weight as a function of progress."""
+
+    def __call__(self, progress: Progress) -> float:
+        """The weight."""
+        ...
+
+
+@SCHEDULES.register_module()
+@dataclass(frozen=True)
+class Constant:
+    """The same weight always.
+
+    Args:
+        value: The weight.
+    """
+
+    value: float = 1.0
+
+    def __call__(self, progress: Progress) -> float:
+        """The weight."""
+        return self.value
+
+
+@dataclass(frozen=True)
+class _Ramp:
+    """What schedules between two points of training share.
+
+    Args:
+        value: The weight that is scaled.
+        begin: Epoch or iteration at which the change begins.
+        end: Epoch or iteration at which it ends; None is the end of training.
+        by_epoch: Count epochs (fractions included) or iterations.
+    """
+
+    value: float = 1.0
+    begin: float = 0
+    end: float | None = None
+    by_epoch: bool = True
+
+    def __post_init__(self) -> None:
+        if self.end is not None and self.end < self.begin:
+            raise ValueError(
+                f'{type(self).__name__}: end={self.end} is before begin={self.begin}: swap them, or '
+                'leave `end` out for the end of training'
+            )
+
+    def fraction(self, progress: Progress) -> float:
+        """0 up to ``begin``, 1 from ``end`` on, linear between."""
+        end = progress.length(self.by_epoch) if self.end is None else self.end
+        position = progress.position(self.by_epoch)
+        if position >= end:
+            return 1.0
+        return max(0.0, (position - self.begin) / (end - self.begin))
+
+
+@SCHEDULES.register_module()
+class LinearWarmup(_Ramp):
+    """0 until ``begin``, rising linearly to ``value`` at ``end``."""
+
+    def __call__(self, progress: Progress) -> float:
+        """The weight."""
+        return self.value * self.fraction(progress)
+
+
+@SCHEDULES.register_module()
+class CosineDecay(_Ramp):
+    """``value`` until ``begin``, falling along half a cosine to 0 at ``end``."""
+
+    def __call__(self, progress: Progress) -> float:
+        """The weight."""
+        return self.value * 0.5 * (1 + math.cos(math.pi * self.fraction(progress)))
+
+
+@SCHEDULES.register_module()
+@dataclass(frozen=True)
+class Stop:
+    """``value`` before ``at``, 0 from then on: the teacher no longer runs.
+
+    Args:
+        at: Epoch or iteration.
+        value: The weight before.
+        by_epoch: Count epochs or iterations.
+    """
+
+    at: float
+    value: float = 1.0
+    by_epoch: bool = True
+
+    def __call__(self, progress: Progress) -> float:
+        """The weight."""
+        return self.value if progress.position(self.by_epoch) < self.at else 0.0
+
+
+@SCHEDULES.register_module()
+@dataclass(frozen=True)
+class Steps:
+    """``value``, multiplied by ``gamma`` at every milestone, as MultiStepLR does.
+
+    Args:
+        milestones: Ascending epochs or iterations.
+        gamma: The factor.
+        value: The weight at the start.
+        by_epoch: Count epochs or iterations.
+    """
+
+    milestones: Sequence[float]
+    gamma: float = 0.1
+    value: float = 1.0
+    by_epoch: bool = True
+
+    def __post_init__(self) -> None:
+        if list(self.milestones) != sorted(self.milestones):
+            raise ValueError(f'Steps: milestones={list(self.milestones)} are not in ascending order')
+
+    def __call__(self, progress: Progress) -> float:
+        """The weight."""
+        passed = sum(progress.position(self.by_epoch) >= milestone for milestone in self.milestones)
+        return self.value * self.gamma**passed
+
+
+@SCHEDULES.register_module()
+class Chain:
+    """The product of several schedules, such as a warm-up and a later stop.
+
+    Args:
+        schedules: Configs of schedules, or numbers.
+    """
+
+    def __init__(self, schedules: Sequence[float | Mapping[str, Any]]) -> None:
+        self.schedules = [build_schedule(schedule, 'Chain.schedules') for schedule in schedules]
+
+    def __call__(self, progress: Progress) -> float:
+        """The weight."""
+        return math.prod(schedule(progress) for schedule in self.schedules)
+
+
+def build_schedule(weight: float | Mapping[str, Any] | Schedule, where: str) -> Schedule:
+    """A schedule from a number, a config, or a schedule itself.
+
+    Args:
+        weight: What stands in the recipe.
+        where: Its place, for the error.
+
+    Raises:
+        ValueError, TypeError: The config is wrong; the message says how.
+    """
+    if isinstance(weight, int | float):
+        return Constant(float(weight))
+    if isinstance(weight, Mapping):
+        return build(SCHEDULES, weight, where)
+    return weight

@@ -1,0 +1,71 @@
+"""MMEngine registries of the ``mmkd`` scope, and building with errors that name the mistake.
+
+``MODELS`` and ``HOOKS`` are children of MMEngine's own, so that a Runner finds ``mmkd.Distiller`` and mmkd's hooks.
+``LOSSES``, ``SAMPLERS`` and ``SCHEDULES`` hold what only a Distiller builds.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import Registry
+
+MODELS = Registry(
+    'model', parent=MMENGINE_MODELS, scope='mmkd', locations=['mmkd.distillers']
+)
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmkd', locations=['mmkd.hooks'])
+LOSSES = Registry('loss', scope='mmkd', locations=['mmkd.losses'])
+SAMPLERS = Registry('sampler', scope='mmkd', locations=['mmkd.losses'])
+SCHEDULES = Registry('schedule', scope='mmkd', locations=['mmkd.losses'])
+
+
+def build(registry: Registry, config: Mapping[str, Any], where: str) -> Any:
+    """Build what ``config`` describes, or say what is wrong with it.
+
+    Args:
+        registry: One of this module's registries.
+        config: ``dict(type='mmkd.Name', **options)``; the prefix ``mmkd.`` may be left out.
+        where: The config's place in the recipe, for the error, such as ``model.losses.ckd``.
+
+    Returns:
+        The built object.
+
+    Raises:
+        TypeError: ``config`` is not a dict with a ``type``, or has an option that the type does not take.
+        ValueError: No such type is registered; the message suggests the nearest names.
+    """
+    if not isinstance(config, Mapping) or 'type' not in config:
+        raise TypeError(
+            f'{where}: expected dict(type=..., ...) for a {registry.name}, got {config!r}'
+        )
+    options = dict(config)
+    kind = options.pop('type')
+    target = kind if inspect.isclass(kind) else _find(registry, kind, where)
+    try:
+        inspect.signature(target).bind(**options)
+    except TypeError as error:
+        known = ', '.join(inspect.signature(target).parameters)
+        raise TypeError(f'{where}: {target.__name__}: {error}; its options are: {known}') from None
+    return target(**options)
+
+
+def _find(registry: Registry, kind: str, where: str) -> type:
+    registry.import_from_location()
+    name = kind.removeprefix('mmkd.')
+    if name in registry.module_dict:
+        return registry.module_dict[name]
+    if '.' in kind:  # a registered class of another package: 'package.module.Class'
+        try:
+            return registry.get(kind)
+        except RuntimeError:
+            pass
+    names = sorted(registry.module_dict)
+    lower = {known.lower(): known for known in names}
+    near = [lower[hit] for hit in difflib.get_close_matches(name.lower(), lower, cutoff=0.5)]
+    hint = f'did you mean {" or ".join(near)}?' if near else f'registered are: {", ".join(names)}'
+    raise ValueError(f'{where}: no {registry.name} is registered as {kind!r}; {hint}')

@@ -1,0 +1,15 @@
+"""What flows from heads to losses."""
+
+from .pairs import FeaturePair, LogitPairs
+from .samples import Sampler, SampleTable
+from .step import HeadSource, NeckSource, Step
+
+__all__ = [
+    'FeaturePair',
+    'HeadSource',
+    'LogitPairs',
+    'NeckSource',
+    'SampleTable',
+    'Sampler',
+    'Step',
+]

@@ -1,0 +1,90 @@
+"""One training step as the losses see it: pairs that are built once, when first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from .pairs import FeaturePair, LogitPairs
+from .samples import Sampler, SampleTable
+
+
+class HeadSource(Protocol):
+    """Makes sample tables of what a head's taps recorded."""
+
+    def tables(self, step: Step) -> list[SampleTable]:
+        """One table per set of predictions: one for most heads, one per stage of a cascade."""
+        ...
+
+
+class NeckSource(Protocol):
+    """Makes feature pairs of what the neck's tap recorded."""
+
+    def feature_pairs(self, step: Step) -> list[FeaturePair]:
+        """One pair per feature level."""
+        ...
+
+
+@dataclass
+class Step:
+    """What a batch left behind in the student, and access to the teacher.
+
+    Attributes:
+        inputs: (B, 3, H, W) the student's normalised input.
+        data_samples: The batch's data samples.
+        records: What each tap recorded, by the tap's name, in the order of the calls.
+        run_teacher: Runs the teacher's backbone and neck on the step's input.
+        head: Source of logit pairs, None when no active loss asks for logits.
+        neck: Source of feature pairs, None when no active loss asks for features.
+    """
+
+    inputs: Tensor
+    data_samples: Sequence[Any]
+    records: dict[str, list[Any]]
+    run_teacher: Callable[[Tensor, Sequence[Any]], tuple[Tensor, ...]]
+    head: HeadSource | None = None
+    neck: NeckSource | None = None
+    _pairs: dict[Sampler, list[LogitPairs]] = field(default_factory=dict, init=False)
+
+    @cached_property
+    def teacher_features(self) -> tuple[Tensor, ...]:
+        """The teacher's neck outputs on the same pixels; the teacher runs when this is first read."""
+        return self.run_teacher(self.inputs, self.data_samples)
+
+    @cached_property
+    def tables(self) -> list[SampleTable]:
+        """The head's sample tables."""
+        if self.head is None:
+            raise RuntimeError('no head adapter: a loss on logits was built without one')
+        return self.head.tables(self)
+
+    def logit_pairs(self, sampler: Sampler) -> list[LogitPairs]:
+        """Pairs at the samples that ``sampler`` picks, one per table; shared by losses with equal samplers."""
+        if sampler not in self._pairs:
+            self._pairs[sampler] = [table.pairs(sampler) for table in self.tables]
+        return self._pairs[sampler]
+
+    @cached_property
+    def feature_pairs(self) -> list[FeaturePair]:
+        """Neck feature pairs, one per level."""
+        if self.neck is None:
+            raise RuntimeError('no neck adapter: a loss on features was built without one')
+        return self.neck.feature_pairs(self)
+
+    def record(self, tap: str) -> list[Any]:
+        """What ``tap`` recorded in this step.
+
+        Raises:
+            RuntimeError: The tap never fired.
+        """
+        if not self.records.get(tap):
+            raise RuntimeError(
+                f'the tap on {tap!r} recorded nothing in this step: the student did not call it while '
+                'computing its loss. A subclass that overrides this call needs a head adapter of its '
+                'own (mmkd.heads.register_head_adapter)'
+            )
+        return self.records[tap]
