@@ -1,14 +1,35 @@
 """Distillation losses as plain functions of tensors: PyTorch only, usable from any training loop.
 
-Student first, teacher second, rows of shape (S, C), a scalar out.
+Student first, teacher second, a scalar out. Logits are rows of shape (S, C), one per sample.
 """
 
+from .aekt import aekt_loss
+from .box import box_giou_loss, box_l1_loss, ld_loss
 from .ckd import ckd_loss
+from .dist import dist_loss
+from .dkd import dkd_loss, nckd, tckd
+from .feature import hcl_loss, pkd_loss
+from .kd import kd_loss
+from .nkd import nkd_loss
+from .qfl import qfl_kd_loss
 from .rows import center_rows, standardize_rows, unit_rows
 
 __all__ = [
+    'aekt_loss',
+    'box_giou_loss',
+    'box_l1_loss',
     'center_rows',
     'ckd_loss',
+    'dist_loss',
+    'dkd_loss',
+    'hcl_loss',
+    'kd_loss',
+    'ld_loss',
+    'nckd',
+    'nkd_loss',
+    'pkd_loss',
+    'qfl_kd_loss',
     'standardize_rows',
+    'tckd',
     'unit_rows',
 ]

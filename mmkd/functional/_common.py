@@ -1,0 +1,137 @@
+"""What the losses of this package share: checks of their inputs, precision, averages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .rows import at_least_float32
+
+
+def prepare_pair(
+    student: Tensor, teacher: Tensor, layout: tuple[str | int, ...], name: str = 'logits'
+) -> tuple[Tensor, Tensor]:
+    """Check a student/teacher pair, detach the teacher, bring both to float32 or wider.
+
+    Within ``torch.autocast`` the element-wise operations, softmaxes and sums that the losses
+    consist of keep the precision of their input: nothing more is needed to compute in float32.
+
+    Args:
+        student: What the student predicts.
+        teacher: What the teacher predicts, of the same shape.
+        layout: The dimensions expected, a name for a free one and a number for a fixed one, such
+            as ``('N', 4)``.
+        name: What the tensors hold, for the errors.
+
+    Raises:
+        ValueError: If the two shapes differ or do not follow ``layout``, or the tensors do not
+            hold floating-point numbers.
+    """
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f'{name}: the student has shape {tuple(student.shape)} and the teacher '
+            f'{tuple(teacher.shape)}: row i of both must be the same thing'
+        )
+    fits = student.dim() == len(layout) and all(
+        isinstance(expected, str) or size == expected
+        for size, expected in zip(student.shape, layout, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f'{name}: shape {tuple(student.shape)} is not ({", ".join(map(str, layout))})'
+        )
+    for dtype in (student.dtype, teacher.dtype):
+        if not dtype.is_floating_point:
+            raise ValueError(f'{name}: {dtype} is not a floating-point type')
+    return at_least_float32(student), at_least_float32(teacher.detach())
+
+
+def check_labels(labels: Tensor, num_samples: int, num_classes: int) -> None:
+    """Check that there is one class index per sample.
+
+    Values are looked at only in CPU memory: elsewhere that would make the device wait, and the
+    indexing that follows fails there by itself.
+
+    Raises:
+        ValueError: For labels that are not S integers, or not within [0, C).
+    """
+    if labels.shape != (num_samples,):
+        raise ValueError(
+            f'labels: shape {tuple(labels.shape)} is not ({num_samples},), one class per sample'
+        )
+    if labels.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f'labels: {labels.dtype} is not int64 or int32')
+    if labels.device.type != 'cpu' or torch.compiler.is_compiling() or num_samples == 0:
+        return
+    low, high = (int(bound) for bound in labels.aminmax())
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f'labels: values from {low} to {high} for {num_classes} logits: drop the samples to '
+            'be ignored, and the background where it has no logit of its own'
+        )
+
+
+def check_num_classes(num_classes: int) -> None:
+    """Raise ValueError unless a softmax over so many classes has a target and something else."""
+    if num_classes < 2:
+        raise ValueError(
+            f'logits: {num_classes} per sample do not split into target and non-target classes: '
+            'a head with a single logit is a sigmoid head'
+        )
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise ValueError unless ``value`` is a positive, finite number."""
+    if not 0 < value < math.inf:
+        raise ValueError(f'{name}: {value} is not a positive number')
+
+
+def check_option(name: str, value: str, options: Sequence[str]) -> None:
+    """Raise ValueError unless ``value`` is one of ``options``."""
+    if value not in options:
+        raise ValueError(f'{name}: {value!r} is unknown: use one of {", ".join(options)}')
+
+
+def prepare_weights(weights: Tensor | None, num_samples: int) -> Tensor | None:
+    """Return the weights of the samples as constants of float32 or wider.
+
+    Raises:
+        ValueError: For weights that are neither None nor of shape (S,).
+    """
+    if weights is None:
+        return None
+    if weights.shape != (num_samples,):
+        raise ValueError(
+            f'weights: shape {tuple(weights.shape)} is not ({num_samples},), one per sample'
+        )
+    return at_least_float32(weights.detach())
+
+
+def weighted_mean(
+    values: Tensor, weights: Tensor | None = None, avg_factor: float | Tensor | None = None
+) -> Tensor:
+    """Average one value per sample into a scalar that is always attached to the graph.
+
+    Args:
+        values: Shape (S,).
+        weights: Shape (S,), not negative, or None, which counts every sample once.
+        avg_factor: What the weighted sum is divided by, with 1 as the least, as in mmdet for a
+            batch without positives. None divides by the sum of the weights: a sample of weight 2
+            is the same as that sample twice.
+
+    Returns:
+        ``sum(w v) / avg_factor`` or ``sum(w v) / sum(w)``; zero if there are no samples or all
+        weights are zero.
+    """
+    weights = prepare_weights(weights, len(values))
+    total = values.sum() if weights is None else (weights * values).sum()
+    if isinstance(avg_factor, Tensor):
+        return total / avg_factor.detach().clamp(min=1)
+    if avg_factor is not None:
+        return total / max(avg_factor, 1)
+    if weights is None:
+        return total / max(len(values), 1)
+    return total / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)

@@ -1,0 +1,44 @@
+"""Pearson's correlation as a distance: the common core of DIST and PKD."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def correlation_distance(
+    student: Tensor, teacher: Tensor, dim: int, weights: Tensor | None = None
+) -> Tensor:
+    """One minus Pearson's correlation of student and teacher along ``dim``.
+
+    It is computed as ``||u - v||^2 / 2`` with u and v the centred vectors of length 1, which
+    unlike ``1 - u.v`` is exactly zero, with a zero gradient, for equal inputs. A constant vector
+    has no correlation; u is taken as zero there, so that two constants are at distance 0, a
+    constant and anything else at 1/2, and the constant gets a zero gradient.
+
+    Args:
+        student: Any shape.
+        teacher: The same shape.
+        dim: The dimension to correlate along; it is summed away.
+        weights: Of each entry, broadcastable to ``student``, or None for equal weights.
+    """
+    difference = _unit_deviations(student, dim, weights) - _unit_deviations(teacher, dim, weights)
+    return 0.5 * difference.square().sum(dim)
+
+
+def _unit_deviations(values: Tensor, dim: int, weights: Tensor | None) -> Tensor:
+    if weights is None:
+        deviations = values - values.mean(dim, keepdim=True)
+    else:
+        total_weight = weights.sum(dim, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
+        mean = (weights * values).sum(dim, keepdim=True) / total_weight
+        # The root, because a product of two deviations is to hold the weight once.
+        deviations = weights.sqrt() * (values - mean)
+        values = weights.sqrt() * values
+    norms = torch.linalg.vector_norm(deviations, dim=dim, keepdim=True)
+    # Deviations this small beside the values are what rounding has left of a constant; their
+    # direction means nothing. Below the absolute bound their squares underflow.
+    finfo = torch.finfo(values.dtype)
+    sizes = torch.linalg.vector_norm(values.detach(), dim=dim, keepdim=True)
+    is_constant = norms <= (finfo.eps**0.5 * sizes).clamp(min=finfo.tiny**0.5)
+    return torch.where(is_constant, 0.0, deviations / norms.masked_fill(is_constant, 1.0))
