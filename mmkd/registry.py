@@ -15,9 +15,7 @@ from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
-MODELS = Registry(
-    'model', parent=MMENGINE_MODELS, scope='mmkd', locations=['mmkd.distillers']
-)
+MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmkd', locations=['mmkd.distillers'])
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmkd', locations=['mmkd.hooks'])
 LOSSES = Registry('loss', scope='mmkd', locations=['mmkd.losses'])
 SAMPLERS = Registry('sampler', scope='mmkd', locations=['mmkd.losses'])

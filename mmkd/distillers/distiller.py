@@ -115,7 +115,7 @@ class Distiller(BaseModel):
     @property
     def distill_losses(self) -> dict[str, DistillLoss]:
         """The distillation losses by name."""
-        return dict(self.distill.items())
+        return dict(self.distill.items())  # type: ignore[arg-type]
 
     def val_step(self, data: Any) -> Any:
         """The student's own."""
@@ -156,7 +156,9 @@ class Distiller(BaseModel):
 
         The dicts are shared, not copied: whoever replaces a child (FSDP, SyncBN conversion) replaces it in both.
         """
-        self.__dict__['student'] = student  # past nn.Module.__setattr__, which would add a prefix to every name
+        self.__dict__['student'] = (
+            student  # past nn.Module.__setattr__, which would add a prefix to every name
+        )
         self._parameters = student._parameters
         self._buffers = student._buffers
         self._non_persistent_buffers_set = student._non_persistent_buffers_set
@@ -176,7 +178,7 @@ class Distiller(BaseModel):
         paths: dict[str, str] = {}
         for adapter in (self._head, self._neck):
             if adapter is not None:
-                paths |= adapter.taps
+                paths.update(adapter.taps)
         self._taps = Taps(student, paths)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Distiller:

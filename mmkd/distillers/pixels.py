@@ -67,7 +67,7 @@ class PixelConverter:
         return outputs
 
 
-def _normalisation(preprocessor: nn.Module) -> tuple[Tensor, Tensor, bool]:
+def _normalisation(preprocessor: Any) -> tuple[Tensor, Tensor, bool]:
     """(3,) mean and std in the order of the network's channels, and whether the image's channels were reversed."""
     if getattr(preprocessor, '_enable_normalize', False):
         mean = preprocessor.mean.detach().double().flatten().cpu()

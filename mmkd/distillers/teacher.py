@@ -55,6 +55,7 @@ class Teacher:
             )
         self.checkpoint = str(checkpoint)
         self.classes: tuple[str, ...] | None = None
+        self.model: Any
         with isolated_rng():
             self.model = _build(config)
         if self.checkpoint != RANDOM_INIT:
@@ -148,16 +149,16 @@ class Teacher:
                 + '\nset teacher.config to the config that trained this file (same architecture, same '
                 'number of classes)'
             )
-        self.model.load_state_dict(weights, strict=False)  # all but num_batches_tracked checked above
+        self.model.load_state_dict(
+            weights, strict=False
+        )  # all but num_batches_tracked checked above
         meta = checkpoint.get('meta') or {}
         dataset_meta = meta.get('dataset_meta') or {}
-        names = (
-            dataset_meta.get('classes') or dataset_meta.get('CLASSES') or meta.get('CLASSES')
-        )
+        names = dataset_meta.get('classes') or dataset_meta.get('CLASSES') or meta.get('CLASSES')
         self.classes = (names,) if isinstance(names, str) else tuple(names) if names else None
 
 
-def _build(config: str | Path | Mapping[str, Any]) -> nn.Module:
+def _build(config: str | Path | Mapping[str, Any]) -> Any:
     """The teacher's network as its own config describes it, in its own scope, without pretrained weights."""
     if isinstance(config, Mapping):
         loaded = Config(dict(config))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import ClassVar, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -32,12 +32,12 @@ class HeadAdapter(ABC):
         ValueError: Teacher and student cannot be aligned.
     """
 
-    taps: ClassVar[dict[str, str]]
+    taps: Mapping[str, str]
     """Tap name to the module (``'bbox_head'``) or method (``'bbox_head.f()'``) of the student it listens to."""
 
     def __init__(self, student: nn.Module, teacher: nn.Module, path: str) -> None:
-        self.student_head: nn.Module = student.get_submodule(path)
-        self.teacher_head: nn.Module = teacher.get_submodule(path)
+        self.student_head: Any = student.get_submodule(path)
+        self.teacher_head: Any = teacher.get_submodule(path)
 
     @abstractmethod
     def tables(self, step: Step) -> list[SampleTable]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
 
 from torch import nn
 
@@ -21,7 +21,7 @@ class NeckAdapter:
         ValueError: Student or teacher has no neck.
     """
 
-    taps: ClassVar[dict[str, str]] = {'neck': 'neck'}
+    taps: Mapping[str, str] = {'neck': 'neck'}
 
     def __init__(self, student: nn.Module, teacher: nn.Module, loss: str) -> None:
         for role, model in (('student', student), ('teacher', teacher)):

@@ -49,7 +49,7 @@ class LogitLoss(DistillLoss):
         weight: See :class:`DistillLoss`.
         samples: Config of a sampler, such as ``dict(type='mmkd.TeacherTopK', k=64)``. Default: all samples.
         rows: What is done to every logit vector first: ``'raw'`` nothing, ``'center'`` its mean is subtracted,
-            ``'standardize'`` it is also divided by its standard deviation (LSKD). ``None`` takes the loss's own default.
+            ``'standardize'`` it is also divided by its standard deviation (LSKD). ``None`` is the loss's own default.
     """
 
     needs: ClassVar[tuple[str, ...]] = ('logits',)

@@ -172,7 +172,9 @@ class Steps:
 
     def __post_init__(self) -> None:
         if list(self.milestones) != sorted(self.milestones):
-            raise ValueError(f'Steps: milestones={list(self.milestones)} are not in ascending order')
+            raise ValueError(
+                f'Steps: milestones={list(self.milestones)} are not in ascending order'
+            )
 
     def __call__(self, progress: Progress) -> float:
         """The weight."""
