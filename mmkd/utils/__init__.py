@@ -1,0 +1,29 @@
+"""What the commands in ``tools/`` share: configs, checks before a run, CPU processes."""
+
+from mmkd.utils.command_line import (
+    add_common_arguments,
+    build_runner,
+    load_config,
+    report_missing,
+)
+from mmkd.utils.data_root import override_data_root
+from mmkd.utils.preflight import PreflightError, check_before_testing, check_before_training
+from mmkd.utils.processes import close_process_group, local_rank, prepare_cpu
+from mmkd.utils.student_config import DropDistillWeights, is_distiller, student_config
+
+__all__ = [
+    'DropDistillWeights',
+    'PreflightError',
+    'add_common_arguments',
+    'build_runner',
+    'check_before_testing',
+    'check_before_training',
+    'close_process_group',
+    'is_distiller',
+    'load_config',
+    'local_rank',
+    'override_data_root',
+    'prepare_cpu',
+    'report_missing',
+    'student_config',
+]

@@ -1,0 +1,118 @@
+"""The part of MMDetection's command line that training and testing share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import os.path as osp
+import sys
+
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.logging import print_log
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmkd.utils.data_root import override_data_root
+from mmkd.utils.preflight import PreflightError
+from mmkd.utils.processes import local_rank
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options``, ``--launcher`` and ``--local-rank`` as MMDetection has them."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='settings of the config to override, as key=value; a list is given as key="[a,b]" or '
+        'key=a,b, nested as key="[(a,b),(c,d)]", without spaces. data_root=FOLDER moves all '
+        'datasets and evaluators to another folder',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='what started the processes (tools/dist_train.sh says pytorch)',
+    )
+    # torch.distributed.launch passes --local-rank since PyTorch 2.0 and --local_rank before.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read ``args.config`` and apply the options of the command line to it.
+
+    The data folder comes from ``--cfg-options data_root=...``, else from the environment variable
+    ``MMDET_DATASETS`` (configs of MMDetection only), else from the config; the work folder from
+    ``--work-dir``, else from the config, else it is ``work_dirs/<name of the config>``.
+
+    Args:
+        args: with ``config``, ``work_dir``, ``cfg_options``, ``launcher`` and ``local_rank``.
+
+    Returns:
+        The config as MMEngine's Runner takes it.
+
+    Raises:
+        PreflightError: the config file does not exist, or the data folder cannot be replaced.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if not osp.isfile(args.config):
+        raise PreflightError([f'config: there is no file {args.config}'])
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+
+    options = args.cfg_options or {}
+    data_root = options.get('data_root')
+    if data_root is None and cfg.get('default_scope') == 'mmdet':
+        data_root = os.environ.get('MMDET_DATASETS')
+    if data_root is not None:
+        try:
+            changed = override_data_root(cfg, data_root)
+        except ValueError as error:
+            raise PreflightError([str(error)]) from error
+        if local_rank(args.launcher) == 0:
+            print_log(
+                f'data_root is {data_root}, used in {len(changed)} settings.', logger='current'
+            )
+    # After the data folder, so that a single path can still be set by its own key.
+    cfg.merge_from_dict(options)
+
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(args.config))[0])
+
+    if cfg.get('default_scope') == 'mmpretrain':
+        _set_mmpretrain_dataloaders(cfg)
+    return cfg
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the Runner that ``cfg`` asks for, MMEngine's own unless ``runner_type`` names one."""
+    if 'runner_type' in cfg:
+        return RUNNERS.build(cfg)
+    return Runner.from_cfg(cfg)
+
+
+def report_missing(error: PreflightError, launcher: str) -> int:
+    """Print what a run lacks, once per machine.
+
+    Args:
+        error: the problems.
+        launcher: what started the processes.
+
+    Returns:
+        The exit code of the command, 2.
+    """
+    if local_rank(launcher) == 0:
+        print(error, file=sys.stderr)
+    return 2
+
+
+def _set_mmpretrain_dataloaders(cfg: Config) -> None:
+    """Set what MMPretrain's own tools set and its configs therefore leave out."""
+    for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        dataloader = cfg.get(key)
+        if dataloader is not None:
+            dataloader.setdefault('pin_memory', get_device() != 'cpu')
+            dataloader.setdefault('persistent_workers', dataloader.get('num_workers', 0) > 0)
+            dataloader.setdefault('collate_fn', dict(type='default_collate'))

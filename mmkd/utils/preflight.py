@@ -1,0 +1,400 @@
+"""Check what a run needs before anything is built, and say all that is missing at once."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import os.path as osp
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import DATASETS
+from mmengine.runner.checkpoint import (
+    get_external_models,
+    get_mmcls_models,
+    get_torchvision_models,
+)
+
+from mmkd.utils.processes import local_rank
+from mmkd.utils.student_config import is_distiller
+
+NETWORK_TIMEOUT_SECONDS = 20
+
+COCO_DOWNLOADS = """\
+This is COCO 2017: from https://cocodataset.org/#download get
+  train2017.zip (18 GB), val2017.zip (1 GB) and annotations_trainval2017.zip (241 MB)
+and unpack all three in one folder, which then holds train2017/, val2017/ and annotations/."""
+IMAGENET_DOWNLOADS = """\
+This is ImageNet-1k: from https://image-net.org (an account is needed) get
+  ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar
+and unpack them as train/CLASS/*.JPEG and val/CLASS/*.JPEG."""
+WITHOUT_DOWNLOADS = """\
+To try the toolkit without any download, use the embedded data:
+  bash tools/quickstart.sh                  everything, from the data to a comparison
+  python tools/make_shapes.py data/shapes   the data alone"""
+
+
+class PreflightError(RuntimeError):
+    """Something outside the program is missing. The message lists every problem found.
+
+    Args:
+        problems: one text per problem, each naming the setting at fault and what to do.
+        hint: an advice that holds for all of them, printed last.
+    """
+
+    def __init__(self, problems: list[str], hint: str = '') -> None:
+        self.problems = problems
+        count = '1 problem' if len(problems) == 1 else f'{len(problems)} problems'
+        texts = [f'{number}. {_indent(text)}' for number, text in enumerate(problems, start=1)]
+        super().__init__('\n\n'.join([f'Not started: {count}.', *texts, *([hint] if hint else [])]))
+
+
+def check_before_training(cfg: Config) -> None:
+    """Check the data, checkpoints, device and work folder that training with ``cfg`` needs.
+
+    If nothing is missing, checkpoints given by URL are downloaded into PyTorch's cache, where the
+    Teacher and MMEngine find them. Of the processes of one machine only the first checks and
+    downloads; the others wait for it when they open the process group.
+
+    Args:
+        cfg: a recipe or a plain config, with ``launcher`` and ``work_dir`` set.
+
+    Raises:
+        PreflightError: with all problems found, not only the first.
+    """
+    _check(cfg, splits=('train', 'val'), checkpoints=_training_checkpoints(cfg))
+
+
+def check_before_testing(cfg: Config) -> None:
+    """Check the data, checkpoint, device and work folder that testing with ``cfg`` needs.
+
+    Args:
+        cfg: the config of a plain model, with ``launcher``, ``work_dir`` and ``load_from`` set.
+
+    Raises:
+        PreflightError: with all problems found, not only the first.
+    """
+    _check(cfg, splits=('test',), checkpoints=_loaded_checkpoint(cfg, 'checkpoint'))
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """A checkpoint that a config names."""
+
+    key: str
+    name: str
+    advice: str
+
+
+@dataclass(frozen=True)
+class _Download:
+    """A checkpoint that lies behind a URL and is not in the cache yet."""
+
+    checkpoint: _Checkpoint
+    url: str
+    path: str
+    size: int | None
+
+
+def _check(cfg: Config, splits: tuple[str, ...], checkpoints: list[_Checkpoint]) -> None:
+    if local_rank(cfg.get('launcher', 'none')) != 0:
+        return
+    data_problems = _data_problems(cfg, splits)
+    problems = data_problems + _device_problems(cfg) + _work_dir_problems(cfg.work_dir)
+    problems += _teacher_config_problems(cfg)
+    downloads = []
+    for checkpoint in checkpoints:
+        found = _find_checkpoint(checkpoint)
+        if isinstance(found, str):
+            problems.append(found)
+        elif found is not None:
+            downloads.append(found)
+    if not problems:
+        problems = [problem for problem in map(_download, downloads) if problem]
+    if problems:
+        raise PreflightError(problems, hint=WITHOUT_DOWNLOADS if data_problems else '')
+
+
+# ---- data ----
+
+
+def _data_problems(cfg: Config, splits: tuple[str, ...]) -> list[str]:
+    missing: dict[str, dict[str, str]] = {}
+    scope = cfg.get('default_scope')
+    for split in splits:
+        loader_key, evaluator_key = f'{split}_dataloader', f'{split}_evaluator'
+        loader = cfg.get(loader_key)
+        if loader is None:
+            continue
+        for key, dataset in _datasets(loader.get('dataset'), f'{loader_key}.dataset'):
+            root = dataset.get('data_root') or ''
+            for path_key, path in _dataset_paths(dataset, key, scope):
+                if not osp.exists(path):
+                    missing.setdefault(root, {}).setdefault(path, path_key)
+        for key, path in _evaluator_paths(cfg.get(evaluator_key), evaluator_key):
+            if not osp.exists(path):
+                root = next((root for root in missing if root and path.startswith(root)), '')
+                missing.setdefault(root, {}).setdefault(path, key)
+    return [_data_problem(root, paths) for root, paths in missing.items()]
+
+
+def _data_problem(root: str, paths: dict[str, str]) -> str:
+    lines = [f'data: not found under {root!r}:' if root else 'data: not found:']
+    lines += [f'  {path}  ({key})' for path, key in paths.items()]
+    if 'shapes' in osp.basename(osp.normpath(root)):
+        lines.append(
+            f'This is the embedded data: make it with `python tools/make_shapes.py {root}`.'
+        )
+    elif any(re.search(r'(train|val)2017', path) for path in paths):
+        lines.append(COCO_DOWNLOADS)
+    elif 'imagenet' in root.lower():
+        lines.append(IMAGENET_DOWNLOADS)
+    if root:
+        lines.append(
+            f'Put the data in {osp.abspath(root)}, or name the folder that holds it: '
+            '--cfg-options data_root=/path/to/folder'
+        )
+    else:
+        lines.append('Set each to a path that exists: --cfg-options KEY=PATH')
+    return '\n'.join(lines)
+
+
+def _datasets(node: Any, key: str) -> Iterator[tuple[str, dict]]:
+    """Yield (key, config) of every dataset, looking into wrappers like RepeatDataset."""
+    if not isinstance(node, dict):
+        return
+    if 'dataset' in node:
+        yield from _datasets(node['dataset'], f'{key}.dataset')
+    elif 'datasets' in node:
+        for index, inner in enumerate(node['datasets']):
+            yield from _datasets(inner, f'{key}.datasets.{index}')
+    else:
+        yield key, node
+
+
+def _dataset_paths(dataset: dict, key: str, scope: str | None) -> list[tuple[str, str]]:
+    """(key, path) of all that a dataset reads from this machine's disk."""
+    if _is_remote(dataset) or _downloads_itself(dataset, scope):
+        return []
+    root = dataset.get('data_root') or ''
+    settings = {'ann_file': dataset.get('ann_file')}
+    prefix = dataset.get('data_prefix')
+    if isinstance(prefix, dict):
+        settings |= {f'data_prefix.{name}': folder for name, folder in prefix.items()}
+    else:
+        settings['data_prefix'] = prefix
+    paths = [
+        (f'{key}.{name}', osp.join(root, value))
+        for name, value in settings.items()
+        if isinstance(value, str) and value and '://' not in value
+    ]
+    if not paths and root:
+        # A dataset without paths of its own, as ImageNet, takes the folder named like the split.
+        paths = [(f'{key}.data_root', osp.join(root, dataset.get('split') or ''))]
+    return paths
+
+
+def _evaluator_paths(node: Any, key: str) -> list[tuple[str, str]]:
+    """(key, path) of the annotation files that one evaluator or a list of them reads."""
+    if isinstance(node, (list, tuple)):
+        return [
+            pair
+            for index, item in enumerate(node)
+            for pair in _evaluator_paths(item, f'{key}.{index}')
+        ]
+    if not isinstance(node, dict) or _is_remote(node) or not isinstance(node.get('ann_file'), str):
+        return []
+    return [(f'{key}.ann_file', node['ann_file'])]
+
+
+def _is_remote(node: dict) -> bool:
+    backend = (node.get('backend_args') or {}).get('backend', 'local')
+    return backend != 'local' or '://' in (node.get('data_root') or '')
+
+
+def _downloads_itself(dataset: dict, scope: str | None) -> bool:
+    """Whether a missing data set is fetched by its own class, as MMPretrain's CIFAR100 does."""
+    dataset_type = dataset.get('type')
+    if isinstance(dataset_type, str):
+        with DATASETS.switch_scope_and_registry(scope) as registry:
+            dataset_type = registry.get(dataset_type)
+    if dataset_type is None:
+        return False
+    download = inspect.signature(dataset_type).parameters.get('download')
+    return download is not None and bool(dataset.get('download', download.default))
+
+
+# ---- checkpoints ----
+
+
+def _training_checkpoints(cfg: Config) -> list[_Checkpoint]:
+    checkpoints = _loaded_checkpoint(cfg, '--resume' if cfg.get('resume') else 'load_from')
+    model = cfg.get('model', {})
+    if is_distiller(model):
+        # Only a distillation needs mmkd's models, so a plain run does not import them.
+        from mmkd.distillers import RANDOM_INIT
+
+        name = model.teacher.get('checkpoint')
+        if isinstance(name, str) and name != RANDOM_INIT:
+            key = 'model.teacher.checkpoint'
+            checkpoints.append(
+                _Checkpoint(key, name, f"give the teacher's file: --cfg-options {key}=PATH")
+            )
+    for key, init_cfg in _pretrained(model, 'model'):
+        if key.startswith('model.teacher.'):
+            continue
+        advice = (
+            f'give a file: --cfg-options {key}.checkpoint=PATH; or start from random weights: '
+            f'--cfg-options {key}=None'
+        )
+        checkpoints.append(_Checkpoint(f'{key}.checkpoint', init_cfg['checkpoint'], advice))
+    return checkpoints
+
+
+def _loaded_checkpoint(cfg: Config, key: str) -> list[_Checkpoint]:
+    name = cfg.get('load_from')
+    return [_Checkpoint(key, name, 'give the path of a checkpoint')] if name else []
+
+
+def _pretrained(node: Any, key: str) -> Iterator[tuple[str, dict]]:
+    """Yield (key, init_cfg) wherever a model starts from weights in a file."""
+    if isinstance(node, dict):
+        if node.get('type') == 'Pretrained' and isinstance(node.get('checkpoint'), str):
+            yield key, node
+            return
+        items: Any = node.items()
+    elif isinstance(node, (list, tuple)):
+        items = enumerate(node)
+    else:
+        return
+    for name, value in items:
+        yield from _pretrained(value, f'{key}.{name}')
+
+
+def _find_checkpoint(checkpoint: _Checkpoint) -> _Download | str | None:
+    """None if the file is on this machine, a download if it can be had, else what is wrong."""
+    try:
+        location = _location(checkpoint.name)
+    except KeyError:
+        return f'{checkpoint.key}: no model is known as {checkpoint.name}: {checkpoint.advice}'
+    if location.startswith(('http://', 'https://')):
+        return _find_download(checkpoint, location)
+    # Other schemes (s3://, petrel://) are left to MMEngine, which knows their credentials.
+    if '://' in location or osp.isfile(osp.expanduser(location)):
+        return None
+    return f'{checkpoint.key}: {location} does not exist: {checkpoint.advice}'
+
+
+def _location(name: str) -> str:
+    """The URL or path behind a checkpoint's name, resolved as MMEngine does.
+
+    Raises:
+        KeyError: the name belongs to a model zoo that has no such model.
+    """
+    scheme, separator, model = name.partition('://')
+    if not separator:
+        return name
+    if scheme in ('torchvision', 'modelzoo'):
+        return get_torchvision_models()[model]
+    if scheme in ('open-mmlab', 'openmmlab'):
+        return get_external_models()[model]
+    if scheme == 'mmcls':
+        return get_mmcls_models()[model]
+    return name
+
+
+def _find_download(checkpoint: _Checkpoint, url: str) -> _Download | str | None:
+    path = osp.join(torch.hub.get_dir(), 'checkpoints', osp.basename(urlparse(url).path))
+    if osp.isfile(path):
+        return None
+    try:
+        with urllib.request.urlopen(url, timeout=NETWORK_TIMEOUT_SECONDS) as response:
+            size = response.headers.get('Content-Length')
+    except (OSError, ValueError) as error:
+        return _unreachable(checkpoint, url, path, error)
+    return _Download(checkpoint, url, path, None if size is None else int(size))
+
+
+def _unreachable(checkpoint: _Checkpoint, url: str, path: str, error: Exception) -> str:
+    source = '' if url == checkpoint.name else f' (from {checkpoint.name})'
+    return (
+        f'{checkpoint.key}: cannot download {url}{source}: {error}\n'
+        f'Download it elsewhere and put it at {path}; or {checkpoint.advice}'
+    )
+
+
+def _download(download: _Download) -> str | None:
+    """Fetch a checkpoint into PyTorch's cache; what went wrong, or None."""
+    os.makedirs(osp.dirname(download.path), exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(download.url, download.path)
+        # A connection that breaks off looks like the end of the file to torch.hub.
+        size = osp.getsize(download.path)
+        if download.size is not None and size != download.size:
+            os.remove(download.path)
+            raise OSError(f'only {size} of {download.size} bytes arrived')
+    except OSError as error:
+        return _unreachable(download.checkpoint, download.url, download.path, error)
+    return None
+
+
+def _teacher_config_problems(cfg: Config) -> list[str]:
+    if not is_distiller(cfg.get('model')):
+        return []
+    config = cfg.model.teacher.get('config')
+    if not isinstance(config, str) or '::' in config or osp.isfile(config):
+        return []
+    return [
+        f'model.teacher.config: {config} does not exist (seen from {os.getcwd()}): give the config '
+        'that trained the teacher: --cfg-options model.teacher.config=PATH'
+    ]
+
+
+# ---- the machine ----
+
+
+def _device_problems(cfg: Config) -> list[str]:
+    problems = []
+    launcher = cfg.get('launcher', 'none')
+    if get_device() == 'cpu':
+        if launcher in ('slurm', 'mpi'):
+            problems.append(
+                f'--launcher {launcher}: works with GPUs only, and this machine has none: '
+                'use tools/dist_train.sh, which starts CPU processes too'
+            )
+        if (cfg.get('optim_wrapper') or {}).get('type') == 'AmpOptimWrapper':
+            problems.append(
+                'optim_wrapper: mixed precision (--amp) needs a GPU, and this machine has none: '
+                'leave --amp out, or --cfg-options optim_wrapper.type=OptimWrapper'
+            )
+    elif launcher == 'pytorch' and torch.cuda.is_available():
+        processes = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+        if processes > torch.cuda.device_count():
+            problems.append(
+                f'{processes} processes were started, but this machine shows '
+                f'{torch.cuda.device_count()} GPUs: start at most one process per GPU'
+            )
+    return problems
+
+
+def _work_dir_problems(work_dir: str) -> list[str]:
+    folder = osp.abspath(work_dir)
+    while not osp.lexists(folder):
+        folder = osp.dirname(folder)
+    if not osp.isdir(folder):
+        return [f'work_dir: {work_dir} cannot be made, {folder} is not a folder: give --work-dir']
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return [f'work_dir: {folder} is not writable: give another folder with --work-dir']
+    return []
+
+
+def _indent(text: str) -> str:
+    return text.replace('\n', '\n   ')

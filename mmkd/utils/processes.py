@@ -1,0 +1,79 @@
+"""The processes of a run: which one this is, and how to run several without a GPU."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+
+import torch.distributed as torch_dist
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.logging import print_log
+
+
+def local_rank(launcher: str) -> int:
+    """The number of this process on its machine, which each launcher says in its own way.
+
+    Args:
+        launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
+
+    Returns:
+        The number, from 0.
+    """
+    variable = {
+        'pytorch': 'LOCAL_RANK',
+        'slurm': 'SLURM_LOCALID',
+        'mpi': 'OMPI_COMM_WORLD_LOCAL_RANK',
+    }.get(launcher)
+    return int(os.environ.get(variable, 0)) if variable else 0
+
+
+def prepare_cpu(cfg: Config) -> None:
+    """Let ``cfg`` run as several processes where there is no GPU; elsewhere do nothing.
+
+    MMEngine's own start-up calls ``torch.cuda.set_device`` and gives
+    ``DistributedDataParallel`` a device id, both of which fail on a CPU. Here the process group is
+    opened with gloo beforehand, which MMEngine then uses, and the model wrapper gets no device id.
+
+    Args:
+        cfg: the config about to be run. ``env_cfg`` and ``model_wrapper_cfg`` are changed in place.
+    """
+    if get_device() != 'cpu' or cfg.get('launcher', 'none') == 'none':
+        return
+    dist_cfg = cfg.setdefault('env_cfg', {}).setdefault('dist_cfg', {})
+    wanted_backend = dist_cfg.get('backend', 'nccl')
+    dist_cfg['backend'] = 'gloo'
+
+    wrapper_cfg = cfg.get('model_wrapper_cfg') or {}
+    if wrapper_cfg.get('type', 'MMDistributedDataParallel') == 'MMDistributedDataParallel':
+        cfg.model_wrapper_cfg = dict(
+            dict(
+                type='MMDistributedDataParallel',
+                broadcast_buffers=False,
+                find_unused_parameters=cfg.get('find_unused_parameters', False),
+            ),
+            **dict(wrapper_cfg, device_ids=None),
+        )
+
+    if not torch_dist.is_initialized():
+        timeout = dist_cfg.get('timeout')
+        torch_dist.init_process_group(
+            backend='gloo',
+            timeout=None if timeout is None else datetime.timedelta(seconds=timeout),
+        )
+    if wanted_backend != 'gloo' and torch_dist.get_rank() == 0:
+        print_log(
+            f'No GPU found: the processes talk through gloo instead of {wanted_backend}.',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def close_process_group() -> None:
+    """Leave the process group at the end of a run, if there is one.
+
+    Threads of gloo that are still running when Python exits abort the process now and then.
+    """
+    if torch_dist.is_initialized():
+        torch_dist.destroy_process_group()

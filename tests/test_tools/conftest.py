@@ -1,0 +1,47 @@
+"""A plain model trained once, that the tests of the commands share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What a run of ``tools/train.py`` left behind."""
+
+    config: Path
+    work_dir: Path
+    checkpoint: Path
+    log: str
+
+
+@pytest.fixture(scope='session')
+def trained(tiny_coco: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
+    """The tiny RetinaNet after one epoch, trained from a strange folder by the command itself."""
+    config = REPOSITORY / 'tests' / 'data' / 'tiny_retinanet.py'
+    folder = tmp_path_factory.mktemp('elsewhere')
+    run = subprocess.run(
+        [
+            sys.executable,
+            str(REPOSITORY / 'tools' / 'train.py'),
+            str(config),
+            '--cfg-options',
+            f'data_root={tiny_coco}',
+        ],
+        cwd=folder,
+        env={key: value for key, value in os.environ.items() if key != 'PYTHONPATH'},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+    work_dir = folder / 'work_dirs' / 'tiny_retinanet'
+    return TrainedModel(config, work_dir, work_dir / 'epoch_1.pth', run.stdout + run.stderr)

@@ -1,0 +1,137 @@
+"""dist_train.sh and dist_test.sh with two CPU processes, and the launcher below them."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONFIG = REPOSITORY / 'tests' / 'data' / 'tiny_retinanet.py'
+
+pytestmark = pytest.mark.usefixtures('clean_environment')
+
+
+def run(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a script of tools/ as on a machine without a GPU."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    environment = dict(
+        os.environ,
+        CUDA_VISIBLE_DEVICES='',
+        PORT=str(port),
+        PYTHON=sys.executable,
+        OMP_NUM_THREADS='1',
+    )
+    return subprocess.run(
+        ['bash', str(REPOSITORY / 'tools' / script), *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_two_cpu_processes_train_and_test(tiny_coco: Path, tmp_path: Path) -> None:
+    options = ('--work-dir', 'run', '--cfg-options', f'data_root={tiny_coco}')
+
+    trained = run('dist_train.sh', str(CONFIG), '2', *options, cwd=tmp_path)
+
+    assert trained.returncode == 0, trained.stderr
+    assert 'through gloo instead of nccl' in trained.stdout + trained.stderr
+    (log,) = (tmp_path / 'run').glob('*/vis_data/scalars.json')
+    *steps, validation = [json.loads(line) for line in log.read_text().splitlines()]
+    # 8 images in batches of 2, shared by 2 processes.
+    assert [record['iter'] for record in steps] == [1, 2]
+
+    checkpoint = tmp_path / 'run' / 'epoch_1.pth'
+    tested = run('dist_test.sh', str(CONFIG), str(checkpoint), '2', *options, cwd=tmp_path)
+
+    assert tested.returncode == 0, tested.stderr
+    (metrics,) = (tmp_path / 'run').glob('*/*.json')
+    assert json.loads(metrics.read_text())['coco/bbox_mAP'] == validation['coco/bbox_mAP']
+
+
+def test_what_is_missing_is_said_once_and_without_a_traceback(tmp_path: Path) -> None:
+    failed = run('dist_train.sh', str(CONFIG), '2', cwd=tmp_path)
+    assert failed.returncode == 2
+    assert failed.stderr.count('Not started: 1 problem.') == 1
+    assert 'Traceback' not in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ('script', 'arguments'),
+    [('dist_train.sh', ['config.py']), ('dist_test.sh', ['config.py', '2'])],
+)
+def test_too_few_arguments_show_the_usage(
+    script: str, arguments: list[str], tmp_path: Path
+) -> None:
+    failed = run(script, *arguments, cwd=tmp_path)
+    assert failed.returncode == 2
+    assert failed.stderr.startswith('usage:')
+
+
+@pytest.fixture
+def launch(load_tool: Callable[[str], ModuleType]) -> ModuleType:
+    return load_tool('launch')
+
+
+def test_other_machines_are_described_by_variables(
+    launch: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (
+        ('NNODES', '4'), ('NODE_RANK', '3'), ('MASTER_ADDR', 'host0'), ('PORT', '1234'),
+    ):  # fmt: skip
+        monkeypatch.setenv(name, value)
+
+    assert launch.torchrun_arguments('train.py', 8, ['config.py', '--amp']) == [
+        '--nnodes=4',
+        '--node_rank=3',
+        '--master_addr=host0',
+        '--master_port=1234',
+        '--nproc_per_node=8',
+        str(REPOSITORY / 'tools' / 'train.py'),
+        'config.py',
+        '--amp',
+    ]
+
+
+@pytest.mark.parametrize(('cores', 'processes', 'threads'), [(8, 2, '4'), (2, 4, '1')])
+def test_processes_share_the_cores(
+    launch: ModuleType, cores: int, processes: int, threads: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch.torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(os, 'cpu_count', lambda: cores)
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    monkeypatch.delenv('MKL_NUM_THREADS', raising=False)
+
+    launch.share_cores(processes)
+
+    assert os.environ['OMP_NUM_THREADS'] == threads
+    assert os.environ['MKL_NUM_THREADS'] == threads
+
+
+def test_a_number_of_threads_that_is_given_is_kept(
+    launch: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch.torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setenv('OMP_NUM_THREADS', '3')
+    launch.share_cores(64)
+    assert os.environ['OMP_NUM_THREADS'] == '3'
+
+
+@pytest.mark.parametrize('processes', ['two', '0', '-1'])
+def test_a_number_of_processes_that_is_none_shows_the_usage(
+    launch: ModuleType, processes: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert launch.main(['train.py', processes, 'config.py']) == 2
+    assert 'SCRIPT PROCESSES' in capsys.readouterr().err

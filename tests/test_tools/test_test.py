@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.usefixtures('clean_environment')
+
+
+@pytest.fixture
+def tool(load_tool: Callable[[str], ModuleType]) -> ModuleType:
+    return load_tool('test')
+
+
+@pytest.fixture
+def run_test(
+    tool: ModuleType,
+    trained: Any,
+    tiny_coco: Path,
+    tmp_path: Path,
+    fresh_names: Callable[[], list[str]],
+) -> Callable[..., dict[str, float]]:
+    """Test the trained model, or another config or checkpoint; return the metrics."""
+
+    def run(
+        *arguments: str, config: Path = trained.config, checkpoint: Path = trained.checkpoint
+    ) -> dict[str, float]:
+        names = fresh_names()
+        work_dir = tmp_path / names[0]
+        exit_code = tool.main(
+            [
+                str(config),
+                str(checkpoint),
+                '--work-dir',
+                str(work_dir),
+                *arguments,
+                '--cfg-options',
+                f'data_root={tiny_coco}',
+                *names,
+            ]
+        )
+        assert exit_code == 0
+        (metrics,) = work_dir.glob('*/*.json')
+        return json.loads(metrics.read_text())
+
+    return run
+
+
+def without_times(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if name.startswith('coco/')}
+
+
+@pytest.fixture
+def metrics_of_training(trained: Any) -> dict[str, float]:
+    """What the trained model's own run measured after its epoch."""
+    (log,) = trained.work_dir.glob('*/vis_data/scalars.json')
+    return without_times(json.loads(log.read_text().splitlines()[-1]))
+
+
+def test_the_plain_config_measures_what_training_measured(
+    run_test: Callable[..., dict[str, float]],
+    metrics_of_training: dict[str, float],
+    tmp_path: Path,
+    tiny_coco: Path,
+) -> None:
+    predictions = tmp_path / 'predictions.pkl'
+
+    assert without_times(run_test('--out', str(predictions))) == metrics_of_training
+
+    annotations = json.loads((tiny_coco / 'annotations' / 'instances_val2017.json').read_text())
+    images = {prediction['img_id'] for prediction in pickle.loads(predictions.read_bytes())}
+    assert images == {image['id'] for image in annotations['images']}
+
+
+def test_a_recipe_is_tested_without_its_teacher_and_extras(
+    run_test: Callable[..., dict[str, float]],
+    metrics_of_training: dict[str, float],
+    trained: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    checkpoint = torch.load(trained.checkpoint, weights_only=False)
+    checkpoint['state_dict']['distill.aekt.serial.weight'] = torch.eye(10)
+    distilled = tmp_path / 'distilled.pth'
+    torch.save(checkpoint, distilled)
+    recipe = REPOSITORY / 'tests' / 'data' / 'tiny_ckd.py'
+
+    metrics = run_test(config=recipe, checkpoint=distilled)
+
+    assert without_times(metrics) == metrics_of_training
+    output = capsys.readouterr()
+    assert 'unexpected key' not in output.out + output.err
+
+
+def test_show_dir_paints_and_tta_flips(
+    run_test: Callable[..., dict[str, float]], tmp_path: Path
+) -> None:
+    metrics = run_test('--show-dir', 'painted', '--tta')
+    assert 'coco/bbox_mAP' in metrics
+    assert len(list(tmp_path.glob('*/*/painted/*'))) == 4
+
+
+def test_tta_wraps_the_model_and_replaces_the_last_step(
+    tool: ModuleType, tiny_config: Config
+) -> None:
+    tiny_config.test_dataloader.dataset = dict(
+        type='RepeatDataset', times=1, dataset=tiny_config.test_dataloader.dataset
+    )
+
+    tool.apply_tta(tiny_config)
+
+    assert tiny_config.model.type == 'DetTTAModel'
+    assert tiny_config.model.module.type == 'RetinaNet'
+    *_, last = tiny_config.test_dataloader.dataset.dataset.pipeline
+    flips, (pack,) = last.transforms
+    assert [flip.prob for flip in flips] == [1.0, 0.0]
+    assert 'flip' in pack.meta_keys
+
+
+def test_show_needs_a_hook_that_draws(
+    tool: ModuleType, trained: Any, tiny_coco: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ['--cfg-options', f'data_root={tiny_coco}', 'default_hooks.visualization=None']
+    assert tool.main([str(trained.config), str(trained.checkpoint), '--show', *options]) == 2
+    assert 'default_hooks.visualization' in capsys.readouterr().err
+
+
+def test_a_missing_checkpoint_is_named(
+    tool: ModuleType, trained: Any, tiny_coco: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ['--cfg-options', f'data_root={tiny_coco}']
+    assert tool.main([str(trained.config), 'gone.pth', *options]) == 2
+    assert 'checkpoint: gone.pth does not exist' in capsys.readouterr().err
+
+
+def test_predictions_go_to_a_pickle_only(tool: ModuleType) -> None:
+    with pytest.raises(SystemExit, match='2'):
+        tool.parse_args(['config.py', 'model.pth', '--out', 'predictions.json'])

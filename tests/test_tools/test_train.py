@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+import urllib.error
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.usefixtures('clean_environment')
+
+
+@pytest.fixture
+def train(load_tool: Callable[[str], ModuleType]) -> ModuleType:
+    return load_tool('train')
+
+
+@pytest.fixture
+def run_tiny(
+    train: ModuleType, tiny_coco: Path, fresh_names: Callable[[], list[str]]
+) -> Callable[..., int]:
+    """Train the tiny RetinaNet in this process: run_tiny(work_dir, arguments, config options)."""
+
+    def run(
+        work_dir: Path,
+        *arguments: str,
+        options: tuple[str, ...] = (),
+        config: str = 'tiny_retinanet',
+    ) -> int:
+        return train.main(
+            [
+                str(REPOSITORY / 'tests' / 'data' / f'{config}.py'),
+                *arguments,
+                '--work-dir',
+                str(work_dir),
+                '--cfg-options',
+                f'data_root={tiny_coco}',
+                *fresh_names(),
+                *options,
+            ]
+        )
+
+    return run
+
+
+def scalars(work_dir: Path) -> list[dict[str, float]]:
+    """The training and validation records of the last run in a folder."""
+    (last,) = sorted(work_dir.glob('*/vis_data/scalars.json'))[-1:]
+    return [json.loads(line) for line in last.read_text().splitlines()]
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return torch.load(checkpoint, weights_only=False)['state_dict']
+
+
+def test_the_command_trains_a_plain_config_from_any_folder(trained: Any) -> None:
+    *steps, validation = scalars(trained.work_dir)
+    assert [record['iter'] for record in steps] == [1, 2, 3, 4]
+    assert all(record['loss_bbox'] > 0 for record in steps)
+    assert 0 <= validation['coco/bbox_mAP'] <= 1
+    assert trained.checkpoint.is_file()
+    assert (trained.work_dir / 'last_checkpoint').read_text() == str(trained.checkpoint)
+
+
+def test_the_command_trains_a_student_that_is_no_more_than_a_student(
+    trained: Any, run_tiny: Callable[..., int], tmp_path: Path
+) -> None:
+    teacher = (
+        f'model.teacher.config={trained.config}',
+        f'model.teacher.checkpoint={trained.checkpoint}',
+    )
+
+    assert run_tiny(tmp_path, config='tiny_ckd', options=teacher) == 0
+
+    *steps, _ = scalars(tmp_path)
+    assert all(record['loss_ckd'] > 0 for record in steps)
+    assert weights(tmp_path / 'epoch_1.pth').keys() == weights(trained.checkpoint).keys()
+
+
+def test_a_classifier_trains_and_is_tested_with_flips_and_pictures(
+    train: ModuleType,
+    load_tool: Callable[[str], ModuleType],
+    tiny_imagenet: Path,
+    fresh_names: Callable[[], list[str]],
+    tmp_path: Path,
+) -> None:
+    config = str(REPOSITORY / 'tests' / 'data' / 'tiny_classifier.py')
+    options = ['--cfg-options', f'data_root={tiny_imagenet}']
+
+    trained = train.main([config, '--work-dir', str(tmp_path), *options, *fresh_names()])
+    exit_codes = [
+        load_tool('test').main(
+            [
+                config,
+                str(tmp_path / 'epoch_1.pth'),
+                '--work-dir',
+                str(tmp_path / 'test'),
+                *arguments,
+                *options,
+                *fresh_names(),
+            ]
+        )
+        for arguments in (
+            ['--tta', '--out', str(tmp_path / 'predictions.pkl')],
+            ['--show-dir', str(tmp_path / 'painted')],
+        )
+    ]
+
+    assert trained == 0
+    assert exit_codes == [0, 0]
+    assert (tmp_path / 'painted').is_dir()
+    accuracies = [
+        record['accuracy/top1'] for record in scalars(tmp_path) if 'accuracy/top1' in record
+    ]
+    assert len(accuracies) == 1
+    assert len(pickle.loads((tmp_path / 'predictions.pkl').read_bytes())) == 8
+
+
+@pytest.mark.parametrize('path', [(), ('epoch_1.pth',)], ids=['auto', 'path'])
+def test_a_resumed_run_ends_like_one_that_was_never_stopped(
+    path: tuple[str, ...], run_tiny: Callable[..., int], tmp_path: Path
+) -> None:
+    # Without random flips the weights depend on the order of images only, which follows the epoch.
+    fixed = ('train_dataloader.dataset.pipeline.3.prob=0.0',)
+    two_epochs = (*fixed, 'train_cfg.max_epochs=2')
+    whole, parts = tmp_path / 'whole', tmp_path / 'parts'
+
+    run_tiny(whole, options=two_epochs)
+    run_tiny(parts, options=fixed)
+    run_tiny(parts, '--resume', *(str(parts / name) for name in path), options=two_epochs)
+
+    expected, resumed = weights(whole / 'epoch_2.pth'), weights(parts / 'epoch_2.pth')
+    assert all(torch.equal(resumed[name], expected[name]) for name in expected)
+    assert not torch.equal(
+        weights(parts / 'epoch_1.pth')['bbox_head.retina_cls.weight'],
+        resumed['bbox_head.retina_cls.weight'],
+    )
+    assert [record['epoch'] for record in scalars(parts) if 'epoch' in record] == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'resume', 'load_from'),
+    [([], False, 'start.pth'), (['--resume'], True, None), (['--resume', 'a.pth'], True, 'a.pth')],
+)
+def test_resume_says_where_to_continue(
+    train: ModuleType, arguments: list[str], resume: bool, load_from: str | None
+) -> None:
+    cfg = Config(dict(resume=False, load_from='start.pth'))
+    train.apply_training_options(cfg, train.parse_args(['config.py', *arguments]))
+    assert cfg.resume is resume
+    assert cfg.load_from == load_from
+
+
+def test_amp_and_auto_scale_lr_reach_the_config(train: ModuleType, tiny_config: Config) -> None:
+    train.apply_training_options(
+        tiny_config, train.parse_args(['config.py', '--amp', '--auto-scale-lr'])
+    )
+    assert tiny_config.optim_wrapper.type == 'AmpOptimWrapper'
+    assert tiny_config.optim_wrapper.loss_scale == 'dynamic'
+    assert tiny_config.auto_scale_lr.enable is True
+
+
+def test_auto_scale_lr_scales_to_the_batch_that_is_run(
+    run_tiny: Callable[..., int], tmp_path: Path
+) -> None:
+    run_tiny(
+        tmp_path,
+        '--auto-scale-lr',
+        options=('val_dataloader=None', 'val_cfg=None', 'val_evaluator=None'),
+    )
+    # 2 images per step where the config's 0.01 is meant for 16.
+    assert scalars(tmp_path)[0]['lr'] == pytest.approx(0.01 * 2 / 16)
+
+
+def test_auto_scale_lr_without_its_base_is_refused(
+    run_tiny: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_tiny(tmp_path, '--auto-scale-lr', options=('auto_scale_lr=None',)) == 2
+    assert 'auto_scale_lr.base_batch_size' in capsys.readouterr().err
+
+
+def test_coco_without_coco_and_network_is_one_clear_message(
+    train: ModuleType,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unreachable(*args: Any, **kwargs: Any) -> None:
+        raise urllib.error.URLError('no network')
+
+    monkeypatch.setattr('urllib.request.urlopen', unreachable)
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
+    monkeypatch.chdir(tmp_path)
+
+    assert train.main([str(REPOSITORY / 'configs' / 'ckd' / 'retinanet_r101_r50.py')]) == 2
+
+    message = capsys.readouterr().err
+    assert message.startswith('Not started: 3 problems.')
+    for text in (
+        'data/coco/annotations/instances_train2017.json',
+        'annotations_trainval2017.zip',
+        '--cfg-options data_root=',
+        'retinanet_r101_fpn_2x_coco_20200131-5560aee8.pth',
+        '--cfg-options model.teacher.checkpoint=PATH',
+        'torchvision://resnet50',
+        '--cfg-options model.student.backbone.init_cfg=None',
+        'python tools/make_shapes.py data/shapes',
+    ):
+        assert text in message
+    assert not (tmp_path / 'work_dirs').exists()
+
+
+def test_the_command_works_before_the_package_is_installed(
+    load_tool: Callable[[str], ModuleType],
+) -> None:
+    sys.path[:] = [path for path in sys.path if Path(path).resolve() != REPOSITORY]
+    load_tool('train')
+    assert str(REPOSITORY) in sys.path

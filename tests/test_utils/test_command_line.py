@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmkd.utils import PreflightError, add_common_arguments, load_config, report_missing
+
+pytestmark = pytest.mark.usefixtures('clean_environment')
+
+CONFIG = """
+default_scope = '{scope}'
+data_root = 'data/coco/'
+train_dataloader = dict(num_workers=2, dataset=dict(data_root=data_root, ann_file='train.json'))
+val_evaluator = dict(ann_file=data_root + 'val.json')
+"""
+
+
+def load(folder: Path, *options: str, scope: str = 'mmdet', text: str = '') -> Config:
+    config = folder / 'recipe.py'
+    config.write_text(CONFIG.format(scope=scope) + text)
+    parser = argparse.ArgumentParser()
+    parser.add_argument('config')
+    parser.add_argument('--work-dir')
+    add_common_arguments(parser)
+    return load_config(parser.parse_args([str(config), *options]))
+
+
+def test_options_of_the_command_line_win(tmp_path: Path) -> None:
+    cfg = load(
+        tmp_path,
+        '--launcher',
+        'pytorch',
+        '--cfg-options',
+        'train_dataloader.num_workers=0',
+        'a=1,2',
+    )
+    assert cfg.launcher == 'pytorch'
+    assert cfg.train_dataloader.num_workers == 0
+    assert cfg.a == [1, 2]
+
+
+def test_the_work_folder_is_given_or_configured_or_named_like_the_config(tmp_path: Path) -> None:
+    assert load(tmp_path).work_dir == './work_dirs/recipe'
+    assert load(tmp_path, text="work_dir = 'own'").work_dir == 'own'
+    assert load(tmp_path, '--work-dir', 'given', text="work_dir = 'own'").work_dir == 'given'
+
+
+def test_data_root_moves_all_but_what_is_set_by_its_own_key(tmp_path: Path) -> None:
+    cfg = load(tmp_path, '--cfg-options', 'data_root=/a', 'train_dataloader.dataset.data_root=/b')
+    assert cfg.data_root == '/a'
+    assert cfg.val_evaluator.ann_file == '/a/val.json'
+    assert cfg.train_dataloader.dataset.data_root == '/b'
+
+
+def test_the_environment_names_the_data_of_detectors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('MMDET_DATASETS', '/environment')
+    assert load(tmp_path).val_evaluator.ann_file == '/environment/val.json'
+    given = load(tmp_path, '--cfg-options', 'data_root=/given')
+    assert given.val_evaluator.ann_file == '/given/val.json'
+    classifier = load(tmp_path, scope='mmpretrain')
+    assert classifier.val_evaluator.ann_file == 'data/coco/val.json'
+
+
+def test_classifiers_get_the_loaders_that_mmpretrain_gives_them(tmp_path: Path) -> None:
+    loader = load(tmp_path, scope='mmpretrain').train_dataloader
+    assert loader.collate_fn == dict(type='default_collate')
+    assert loader.persistent_workers is True
+    assert 'collate_fn' not in load(tmp_path).train_dataloader
+
+    options = ('--cfg-options', 'train_dataloader.num_workers=0')
+    assert not load(tmp_path, *options, scope='mmpretrain').train_dataloader.persistent_workers
+
+
+def test_a_config_that_is_not_there_is_named() -> None:
+    args = argparse.Namespace(config='gone.py', local_rank=0)
+    with pytest.raises(PreflightError, match=r'there is no file gone\.py'):
+        load_config(args)
+
+
+def test_what_is_missing_is_printed_by_one_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = PreflightError(['teacher: gone'])
+
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    assert report_missing(error, 'pytorch') == 2
+    assert capsys.readouterr().err == ''
+
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    assert report_missing(error, 'pytorch') == 2
+    assert 'teacher: gone' in capsys.readouterr().err

@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import functools
+import http.server
+import threading
+import urllib.error
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmkd.distillers import RANDOM_INIT
+from mmkd.utils import PreflightError, check_before_testing, check_before_training, preflight
+
+BACKBONE_INIT = dict(type='Pretrained', checkpoint='torchvision://resnet18')
+RESNET18 = 'https://download.pytorch.org/models/resnet18-f37072fd.pth'
+
+
+@pytest.fixture(autouse=True)
+def _hub_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setenv('no_proxy', '127.0.0.1')
+
+
+@pytest.fixture
+def cfg(tiny_config: Config, tmp_path: Path) -> Config:
+    """A plain config that lacks nothing."""
+    tiny_config.work_dir = str(tmp_path / 'work')
+    tiny_config.launcher = 'none'
+    return tiny_config
+
+
+@pytest.fixture
+def recipe(cfg: Config, tmp_path: Path) -> Config:
+    """A distillation of the plain config that lacks nothing."""
+    config, checkpoint = tmp_path / 'teacher.py', tmp_path / 'teacher.pth'
+    config.touch()
+    checkpoint.touch()
+    cfg.model = dict(
+        type='mmkd.Distiller',
+        student=cfg.model,
+        teacher=dict(config=str(config), checkpoint=str(checkpoint)),
+    )
+    return cfg
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*args: Any, **kwargs: Any) -> None:
+        raise urllib.error.URLError('no network')
+
+    monkeypatch.setattr(preflight.urllib.request, 'urlopen', unreachable)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder and the URL under which a local web server shows it."""
+    folder = tmp_path / 'served'
+    folder.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as web:
+        thread = threading.Thread(target=web.serve_forever)
+        thread.start()
+        yield folder, f'http://127.0.0.1:{web.server_port}'
+        web.shutdown()
+        thread.join()
+
+
+def problems(cfg: Config) -> list[str]:
+    with pytest.raises(PreflightError, match='Not started') as caught:
+        check_before_training(cfg)
+    return caught.value.problems
+
+
+def test_a_complete_config_passes_and_leaves_no_trace(cfg: Config) -> None:
+    check_before_training(cfg)
+    check_before_testing(cfg)
+    assert not Path(cfg.work_dir).exists()
+
+
+def test_a_complete_recipe_passes(recipe: Config) -> None:
+    check_before_training(recipe)
+
+
+def test_coco_that_is_not_there_says_what_to_get_and_where_to_put_it(cfg: Config) -> None:
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.dataset.data_root = 'nowhere/coco/'
+    cfg.val_evaluator.ann_file = 'nowhere/coco/annotations/instances_val2017.json'
+
+    with pytest.raises(PreflightError, match='This is COCO 2017') as caught:
+        check_before_training(cfg)
+
+    (problem,) = caught.value.problems
+    for text in (
+        'nowhere/coco/annotations/instances_train2017.json  (train_dataloader.dataset.ann_file)',
+        'nowhere/coco/train2017/  (train_dataloader.dataset.data_prefix.img)',
+        'nowhere/coco/annotations/instances_val2017.json  (val_dataloader.dataset.ann_file)',
+        'nowhere/coco/val2017/  (val_dataloader.dataset.data_prefix.img)',
+        'train2017.zip',
+        'val2017.zip',
+        'annotations_trainval2017.zip',
+        str(Path('nowhere/coco').absolute()),
+        '--cfg-options data_root=',
+    ):
+        assert text in problem
+    assert problem.count('instances_val2017.json') == 1
+    assert 'bash tools/quickstart.sh' in str(caught.value)
+
+
+def test_only_the_data_of_the_run_is_asked_for(cfg: Config) -> None:
+    cfg.test_dataloader.dataset.data_root = 'nowhere/'
+    check_before_training(cfg)
+    with pytest.raises(PreflightError, match=r'test_dataloader\.dataset\.ann_file'):
+        check_before_testing(cfg)
+
+
+def test_datasets_inside_wrappers_are_checked(cfg: Config) -> None:
+    broken = dict(cfg.train_dataloader.dataset, ann_file='gone.json')
+    cfg.train_dataloader.dataset = dict(
+        type='RepeatDataset',
+        times=2,
+        dataset=dict(type='ConcatDataset', datasets=[cfg.train_dataloader.dataset, broken]),
+    )
+
+    (problem,) = problems(cfg)
+
+    assert '(train_dataloader.dataset.dataset.datasets.1.ann_file)' in problem
+    assert 'datasets.0' not in problem
+
+
+def test_data_that_is_elsewhere_or_fetches_itself_is_not_asked_for(cfg: Config) -> None:
+    cfg.train_dataloader.dataset.update(data_root='s3://bucket/coco/')
+    cfg.val_dataloader.dataset = dict(type='mmpretrain.CIFAR100', data_root='nowhere/cifar')
+    check_before_training(cfg)
+
+    cfg.val_dataloader.dataset.download = False
+    assert 'nowhere/cifar' in problems(cfg)[0]
+
+
+def test_imagenet_is_looked_for_in_the_folder_of_its_split(cfg: Config, tmp_path: Path) -> None:
+    (tmp_path / 'imagenet' / 'train').mkdir(parents=True)
+    root = str(tmp_path / 'imagenet')
+    cfg.train_dataloader.dataset = dict(type='mmpretrain.ImageNet', data_root=root, split='train')
+    cfg.val_dataloader.dataset = dict(type='mmpretrain.ImageNet', data_root=root, split='val')
+
+    (problem,) = problems(cfg)
+
+    assert f'{root}/val  (val_dataloader.dataset.data_root)' in problem
+    assert 'ILSVRC2012_img_train.tar' in problem
+    assert f'{root}/train ' not in problem
+
+
+def test_a_missing_teacher_is_named_with_the_option_that_sets_it(recipe: Config) -> None:
+    recipe.model.teacher.update(config='gone.py', checkpoint='gone.pth')
+
+    config_problem, checkpoint_problem = problems(recipe)
+
+    assert config_problem.startswith('model.teacher.config: gone.py does not exist')
+    assert checkpoint_problem.startswith('model.teacher.checkpoint: gone.pth does not exist')
+    assert '--cfg-options model.teacher.checkpoint=PATH' in checkpoint_problem
+
+
+def test_a_teacher_without_weights_by_wish_passes(recipe: Config) -> None:
+    recipe.model.teacher.checkpoint = RANDOM_INIT
+    check_before_training(recipe)
+
+
+@pytest.mark.usefixtures('no_network')
+def test_an_unreachable_url_says_where_to_put_the_file(recipe: Config, tmp_path: Path) -> None:
+    url = 'https://example.org/models/teacher-0123abcd.pth'
+    recipe.model.teacher.checkpoint = url
+    cached = tmp_path / 'hub' / 'checkpoints' / 'teacher-0123abcd.pth'
+
+    (problem,) = problems(recipe)
+
+    assert f'cannot download {url}' in problem
+    assert 'no network' in problem
+    assert f'put it at {cached}' in problem
+    assert '--cfg-options model.teacher.checkpoint=PATH' in problem
+
+    cached.parent.mkdir(parents=True)
+    cached.touch()
+    check_before_training(recipe)
+
+
+@pytest.mark.usefixtures('no_network')
+def test_pretrained_weights_can_be_given_or_switched_off(cfg: Config) -> None:
+    cfg.model.backbone.init_cfg = BACKBONE_INIT
+
+    (problem,) = problems(cfg)
+
+    assert f'cannot download {RESNET18} (from torchvision://resnet18)' in problem
+    assert '--cfg-options model.backbone.init_cfg.checkpoint=PATH' in problem
+    assert '--cfg-options model.backbone.init_cfg=None' in problem
+
+    cfg.merge_from_dict({'model.backbone.init_cfg': None})
+    check_before_training(cfg)
+
+
+@pytest.mark.usefixtures('no_network')
+def test_the_teacher_needs_its_checkpoint_but_no_pretrained_backbone(recipe: Config) -> None:
+    recipe.model.teacher.config = dict(model=dict(backbone=dict(init_cfg=BACKBONE_INIT)))
+    check_before_training(recipe)
+
+
+def test_an_unknown_model_of_a_zoo_is_named(cfg: Config) -> None:
+    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='torchvision://resnet19')
+    assert 'no model is known as torchvision://resnet19' in problems(cfg)[0]
+
+
+def test_reachable_files_are_downloaded_once(
+    cfg: Config, server: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder, address = server
+    (folder / 'weights.pth').write_bytes(b'weights')
+    cfg.load_from = f'{address}/weights.pth'
+    cached = tmp_path / 'hub' / 'checkpoints' / 'weights.pth'
+
+    check_before_training(cfg)
+    assert cached.read_bytes() == b'weights'
+
+    (folder / 'weights.pth').unlink()
+    check_before_training(cfg)
+
+
+def test_nothing_is_downloaded_for_a_run_that_cannot_start(
+    cfg: Config, server: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder, address = server
+    (folder / 'weights.pth').write_bytes(b'weights')
+    cfg.load_from = f'{address}/weights.pth'
+    cfg.train_dataloader.dataset.ann_file = 'gone.json'
+
+    (problem,) = problems(cfg)
+
+    assert 'gone.json' in problem
+    assert not (tmp_path / 'hub').exists()
+
+
+def test_a_download_that_breaks_off_leaves_no_file(
+    cfg: Config, server: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, address = server
+    (folder / 'weights.pth').write_bytes(b'weights')
+    cfg.load_from = f'{address}/weights.pth'
+    cached = tmp_path / 'hub' / 'checkpoints' / 'weights.pth'
+    monkeypatch.setattr(
+        torch.hub, 'download_url_to_file', lambda url, path: Path(path).write_bytes(b'wei')
+    )
+
+    (problem,) = problems(cfg)
+
+    assert 'only 3 of 7 bytes arrived' in problem
+    assert not cached.exists()
+
+
+def test_a_page_that_is_gone_is_a_problem(cfg: Config, server: tuple[Path, str]) -> None:
+    cfg.load_from = f'{server[1]}/gone.pth'
+    assert '404' in problems(cfg)[0]
+
+
+def test_a_resume_from_a_missing_file_is_named(cfg: Config) -> None:
+    cfg.resume, cfg.load_from = True, 'gone.pth'
+    assert problems(cfg)[0].startswith('--resume: gone.pth does not exist')
+
+
+def test_all_problems_come_in_one_message(cfg: Config, tmp_path: Path) -> None:
+    cfg.train_dataloader.dataset.ann_file = 'gone.json'
+    cfg.load_from = 'gone.pth'
+    (tmp_path / 'file').touch()
+    cfg.work_dir = str(tmp_path / 'file' / 'work')
+
+    with pytest.raises(PreflightError, match='3 problems') as caught:
+        check_before_training(cfg)
+
+    message = str(caught.value)
+    assert message.startswith('Not started: 3 problems.')
+    for number, text in ((1, 'data: not found'), (2, 'work_dir: '), (3, 'load_from: gone.pth')):
+        assert f'\n{number}. {text}' in message
+
+
+def test_only_the_first_process_of_a_machine_checks(
+    cfg: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg.launcher = 'pytorch'
+    cfg.load_from = 'gone.pth'
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    check_before_training(cfg)
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    assert 'gone.pth' in problems(cfg)[0]
+
+
+def test_what_needs_a_gpu_is_refused_without_one(
+    cfg: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, 'get_device', lambda: 'cpu')
+    cfg.launcher = 'slurm'
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+
+    slurm_problem, amp_problem = problems(cfg)
+
+    assert 'tools/dist_train.sh' in slurm_problem
+    assert 'leave --amp out' in amp_problem
+
+
+def test_more_processes_than_gpus_are_refused(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, 'get_device', lambda: 'cuda')
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    cfg.launcher = 'pytorch'
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '2')
+    check_before_training(cfg)
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '3')
+    assert '3 processes were started, but this machine shows 2 GPUs' in problems(cfg)[0]

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Train with several processes: one per GPU, or that many CPU processes where there is no GPU.
+set -euo pipefail
+
+if [ $# -lt 2 ]; then
+    echo "usage: [NNODES=1] [NODE_RANK=0] [MASTER_ADDR=127.0.0.1] [PORT=29500]" \
+        "bash $0 CONFIG PROCESSES [options of tools/train.py]" >&2
+    exit 2
+fi
+
+exec "${PYTHON:-python}" "$(dirname "$0")/launch.py" train.py "$2" \
+    "$1" --launcher pytorch "${@:3}"
