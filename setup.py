@@ -32,9 +32,9 @@ INSTALL_REQUIRES = [
     'numpy>=1.23',
     # COCO mAP, and the masks of the embedded data.
     'pycocotools>=2.0.6',
-    # mmcv 2.1's last prebuilt operators are for torch 2.1.
-    'torch>=2.1',
-    'torchvision>=0.16',
+    # No newer than OpenMMLab's stack has to be: mmcv 2.1's prebuilt operators end at torch 2.1.
+    'torch>=2.0',
+    'torchvision>=0.15',
 ]
 
 EXTRAS_REQUIRE = {
