@@ -415,7 +415,7 @@ PYTHON
 }
 
 build_mmcv() {
-  local requirement=$1 cache=$2 build=$state/mmcv flags=$compile_flags
+  local requirement=$1 cache=$2 build=$state/mmcv_build flags=$compile_flags
   local -x MAX_JOBS=${MAX_JOBS:-$(compile_jobs)}
   rm -rf "$build"
   mkdir -p "$build/wheel" "$cache"

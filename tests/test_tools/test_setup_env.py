@@ -26,6 +26,10 @@ COMMANDS = """
 FAKE_PYTHON = r"""#!/usr/bin/env bash
 # Calls go to $FAKE/calls. Files in $FAKE steer what happens: see the tests.
 printf '%s\n' "${*//$'\n'/ }" >>"$FAKE/calls"
+if [[ -e $FAKE/hang && $* == *"$(cat "$FAKE/hang")"* ]]; then
+  echo $$ >"$FAKE/hanging"
+  while [[ -e $FAKE/hang ]]; do sleep 0.05; done
+fi
 case "$*" in
   *version_info*) cat "$FAKE/version" ;;
   *get_config_var*) echo '2.12.1 False cpython-311' ;;
@@ -42,11 +46,7 @@ case "$*" in
     touch "$2/onedl_mmcv-2.3.6-cp311-cp311-linux_x86_64.whl" ;;
   *'pip install'*onedl_mmcv*.whl) touch "$FAKE/mmcv_works" ;;
   *'pip install'*packages.txt*)
-    [[ ! -e $FAKE/pip_output ]] || { cat "$FAKE/pip_output"; exit 1; }
-    if [[ -e $FAKE/hang ]]; then
-      echo $$ >"$FAKE/hanging"
-      while [[ -e $FAKE/hang ]]; do sleep 0.05; done
-    fi ;;
+    [[ ! -e $FAKE/pip_output ]] || { cat "$FAKE/pip_output"; exit 1; } ;;
   '- 2.3.6') [[ -e $FAKE/mmcv_works ]] ;;
 esac
 """
@@ -130,12 +130,12 @@ def clone(tmp_path: Path) -> Clone:
 
 
 @pytest.fixture
-def hanging(clone: Clone) -> Iterator[Callable[[], subprocess.Popen[str]]]:
-    """Start set-ups that stay in the step `packages` while $FAKE/hang exists."""
+def hanging(clone: Clone) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+    """Start set-ups that stay in the call with the given words while $FAKE/hang exists."""
     started: list[subprocess.Popen[str]] = []
 
-    def start() -> subprocess.Popen[str]:
-        clone.set_state('hang')
+    def start(call: str) -> subprocess.Popen[str]:
+        clone.set_state('hang', call)
         started.append(clone.start())
         wait_for(lambda: (clone.fake / 'hanging').exists())
         return started[-1]
@@ -406,49 +406,72 @@ def test_names_what_pip_stumbled_over(clone: Clone, pip_output: str, expected: s
     assert clone.stamps() == {'venv', 'build_tools'}
 
 
-@pytest.mark.parametrize(
-    ('sent', 'expected_code'), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)]
-)
+STEPS_AND_CALLS = [
+    ('venv', '-m venv'),
+    ('build_tools', 'build_tools.txt'),
+    ('packages', 'packages.txt'),
+    ('mmcv', 'pip wheel'),
+    ('mmkd', '--editable'),
+    ('checked', 'constraints.txt'),
+]
+
+
+@pytest.mark.parametrize(('sent', 'expected_code'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(('step', 'call'), STEPS_AND_CALLS)
 def test_goes_on_after_an_interruption(
     clone: Clone,
-    hanging: Callable[[], subprocess.Popen[str]],
+    hanging: Callable[[str], subprocess.Popen[str]],
+    step: str,
+    call: str,
     sent: signal.Signals,
     expected_code: int,
 ) -> None:
-    process = hanging()
+    process = hanging(call)
     child = int((clone.fake / 'hanging').read_text())
+    steps = [name for name, _ in STEPS_AND_CALLS]
 
     process.send_signal(sent)
 
-    if sent is signal.SIGKILL:
-        # Nothing could end the installation: the next call waits for it, then goes on.
-        process.wait(timeout=20)
-        clone.take_calls()
-        following = clone.start()
-        time.sleep(0.3)
-        assert following.poll() is None
-        (clone.fake / 'hang').unlink()
-        output, _ = following.communicate(timeout=60)
-        assert 'waiting for it' in output
-        assert following.returncode == 0, output
-    else:
-        output, _ = process.communicate(timeout=20)
-        assert 'run it again to go on' in output
-        wait_for(lambda: not Path(f'/proc/{child}').exists())
-        assert clone.stamps() == {'venv', 'build_tools'}
-        (clone.fake / 'hang').unlink()
-        clone.take_calls()
-        code, output = clone.run()
-        assert code == 0, output
+    output, _ = process.communicate(timeout=20)
     assert process.returncode == expected_code
+    assert 'run it again to go on' in output
+    wait_for(lambda: not Path(f'/proc/{child}').exists())
+    assert clone.stamps() == set(steps[: steps.index(step)])
+
+    (clone.fake / 'hang').unlink()
+    clone.take_calls()
+    code, output = clone.run()
+
+    assert code == 0, output
+    assert any(call in made for made in clone.take_calls())
+    assert clone.stamps() == ALL_STEPS
+
+
+def test_goes_on_after_a_kill(
+    clone: Clone, hanging: Callable[[str], subprocess.Popen[str]]
+) -> None:
+    process = hanging('packages.txt')
+
+    process.kill()
+    process.wait(timeout=20)
+    clone.take_calls()
+    following = clone.start()
+    time.sleep(0.3)
+    # The installation that nothing could end still has the lock.
+    assert following.poll() is None
+    (clone.fake / 'hang').unlink()
+    output, _ = following.communicate(timeout=60)
+
+    assert following.returncode == 0, output
+    assert 'waiting for it' in output
     assert installs(clone.take_calls())[0] == 'packages'
     assert clone.stamps() == ALL_STEPS
 
 
 def test_two_calls_at_once_install_once(
-    clone: Clone, hanging: Callable[[], subprocess.Popen[str]]
+    clone: Clone, hanging: Callable[[str], subprocess.Popen[str]]
 ) -> None:
-    first = hanging()
+    first = hanging('packages.txt')
     second = clone.start()
     time.sleep(0.3)
     assert second.poll() is None
