@@ -175,6 +175,9 @@ class Distiller(BaseModel):
         self._neck = (
             NeckAdapter(student, teacher, loss=needs['features']) if 'features' in needs else None
         )
+        with isolated_rng():
+            for loss in self.distill_losses.values():
+                loss.attach(self._head, self._neck)
         paths: dict[str, str] = {}
         for adapter in (self._head, self._neck):
             if adapter is not None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from torch import nn
 
-from mmkd.structures import SampleTable, Step
+from mmkd.structures import Activation, SampleTable, Step
 
 HEAD_PATHS = ('roi_head', 'bbox_head', 'head')
 """Where detectors and classifiers keep the head that classifies."""
@@ -28,6 +29,8 @@ class HeadAdapter(ABC):
         teacher: The teacher's network, whose head is at ``path`` too.
         path: Name of the head's attribute.
 
+    A subclass may take options, as keyword-only arguments; a recipe sets them in ``model.head``.
+
     Raises:
         ValueError: Teacher and student cannot be aligned.
     """
@@ -38,6 +41,16 @@ class HeadAdapter(ABC):
     def __init__(self, student: nn.Module, teacher: nn.Module, path: str) -> None:
         self.student_head: Any = student.get_submodule(path)
         self.teacher_head: Any = teacher.get_submodule(path)
+
+    @property
+    def activation(self) -> Activation:
+        """What turns a row of the student's logits into probabilities; known before the first step."""
+        return 'sigmoid' if self.student_head.use_sigmoid_cls else 'softmax'
+
+    @property
+    def num_logits(self) -> int:
+        """C, the logits of one sample of the student, background included where it has one."""
+        return int(self.student_head.cls_out_channels)
 
     @abstractmethod
     def tables(self, step: Step) -> list[SampleTable]:
@@ -59,11 +72,19 @@ def register_head_adapter(*head_classes: str) -> Callable[[_Adapter], _Adapter]:
     return register
 
 
-def build_head_adapter(student: nn.Module, teacher: nn.Module) -> HeadAdapter:
+def build_head_adapter(
+    student: nn.Module, teacher: nn.Module, options: Mapping[str, Any] | None = None
+) -> HeadAdapter:
     """The adapter of the student's head: its own, else its family's (the nearest base class that has one).
+
+    Args:
+        student: The student.
+        teacher: The teacher's network.
+        options: Keyword options of the adapter, such as ``dict(layers='all')`` for query heads.
 
     Raises:
         ValueError: No adapter serves the student's head, or the teacher has another kind of head.
+        TypeError: The adapter has no such option.
     """
     path = next((path for path in HEAD_PATHS if hasattr(student, path)), None)
     if path is None:
@@ -85,9 +106,23 @@ def build_head_adapter(student: nn.Module, teacher: nn.Module) -> HeadAdapter:
             f"the student's {path} is a {type(head).__name__}, the teacher ({type(teacher).__name__}) has "
             f'{found}: their logits cannot be aligned. Use a teacher of the same head family'
         )
-    return adapter(student, teacher, path)
+    options = dict(options or {})
+    known = _options(adapter)
+    unknown = sorted(options.keys() - known)
+    if unknown:
+        raise TypeError(
+            f'model.head: {adapter.__name__}, which serves {type(head).__name__}, has no option '
+            f'{", ".join(unknown)}; its options are: {", ".join(known) or "none"}'
+        )
+    return adapter(student, teacher, path, **options)
 
 
 def _lookup(head: nn.Module) -> type[HeadAdapter] | None:
     names = (cls.__name__ for cls in type(head).__mro__)
     return next((_ADAPTERS[name] for name in names if name in _ADAPTERS), None)
+
+
+def _options(adapter: type[HeadAdapter]) -> list[str]:
+    """Keyword-only parameters of the adapter's constructor."""
+    parameters = inspect.signature(adapter).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmkd.functional import center_rows, standardize_rows
 from mmkd.registry import SAMPLERS, build
-from mmkd.structures import FeaturePair, LogitPairs, Step
+from mmkd.structures import Activation, FeaturePair, HeadSource, LogitPairs, NeckSource, Step
 
 from .samplers import AllSamples
 from .schedules import Progress, Schedule, build_schedule
@@ -37,6 +37,19 @@ class DistillLoss(nn.Module, ABC):
         """The weight at this point of training."""
         return self._schedule(progress)
 
+    def attach(self, head: HeadSource | None, neck: NeckSource | None) -> None:
+        """Check that the loss means something on this pair and make what it trains, if anything.
+
+        The Distiller calls it once, before the optimizer is built.
+
+        Args:
+            head: Where the logits come from; not None where the loss needs them.
+            neck: Where the features come from; not None where the loss needs them.
+
+        Raises:
+            ValueError: The loss means nothing on this pair; the message names the one to use instead.
+        """
+
     @abstractmethod
     def forward(self, step: Step) -> Tensor:
         """The unweighted scalar loss of a step."""
@@ -44,6 +57,9 @@ class DistillLoss(nn.Module, ABC):
 
 class LogitLoss(DistillLoss):
     """A loss on aligned logit vectors.
+
+    A loss that weighs its samples does so by the weights in the student's own classification loss: what the student
+    ignores is not distilled. :class:`mmkd.TeacherTopK` may pick such samples; there they count for nothing.
 
     Args:
         weight: See :class:`DistillLoss`.
@@ -53,6 +69,10 @@ class LogitLoss(DistillLoss):
     """
 
     needs: ClassVar[tuple[str, ...]] = ('logits',)
+    activation: ClassVar[Activation | None] = None
+    """The one kind of head that the loss means something on; None for any."""
+    instead: ClassVar[str] = ''
+    """What to use on the other kind of head, for the error."""
 
     def __init__(
         self,
@@ -68,6 +88,18 @@ class LogitLoss(DistillLoss):
                 f"{type(self).__name__}.rows: {rows!r} is none of 'raw', 'center', 'standardize'"
             )
         self.rows = rows
+
+    def attach(self, head: HeadSource | None, neck: NeckSource | None) -> None:
+        """See :meth:`DistillLoss.attach`."""
+        super().attach(head, neck)
+        if self.activation is None:
+            return
+        assert head is not None
+        if head.activation != self.activation:
+            raise ValueError(
+                f'{type(self).__name__} is for {self.activation} heads, the student has a '
+                f'{head.activation} head: use {self.instead}'
+            )
 
     def forward(self, step: Step) -> Tensor:
         """Mean over the head's sample tables (stages of a cascade, layers of a decoder)."""
@@ -88,14 +120,39 @@ class LogitLoss(DistillLoss):
         """How rows are preprocessed where the recipe does not say."""
         return 'raw'
 
+    def student_logits(self, pairs: LogitPairs) -> Tensor:
+        """(S, C) what is compared with the teacher's logits: the student's, before their rows are preprocessed."""
+        return _at_least_float32(pairs.student)
+
     def _on(self, pairs: LogitPairs) -> Tensor:
-        student, teacher = _at_least_float32(pairs.student), _at_least_float32(pairs.teacher)
+        return self.compute(*self._preprocess(pairs), pairs)
+
+    def _preprocess(self, pairs: LogitPairs) -> tuple[Tensor, Tensor]:
+        student, teacher = self.student_logits(pairs), _at_least_float32(pairs.teacher)
         rows = self.rows or self.default_rows(pairs)
         if rows == 'center':
             student, teacher = center_rows(student), center_rows(teacher)
         elif rows == 'standardize':
             student, teacher = standardize_rows(student), standardize_rows(teacher)
-        return self.compute(student, teacher, pairs)
+        return student, teacher
+
+    def _check_options(self, activation: Activation) -> None:
+        """Compute the loss of no samples, so that a wrong option is an error now and not in the first step."""
+        logits, numbers = torch.zeros(0, 2), torch.zeros(0, dtype=torch.long)
+        nothing = LogitPairs(
+            student=logits,
+            teacher=logits,
+            activation=activation,
+            num_classes=2,
+            labels=numbers,
+            weights=torch.zeros(0),
+            image_ids=numbers,
+            object_ids=numbers,
+        )
+        try:
+            self.compute(logits, logits, nothing)
+        except ValueError as error:
+            raise ValueError(f'{type(self).__name__}.{error}') from None
 
 
 class FeatureLoss(DistillLoss):

@@ -1,10 +1,11 @@
 """What flows from heads to losses."""
 
-from .pairs import FeaturePair, LogitPairs
+from .pairs import Activation, FeaturePair, LogitPairs
 from .samples import Sampler, SampleTable
 from .step import HeadSource, NeckSource, Step
 
 __all__ = [
+    'Activation',
     'FeaturePair',
     'HeadSource',
     'LogitPairs',

@@ -9,12 +9,22 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from .pairs import FeaturePair, LogitPairs
+from .pairs import Activation, FeaturePair, LogitPairs
 from .samples import Sampler, SampleTable
 
 
 class HeadSource(Protocol):
     """Makes sample tables of what a head's taps recorded."""
+
+    @property
+    def activation(self) -> Activation:
+        """What turns a row of the student's logits into probabilities."""
+        ...
+
+    @property
+    def num_logits(self) -> int:
+        """C, the logits of one sample of the student."""
+        ...
 
     def tables(self, step: Step) -> list[SampleTable]:
         """One table per set of predictions: one for most heads, one per stage of a cascade."""
@@ -23,6 +33,9 @@ class HeadSource(Protocol):
 
 class NeckSource(Protocol):
     """Makes feature pairs of what the neck's tap recorded."""
+
+    channels: list[tuple[int, int]]
+    """Channels of student and teacher, one pair per feature level; known before the first step."""
 
     def feature_pairs(self, step: Step) -> list[FeaturePair]:
         """One pair per feature level."""
