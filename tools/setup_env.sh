@@ -142,7 +142,8 @@ run_step() {
 
 # The last line of a log that says something, short enough for a terminal.
 progress_of() {
-  tail -n 20 "$1" | tr '\r' '\n' | grep -vE '^(WARNING|\s*$)' | tail -n 1 | sed 's/^ *//' | cut -c 1-70
+  tail -n 20 "$1" | tr '\r' '\n' | grep -vE '^(WARNING|\s*$)' | tail -n 1 |
+    sed -E 's/^ *//; s/^(\[[0-9]+\/[0-9]+\]) .*/\1 files compiled/' | cut -c 1-70
 }
 
 fail_step() {
