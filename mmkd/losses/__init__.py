@@ -1,8 +1,15 @@
 """Registered losses, the samplers that choose their samples, and the schedules of their weights."""
 
+from .aekt import AEKTLoss
 from .base import DistillLoss, FeatureLoss, LogitLoss
 from .ckd import CKDLoss
+from .dist import DISTLoss
+from .dkd import DKDLoss
+from .kd import KDLoss
+from .nkd import NKDLoss
 from .pkd import PKDLoss
+from .qfl_kd import QFLKDLoss
+from .review_kd import ReviewKDLoss
 from .samplers import AllSamples, Positives, PositivesAndTeacherTopK, TeacherTopK
 from .schedules import (
     Chain,
@@ -17,19 +24,26 @@ from .schedules import (
 )
 
 __all__ = [
+    'AEKTLoss',
     'AllSamples',
     'CKDLoss',
     'Chain',
     'Constant',
     'CosineDecay',
+    'DISTLoss',
+    'DKDLoss',
     'DistillLoss',
     'FeatureLoss',
+    'KDLoss',
     'LinearWarmup',
     'LogitLoss',
+    'NKDLoss',
     'PKDLoss',
     'Positives',
     'PositivesAndTeacherTopK',
     'Progress',
+    'QFLKDLoss',
+    'ReviewKDLoss',
     'Schedule',
     'Steps',
     'Stop',

@@ -1,0 +1,13 @@
+# AEKT (reconstructed, see docs/aekt.md) on RoI heads. Nothing is published for detectors: alpha, beta and temperature
+# are those of DKD for Faster R-CNN. Classifiers: those of DKD in dkd.py, its warm-up included.
+aekt = dict(
+    aekt=dict(
+        type='mmkd.AEKTLoss',
+        weight=1.0,
+        alpha=1.0,
+        beta=0.25,
+        temperature=1.0,
+        gamma=1.0,
+        r_max=4.0,
+    )
+)
