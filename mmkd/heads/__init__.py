@@ -1,14 +1,19 @@
 """One adapter per head family: a head's outputs become aligned pairs once, in one place."""
 
+from . import point  # noqa: F401  (registers its adapters)
+from .anchor import AnchorHeadAdapter
 from .base import HeadAdapter, build_head_adapter, register_head_adapter
-from .dense import AnchorHeadAdapter, DenseHeadAdapter
+from .dense import Assignment, DenseHeadAdapter, DenseOutputs, SampledTargetsAdapter
 from .neck import NeckAdapter
 
 __all__ = [
     'AnchorHeadAdapter',
+    'Assignment',
     'DenseHeadAdapter',
+    'DenseOutputs',
     'HeadAdapter',
     'NeckAdapter',
+    'SampledTargetsAdapter',
     'build_head_adapter',
     'register_head_adapter',
 ]

@@ -52,6 +52,11 @@ class HeadAdapter(ABC):
         """C, the logits of one sample of the student, background included where it has one."""
         return int(self.student_head.cls_out_channels)
 
+    @classmethod
+    def aligns_with(cls, teacher: type[HeadAdapter]) -> bool:
+        """Whether a teacher whose head ``teacher`` serves can teach a student whose head this class serves."""
+        return teacher is cls
+
     @abstractmethod
     def tables(self, step: Step) -> list[SampleTable]:
         """The step's candidate samples: one table per set of predictions (stages, decoder layers)."""
@@ -92,7 +97,7 @@ def build_head_adapter(
             f'{type(student).__name__} has none of {", ".join(HEAD_PATHS)}: losses on logits need a head'
         )
     head = getattr(student, path)
-    adapter = _lookup(head)
+    adapter = adapter_class(head)
     if adapter is None:
         raise ValueError(
             f'no head adapter serves {type(head).__name__}; known families: '
@@ -100,7 +105,8 @@ def build_head_adapter(
             f"and register it with @register_head_adapter('{type(head).__name__}')"
         )
     teacher_head = getattr(teacher, path, None)
-    if teacher_head is None or _lookup(teacher_head) is not adapter:
+    teacher_adapter = None if teacher_head is None else adapter_class(teacher_head)
+    if teacher_adapter is None or not adapter.aligns_with(teacher_adapter):
         found = 'no head there' if teacher_head is None else type(teacher_head).__name__
         raise ValueError(
             f"the student's {path} is a {type(head).__name__}, the teacher ({type(teacher).__name__}) has "
@@ -117,7 +123,8 @@ def build_head_adapter(
     return adapter(student, teacher, path, **options)
 
 
-def _lookup(head: nn.Module) -> type[HeadAdapter] | None:
+def adapter_class(head: nn.Module) -> type[HeadAdapter] | None:
+    """The adapter registered for a head's class or for the nearest of its base classes that has one."""
     names = (cls.__name__ for cls in type(head).__mro__)
     return next((_ADAPTERS[name] for name in names if name in _ADAPTERS), None)
 

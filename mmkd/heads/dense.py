@@ -1,9 +1,13 @@
-"""Dense heads: one logit vector per anchor or point of every feature level."""
+"""Dense heads: one logit vector per anchor or point of every feature level.
+
+Here is what all of them share. How a family assigns targets is in :mod:`mmkd.heads.anchor` and
+:mod:`mmkd.heads.point`.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -11,9 +15,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mmkd.structures import SampleTable, Step
+from mmkd.structures import Activation, SampleTable, Step
 
-from .base import HeadAdapter, register_head_adapter
+from .base import HeadAdapter, adapter_class
 
 
 @dataclass(frozen=True)
@@ -31,160 +35,267 @@ class Assignment:
     object_ids: Tensor
 
 
+@dataclass(frozen=True)
+class DenseOutputs:
+    """What a dense head puts out for a batch.
+
+    Attributes:
+        class_maps: Logits, (B, A*C, H, W) a level.
+        objectness: Logits of a separate objectness, (B, A, H, W) a level, for heads whose class maps are trained
+            under it and mean nothing without it; else None.
+        probabilities: The class maps hold sigmoid probabilities in place of logits.
+    """
+
+    class_maps: Sequence[Tensor]
+    objectness: Sequence[Tensor] | None = None
+    probabilities: bool = False
+
+
 @dataclass
 class DenseTable(SampleTable):
     """Samples of a dense head, in MMDetection's order: image, level, row, column, prior of the location.
 
     Attributes:
-        student_maps: Class maps of the student, (B, A*C, H, W) a level.
-        run_teacher: Gives the teacher's class maps of the same shapes.
+        student: What the student's head put out.
+        run_teacher: Gives what the teacher's head puts out, of the same shapes.
         channels: C, logits of one prior.
         priors: (P, 4) anchors of one image in input pixels, or None.
     """
 
-    student_maps: Sequence[Tensor]
-    run_teacher: Callable[[], Sequence[Tensor]]
+    student: DenseOutputs
+    run_teacher: Callable[[], DenseOutputs]
     channels: int
     priors: Tensor | None
 
     @cached_property
-    def teacher_maps(self) -> Sequence[Tensor]:
-        """Class maps of the teacher, (B, A*C, H, W) a level; its head runs when they are first read."""
-        maps = self.run_teacher()
-        for level, (ours, theirs) in enumerate(zip(self.student_maps, maps, strict=True)):
-            if ours.shape != theirs.shape:
-                raise ValueError(
-                    f'class maps of level {level}: student {tuple(ours.shape)}, teacher '
-                    f'{tuple(theirs.shape)}: the pair needs equal strides, and pad_size_divisor of the '
-                    "student's data_preprocessor a multiple of the teacher's"
-                )
-        return maps
+    def teacher(self) -> DenseOutputs:
+        """What the teacher's head puts out; it runs when this is first read."""
+        outputs = self.run_teacher()
+        ours, theirs = (
+            [tuple(level.shape) for level in maps.class_maps] for maps in (self.student, outputs)
+        )
+        if ours != theirs:
+            raise ValueError(
+                f'class maps of the levels: student {ours}, teacher {theirs}: the pair needs equal '
+                "strides, and pad_size_divisor of the student's data_preprocessor a multiple of the "
+                "teacher's"
+            )
+        return outputs
 
     def student_logits(self, index: Tensor) -> Tensor:
         """See :meth:`SampleTable.student_logits`."""
-        return gather_rows(self.student_maps, index, self.channels)
+        return self._logits(self.student, index)
 
     def teacher_logits(self, index: Tensor) -> Tensor:
         """See :meth:`SampleTable.teacher_logits`."""
-        return gather_rows(self.teacher_maps, index, self.channels)
+        return self._logits(self.teacher, index)
 
     def teacher_confidence(self) -> Tensor:
-        """See :meth:`SampleTable.teacher_confidence`."""
-        levels = []
-        for maps in self.teacher_maps:
-            logits = _fold(maps, self.channels)
-            if self.activation == 'sigmoid':
-                scores = logits.amax(dim=-1).sigmoid()
-            else:
-                scores = logits.float().softmax(dim=-1)[..., : self.num_classes].amax(dim=-1)
-            levels.append(scores.flatten(1))
-        return torch.cat(levels, dim=1).flatten()
+        """(N,) the highest foreground probability, times the probability of an object where the head has one."""
+        levels = [_fold(maps, self.channels) for maps in self.teacher.class_maps]
+        confidence = torch.cat([self._confidence(rows).flatten(1) for rows in levels], dim=1)
+        if self.teacher.objectness is not None:
+            objectness = [_fold(maps, 1).flatten(1) for maps in self.teacher.objectness]
+            confidence = confidence * torch.cat(objectness, dim=1).sigmoid()
+        return confidence.flatten()
 
     def boxes(self, index: Tensor) -> Tensor | None:
         """(S, 4) the samples' anchors, None for heads of points."""
         return None if self.priors is None else self.priors[index % len(self.priors)]
 
+    def _logits(self, outputs: DenseOutputs, index: Tensor) -> Tensor:
+        rows = gather_rows(outputs.class_maps, index, self.channels)
+        return logits_of(rows) if outputs.probabilities else rows
+
+    def _confidence(self, rows: Tensor) -> Tensor:
+        """Highest foreground probability of the teacher's (..., C) rows."""
+        if self.activation == 'softmax':
+            return rows.float().softmax(dim=-1)[..., : self.num_classes].amax(dim=-1)
+        highest = rows.amax(dim=-1)
+        return highest if self.teacher.probabilities else highest.sigmoid()
+
 
 class DenseHeadAdapter(HeadAdapter):
-    """Common part of heads that put out one class map per level; families differ in how they assign targets."""
+    """Common part of heads that put out one class map per level; families differ in how they assign targets.
 
-    taps: ClassVar[dict[str, str]] = {
+    The teacher may have another dense head than the student, a GFL or a TOOD for an FCOS: labels come from the
+    student's assignment and samples are compared cell by cell. Classes, strides, priors per location and activation
+    have to be the same; of two anchor heads the anchors too.
+    """
+
+    taps: Mapping[str, str] = {
         'head': 'bbox_head',
         'targets': 'bbox_head._get_targets_single()',
     }
 
+    prior_generator: ClassVar[str | None] = 'prior_generator'
+    """Attribute of the head that knows strides and priors per location, None for heads that have none."""
+    objectness_at: ClassVar[int | None] = None
+    """Position of the objectness maps in the head's outputs, None for heads without a separate objectness."""
+    probabilities: ClassVar[bool] = False
+    """The head applies the sigmoid itself: its class maps are probabilities."""
+
     def __init__(self, student: nn.Module, teacher: nn.Module, path: str) -> None:
         super().__init__(student, teacher, path)
-        for what, fix, read in (
-            ('number of classes', 'take a teacher trained on the same classes', _num_classes),
-            ('strides', 'give both heads the same strides', _strides),
-            ('anchors per location', 'give both heads the same anchor generator', _num_priors),
-            ('activation', 'use the same kind of loss_cls in both heads', _activation),
+        found = adapter_class(self.teacher_head)
+        assert found is not None
+        assert issubclass(found, DenseHeadAdapter)
+        self.teacher_family: type[DenseHeadAdapter] = found
+        grids = [
+            family.generator(head)
+            for family, head in ((self, self.student_head), (found, self.teacher_head))
+        ]
+        heads = [self.student_head, self.teacher_head]
+        for what, fix, (ours, theirs) in (
+            (
+                'number of classes',
+                'take a teacher trained on the same classes',
+                map(_num_classes, heads),
+            ),
+            ('strides', 'give both heads the same strides', map(_strides, grids)),
+            (
+                'anchors per location',
+                'give both heads the same anchor generator',
+                map(_priors_per_location, grids),
+            ),
+            ('activation', 'use the same kind of loss_cls in both heads', map(_activation, heads)),
         ):
-            ours, theirs = read(self.student_head), read(self.teacher_head)
             if ours != theirs:
                 raise ValueError(
                     f'{what}: the student ({type(self.student_head).__name__}) has {ours}, the teacher '
                     f'({type(self.teacher_head).__name__}) {theirs}: {fix}'
                 )
 
+    @classmethod
+    def aligns_with(cls, teacher: type[HeadAdapter]) -> bool:
+        """See :meth:`HeadAdapter.aligns_with`; what else has to agree is checked with the heads at hand."""
+        return issubclass(teacher, DenseHeadAdapter)
+
+    @property
+    def activation(self) -> Activation:
+        """See :attr:`HeadAdapter.activation`."""
+        return _activation(self.student_head)
+
     def tables(self, step: Step) -> list[SampleTable]:
-        """One table of all priors of all levels and images."""
-        maps = step.record('head')[0][0]
-        assignments = self.assignments(step)
-        head = self.student_head
+        """One table of all priors of all levels and images.
+
+        Raises:
+            RuntimeError: The captured targets do not cover the class maps.
+        """
+        outputs = self.student_outputs(step)
+        assignments = self.assignments(step, outputs)
+        counts = [len(assigned.labels) for assigned in assignments]
+        expected = [self.priors_per_image(outputs)] * len(outputs.class_maps[0])
+        if counts != expected:
+            raise RuntimeError(
+                f'{type(self.student_head).__name__} assigned targets to {counts} priors of the images, '
+                f'its class maps have {expected}: it assigns otherwise than the family that '
+                f'{type(self).__name__} serves, and needs a head adapter of its own '
+                '(mmkd.heads.register_head_adapter)'
+            )
         return [
             DenseTable(
-                activation=_activation(head),
-                num_classes=_num_classes(head),
-                samples_per_image=[len(assigned.labels) for assigned in assignments],
+                activation=self.activation,
+                num_classes=self.num_classes,
+                samples_per_image=counts,
                 labels=torch.cat([assigned.labels for assigned in assignments]),
                 weights=torch.cat([assigned.weights for assigned in assignments]),
                 object_ids=torch.cat([assigned.object_ids for assigned in assignments]),
-                student_maps=maps,
+                student=outputs,
                 run_teacher=lambda: self._run_teacher(step),
-                channels=head.cls_out_channels,
-                priors=self.priors(maps),
+                channels=self.num_logits,
+                priors=self.priors(outputs),
             )
         ]
 
     @abstractmethod
-    def assignments(self, step: Step) -> list[Assignment]:
+    def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
         """What the student's head assigned, one item per image, read from the taps."""
 
-    def priors(self, maps: Sequence[Tensor]) -> Tensor | None:
+    def student_outputs(self, step: Step) -> DenseOutputs:
+        """What the student's head put out in its own training step."""
+        return self.read(step.record('head')[0])
+
+    @classmethod
+    def run(cls, head: Any, features: Sequence[Tensor]) -> DenseOutputs:
+        """What a head of this family puts out for its neck's feature maps."""
+        return cls.read(head(features))
+
+    @classmethod
+    def read(cls, outputs: Sequence[Any]) -> DenseOutputs:
+        """The parts of a head's forward result that the table needs; training and eval differ in the others only."""
+        objectness = None if cls.objectness_at is None else outputs[cls.objectness_at]
+        return DenseOutputs(outputs[0], objectness, cls.probabilities)
+
+    @classmethod
+    def generator(cls, head: Any) -> Any:
+        """The head's generator of priors, or None."""
+        return None if cls.prior_generator is None else getattr(head, cls.prior_generator)
+
+    def priors(self, outputs: DenseOutputs) -> Tensor | None:
         """(P, 4) boxes of the priors of one image, or None for points."""
         return None
 
+    @property
+    def num_classes(self) -> int:
+        """Foreground classes; the label of the background."""
+        return _num_classes(self.student_head)
+
+    def grid(self, outputs: DenseOutputs) -> list[Tensor]:
+        """Priors of one image as the student's generator makes them: (n, 4) anchors or (n, 2) points a level."""
+        sizes = [tuple(level.shape[-2:]) for level in outputs.class_maps]
+        generator = self.generator(self.student_head)
+        return generator.grid_priors(sizes, device=outputs.class_maps[0].device)
+
+    def priors_per_image(self, outputs: DenseOutputs) -> int:
+        """P."""
+        return sum(level[0].numel() for level in outputs.class_maps) // self.num_logits
+
+    def is_foreground(self, labels: Tensor) -> Tensor:
+        """(P,) whether a label is a class."""
+        return (labels >= 0) & (labels < self.num_classes)
+
+    def spread(self, values: Tensor, places: Tensor, size: int, fill: int) -> Tensor:
+        """(size,) ``values`` at ``places`` (indices or a mask), ``fill`` elsewhere."""
+        result = values.new_full((size,), fill, dtype=torch.long)
+        result[places] = values
+        return result
+
     @torch.no_grad()
-    def _run_teacher(self, step: Step) -> Sequence[Tensor]:
-        return self.teacher_head(step.teacher_features)[0]
+    def _run_teacher(self, step: Step) -> DenseOutputs:
+        return self.teacher_family.run(self.teacher_head, step.teacher_features)
 
 
-@register_head_adapter('AnchorHead')
-class AnchorHeadAdapter(DenseHeadAdapter):
-    """RetinaNet and its kin: targets from ``_get_targets_single`` of MMDetection's AnchorHead."""
+class SampledTargetsAdapter(DenseHeadAdapter):
+    """Heads whose ``_get_targets_single`` returns labels, label weights and a ``SamplingResult`` for an image."""
 
     labels_at: ClassVar[int] = 0
-    """Position of the labels in what ``_get_targets_single`` returns; their weights follow, the last is the sampling."""
+    """Position of the (P,) labels in what ``_get_targets_single`` returns; their weights follow."""
+    last_round: ClassVar[bool] = False
+    """Which targets belong to the classification where a head assigns twice: the first or the last ones."""
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, path: str) -> None:
-        super().__init__(student, teacher, path)
-        ours = self.student_head.prior_generator.base_anchors
-        theirs = self.teacher_head.prior_generator.base_anchors
-        for level, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-            if not torch.allclose(a, b.to(a)):
-                raise ValueError(
-                    f'anchors of level {level} differ: student {a.tolist()}, teacher {b.tolist()}: give '
-                    'both heads the same anchor_generator (scales, ratios, octave_base_scale)'
-                )
-
-    def assignments(self, step: Step) -> list[Assignment]:
+    def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
         """See :meth:`DenseHeadAdapter.assignments`."""
-        return [self._read(targets) for targets in step.record('targets')]
+        records, images = step.record('targets'), len(outputs.class_maps[0])
+        records = records[-images:] if self.last_round else records[:images]
+        return [self.assignment(targets) for targets in records]
 
-    def priors(self, maps: Sequence[Tensor]) -> Tensor:
-        """(P, 4) anchors of one image."""
-        sizes = [tuple(level.shape[-2:]) for level in maps]
-        generator = self.student_head.prior_generator
-        return torch.cat(generator.grid_priors(sizes, device=maps[0].device))
-
-    def _read(self, targets: Sequence[Any]) -> Assignment:
+    def assignment(self, targets: Sequence[Any]) -> Assignment:
+        """What ``_get_targets_single`` returned for an image."""
         labels, weights = targets[self.labels_at], targets[self.labels_at + 1]
-        sampling = targets[-1]
-        object_ids = torch.full_like(labels, -1)
-        # pos_inds count only the anchors inside the image; these keep their order among all anchors.
-        positive = ((labels >= 0) & (labels < self.student_head.num_classes)).nonzero().flatten()
+        sampling = next(item for item in targets if hasattr(item, 'pos_assigned_gt_inds'))
+        # pos_inds count only the priors inside the image; these keep their order among all priors.
         order = sampling.pos_inds.argsort()
-        object_ids[positive] = sampling.pos_assigned_gt_inds[order]
-        return Assignment(labels, weights, object_ids)
+        objects = sampling.pos_assigned_gt_inds[order].long()
+        positive = self.is_foreground(labels)
+        return Assignment(labels, weights, self.spread(objects, positive, len(labels), fill=-1))
 
 
 def gather_rows(maps: Sequence[Tensor], index: Tensor, channels: int) -> Tensor:
     """Rows of dense class maps at flat sample indices, without folding the maps themselves.
 
     Args:
-        maps: (B, A*C, H, W) a level.
+        maps: (B, A*C, H, W) a level; A may differ from level to level.
         index: (S,) indices in the order image, level, row, column, prior.
         channels: C.
 
@@ -206,26 +317,61 @@ def gather_rows(maps: Sequence[Tensor], index: Tensor, channels: int) -> Tensor:
     return torch.cat(rows)[torch.cat(places).argsort()]
 
 
+def logits_of(probabilities: Tensor) -> Tensor:
+    """Logits of sigmoid probabilities, log p - log(1 - p), in at least float32.
+
+    Finite for every p in [0, 1]: p below the smallest normal number of the type counts as that number (a logit of -87
+    in float32), p that rounds to 1 as the largest number below 1 (a logit of 16.6). The gradient is 0 there.
+    """
+    if probabilities.dtype in (torch.float16, torch.bfloat16):
+        probabilities = probabilities.float()
+    limits = torch.finfo(probabilities.dtype)
+    clamped = probabilities.clamp(limits.tiny, 1 - limits.eps / 2)
+    return clamped.log() - (-clamped).log1p()
+
+
+def nearest_object(targets: Tensor, candidates: Tensor, allowed: Tensor) -> Tensor:
+    """Which ground truth a captured regression target was made from.
+
+    Heads of points keep no index of the assigned ground truth, only the regression target they made from it. The same
+    target is therefore made from every ground truth, and the one that equals it (up to rounding) is the assigned one.
+
+    Args:
+        targets: (S, D) targets of positive priors.
+        candidates: (S, G, D) what the target would be for each of the image's ground truths.
+        allowed: (S, G) ground truths that come into question, those of the prior's label.
+
+    Returns:
+        (S,) indices of ground truths. Among equal ones (two objects with the same box and label) the first.
+    """
+    if not len(targets):  # argmin refuses (0, 0), an image without objects
+        return torch.zeros(0, dtype=torch.long, device=targets.device)
+    distance = (candidates - targets[:, None]).abs().sum(dim=-1)
+    return distance.masked_fill(~allowed, torch.inf).argmin(dim=1)
+
+
 def _fold(maps: Tensor, channels: int) -> Tensor:
     """(B, A*C, H, W) as a view (B, H, W, A, C)."""
     batch, _, height, width = maps.shape
     return maps.view(batch, -1, channels, height, width).permute(0, 3, 4, 1, 2)
 
 
-def _num_classes(head: nn.Module) -> int:
+def _num_classes(head: Any) -> int:
     return int(head.num_classes)
 
 
-def _strides(head: nn.Module) -> list[Any]:
+def _strides(generator: Any) -> list[Any] | None:
+    if generator is None:
+        return None
     return [
         tuple(stride) if isinstance(stride, Sequence) else (stride, stride)
-        for stride in head.prior_generator.strides
+        for stride in generator.strides
     ]
 
 
-def _num_priors(head: nn.Module) -> Any:
-    return head.prior_generator.num_base_priors
+def _priors_per_location(generator: Any) -> list[int] | None:
+    return None if generator is None else list(generator.num_base_priors)
 
 
-def _activation(head: nn.Module) -> Any:
+def _activation(head: Any) -> Activation:
     return 'sigmoid' if getattr(head, 'use_sigmoid_cls', True) else 'softmax'

@@ -1,0 +1,183 @@
+"""Anchor heads: RetinaNet, SSD, YOLOF, ATSS, GFL, TOOD, DDOD, PAA, FSAF, FreeAnchor, SABL and their descendants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mmkd.structures import Step
+
+from .base import register_head_adapter
+from .dense import Assignment, DenseOutputs, SampledTargetsAdapter, gather_rows, nearest_object
+
+
+@register_head_adapter('AnchorHead')
+class AnchorHeadAdapter(SampledTargetsAdapter):
+    """RetinaNet and its kin (GHM, SSD, YOLOF): targets from ``_get_targets_single`` of MMDetection's AnchorHead."""
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, path: str) -> None:
+        super().__init__(student, teacher, path)
+        if not issubclass(self.teacher_family, AnchorHeadAdapter):
+            return
+        ours = self.generator(self.student_head).base_anchors
+        theirs = self.teacher_family.generator(self.teacher_head).base_anchors
+        for level, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            if not torch.allclose(a, b.to(a)):
+                raise ValueError(
+                    f'anchors of level {level} differ: student {a.tolist()}, teacher {b.tolist()}: give '
+                    'both heads the same anchor_generator (scales, ratios, octave_base_scale)'
+                )
+
+    def priors(self, outputs: DenseOutputs) -> Tensor:
+        """(P, 4) anchors of one image."""
+        return torch.cat(self.grid(outputs))
+
+
+@register_head_adapter('SABLRetinaHead')
+class SABLRetinaHeadAdapter(AnchorHeadAdapter):
+    """SABL on RetinaNet: AnchorHead's targets for one square per location; the buckets concern the boxes only."""
+
+    prior_generator: ClassVar[str | None] = 'square_anchor_generator'
+
+
+@register_head_adapter('ATSSHead', 'GFLHead', 'DDODHead')
+class ATSSHeadAdapter(AnchorHeadAdapter):
+    """ATSS (with DyHead too), GFL and DDOD: ``_get_targets_single`` returns the anchors before the labels.
+
+    DDOD assigns for the classification first, then for the boxes; the first assignment is taken.
+    """
+
+    labels_at: ClassVar[int] = 1
+
+
+@register_head_adapter('TOODHead')
+class TOODHeadAdapter(AnchorHeadAdapter):
+    """TOOD: targets from ``get_targets``, which serves both of its phases (ATSS at first, then task-aligned).
+
+    In the first phase TOOD calls its base class's ``_get_targets_single`` past the instance, and in the second its own
+    returns no sampling; in both the regression target is the assigned ground truth's box, by which the object is found.
+
+    The class maps are probabilities sqrt(σ(a)·σ(b)), the head's own aligned score; samples are their logits, see
+    :func:`mmkd.heads.dense.logits_of`.
+    """
+
+    taps: Mapping[str, str] = {'head': 'bbox_head', 'targets': 'bbox_head.get_targets()'}
+    probabilities: ClassVar[bool] = True
+
+    def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
+        """See :meth:`DenseHeadAdapter.assignments`."""
+        _, *levels = step.record('targets')[0]
+        labels, weights, boxes = (torch.cat(level, dim=1) for level in levels[:3])
+        assignments = []
+        for image, sample in enumerate(step.data_samples):
+            objects = sample.gt_instances
+            positive = self.is_foreground(labels[image]).nonzero().flatten()
+            of = nearest_object(
+                boxes[image, positive],
+                objects.bboxes[None].expand(len(positive), -1, -1),
+                labels[image, positive, None] == objects.labels,
+            )
+            object_ids = self.spread(of, positive, len(labels[image]), fill=-1)
+            assignments.append(Assignment(labels[image], weights[image], object_ids))
+        return assignments
+
+
+@register_head_adapter('PAAHead')
+class PAAHeadAdapter(AnchorHeadAdapter):
+    """PAA: the labels and weights after its reassignment (``paa_reassign``), the objects from the assignment before.
+
+    The reassignment turns positives into background or ignores them; it never makes a positive.
+    """
+
+    taps: Mapping[str, str] = {
+        **AnchorHeadAdapter.taps,
+        'reassigned': 'bbox_head.paa_reassign()',
+    }
+
+    def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
+        """See :meth:`DenseHeadAdapter.assignments`."""
+        return [
+            Assignment(
+                labels, weights, torch.where(self.is_foreground(labels), first.object_ids, -1)
+            )
+            for first, (labels, weights, *_) in zip(
+                super().assignments(step, outputs), step.record('reassigned'), strict=True
+            )
+        ]
+
+
+@register_head_adapter('FSAFHead')
+class FSAFHeadAdapter(AnchorHeadAdapter):
+    """FSAF: the positives that remain once each object has chosen its level (``reweight_loss_single``).
+
+    A prior whose object chose another level is ignored: FSAF takes its label out of the loss. FSAF weights every
+    class of a prior on its own, to ignore some; a sample's weight is the highest of them.
+    """
+
+    taps: Mapping[str, str] = {
+        **AnchorHeadAdapter.taps,
+        'selected': 'bbox_head.reweight_loss_single()',
+    }
+
+    def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
+        """See :meth:`DenseHeadAdapter.assignments`."""
+        images = len(outputs.class_maps[0])
+        selected = torch.cat(
+            [flags.view(images, -1) for _, _, flags in step.record('selected')], dim=1
+        )
+        assignments = []
+        for assigned, keep in zip(super().assignments(step, outputs), selected, strict=True):
+            dropped = self.is_foreground(assigned.labels) & ~keep
+            assignments.append(
+                Assignment(
+                    assigned.labels.masked_fill(dropped, self.num_classes),
+                    assigned.weights.amax(dim=1).masked_fill(dropped, 0),
+                    assigned.object_ids.masked_fill(dropped, -1),
+                )
+            )
+        return assignments
+
+
+@register_head_adapter('FreeAnchorRetinaHead')
+class FreeAnchorHeadAdapter(AnchorHeadAdapter):
+    """FreeAnchor: a hard label from its soft assignment.
+
+    FreeAnchor has no labels: it maximises the likelihood of a bag of 50 anchors per object and spares from the negative
+    loss whatever localises an object. It computes P{a in A+}, (P, C), for that: how probably the box predicted at an
+    anchor localises an object of a class (1 at the best one, 0 below IoU 0.6). An anchor is a sample of its most
+    probable class if that probability is at least 1/2, else background. Its object is the one of that class whose
+    box is nearest to the predicted box. Every weight is 1.
+    """
+
+    taps: Mapping[str, str] = {'head': 'bbox_head', 'bags': 'bbox_head.positive_loss_single()'}
+
+    def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
+        """See :meth:`DenseHeadAdapter.assignments`."""
+        box_maps = [maps.detach() for maps in step.record('head')[0][1]]
+        anchors = self.priors(outputs)
+        assignments = []
+        for image, (sample, bags) in enumerate(
+            zip(step.data_samples, step.record('bags'), strict=True)
+        ):
+            objects = sample.gt_instances
+            probability, best = bags[0].max(dim=1)
+            labels = torch.where(probability >= 0.5, best, self.num_classes)
+            positive = (probability >= 0.5).nonzero().flatten()
+            deltas = gather_rows(box_maps, positive + image * len(anchors), channels=4)
+            predicted = self.student_head.bbox_coder.decode(anchors[positive], deltas)
+            of = nearest_object(
+                predicted,
+                objects.bboxes[None].expand(len(positive), -1, -1),
+                labels[positive, None] == objects.labels,
+            )
+            assignments.append(
+                Assignment(
+                    labels,
+                    probability.new_ones(len(labels)),
+                    self.spread(of, positive, len(labels), fill=-1),
+                )
+            )
+        return assignments

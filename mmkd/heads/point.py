@@ -1,0 +1,303 @@
+"""Point heads: FCOS, FoveaBox, VFNet, RepPoints, AutoAssign, YOLOX, RTMDet, CenterNet and what derives from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from mmkd.structures import Step
+
+from .base import register_head_adapter
+from .dense import (
+    Assignment,
+    DenseHeadAdapter,
+    DenseOutputs,
+    SampledTargetsAdapter,
+    nearest_object,
+)
+
+
+@register_head_adapter('RTMDetHead')
+class RTMDetHeadAdapter(SampledTargetsAdapter):
+    """RTMDet, tiny to x: ATSS's form of targets (points before the labels) with the sampling at the end."""
+
+    labels_at: ClassVar[int] = 1
+
+
+@register_head_adapter('RepPointsHead')
+class RepPointsHeadAdapter(SampledTargetsAdapter):
+    """RepPoints: the targets of the refinement stage, which its classification learns from."""
+
+    last_round: ClassVar[bool] = True
+
+
+class RegressedTargetsAdapter(DenseHeadAdapter):
+    """Heads that keep a label and a regression target per point, but not which object they are of.
+
+    The object is the one of the same label that gives the captured regression target, see
+    :func:`mmkd.heads.dense.nearest_object`. Every weight is 1.
+    """
+
+    def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
+        """See :meth:`DenseHeadAdapter.assignments`."""
+        points = self.grid(outputs)
+        levels = torch.arange(len(points), device=points[0].device).repeat_interleave(
+            torch.tensor([len(level) for level in points], device=points[0].device)
+        )
+        assignments = []
+        for sample, targets in zip(step.data_samples, step.record('targets'), strict=True):
+            objects = sample.gt_instances
+            labels, regression = self.flat_targets(targets)
+            positive = self.is_foreground(labels).nonzero().flatten()
+            sides = _sides(torch.cat(points)[positive], objects.bboxes)
+            of = nearest_object(
+                regression[positive],
+                self.encode(sides, levels[positive]),
+                labels[positive, None] == objects.labels,
+            )
+            object_ids = self.spread(of, positive, len(labels), fill=-1)
+            assignments.append(
+                Assignment(labels, torch.ones_like(labels, dtype=torch.float), object_ids)
+            )
+        return assignments
+
+    def flat_targets(self, targets: Sequence[Any]) -> tuple[Tensor, Tensor]:
+        """(P,) labels and (P, 4) regression targets of an image, of what ``_get_targets_single`` returned."""
+        return targets[0], targets[1]
+
+    def encode(self, sides: Tensor, levels: Tensor) -> Tensor:
+        """The regression targets of a head.
+
+        Args:
+            sides: (S, G, 4) pixels from a point to an object's left, top, right and bottom side.
+            levels: (S,) the points' levels.
+        """
+        return sides
+
+
+@register_head_adapter('FCOSHead')
+class FCOSHeadAdapter(RegressedTargetsAdapter):
+    """FCOS, NAS-FCOS and heads derived from them: regression targets are the distances to the box's sides."""
+
+
+@register_head_adapter('FoveaHead')
+class FoveaHeadAdapter(RegressedTargetsAdapter):
+    """FoveaBox: targets come as maps, regression targets are log-distances in units of the level's edge length."""
+
+    def flat_targets(self, targets: Sequence[Any]) -> tuple[Tensor, Tensor]:
+        """See :meth:`RegressedTargetsAdapter.flat_targets`."""
+        labels, regression = targets
+        return (
+            torch.cat([level.flatten() for level in labels]),
+            torch.cat([level.reshape(-1, 4) for level in regression]),
+        )
+
+    def encode(self, sides: Tensor, levels: Tensor) -> Tensor:
+        """See :meth:`RegressedTargetsAdapter.encode`; the limits are FoveaBox's own."""
+        edges = sides.new_tensor(self.student_head.base_edge_list)[levels]
+        return (sides / edges[:, None, None]).clamp(1 / 16, 16).log()
+
+
+@register_head_adapter('VFNetHead')
+class VFNetHeadAdapter(RTMDetHeadAdapter, FCOSHeadAdapter):
+    """VFNet: ATSS's targets with ``use_atss=True``, the published setting, else FCOS's."""
+
+    def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
+        """See :meth:`DenseHeadAdapter.assignments`."""
+        if self.student_head.use_atss:
+            return super().assignments(step, outputs)
+        return FCOSHeadAdapter.assignments(self, step, outputs)
+
+
+@register_head_adapter('AutoAssignHead')
+class AutoAssignHeadAdapter(DenseHeadAdapter):
+    """AutoAssign: a hard label from its centre prior.
+
+    AutoAssign has no labels: every point inside an object's box is positive and negative at once, to a degree that its
+    confidence and a learned Gaussian around the object's centre, the centre prior G in [0, 1], decide. A point is a
+    sample of the object with the highest G if that is at least 1/2, else background. Every weight is 1.
+
+    The class maps are trained times an objectness only, so the teacher's confidence is their product.
+    """
+
+    taps: Mapping[str, str] = {'head': 'bbox_head', 'center_prior': 'bbox_head.center_prior'}
+    objectness_at: ClassVar[int | None] = 2
+
+    def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
+        """See :meth:`DenseHeadAdapter.assignments`."""
+        assignments = []
+        for sample, (prior, _) in zip(step.data_samples, step.record('center_prior'), strict=True):
+            labels_of = sample.gt_instances.labels
+            if len(labels_of):
+                highest, of = prior.detach().max(dim=1)
+                positive = highest >= 0.5
+                labels = torch.where(positive, labels_of[of], self.num_classes)
+                object_ids = torch.where(positive, of, -1)
+            else:
+                labels = labels_of.new_full((len(prior),), self.num_classes)
+                object_ids = torch.full_like(labels, -1)
+            assignments.append(Assignment(labels, prior.new_ones(len(prior)), object_ids))
+        return assignments
+
+
+@register_head_adapter('YOLOXHead')
+class YOLOXHeadAdapter(DenseHeadAdapter):
+    """YOLOX: SimOTA's positives; the object is the one whose box is the captured box target.
+
+    Only positives are in YOLOX's classification loss, so background has weight 0: what tells it apart is the
+    objectness, a map of its own. The samples are the class logits; the teacher's confidence is the product of class
+    and object probability, as in YOLOX's score.
+    """
+
+    objectness_at: ClassVar[int | None] = 2
+
+    def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
+        """See :meth:`DenseHeadAdapter.assignments`."""
+        assignments = []
+        for sample, targets in zip(step.data_samples, step.record('targets'), strict=True):
+            positive, scores, _, boxes, *_ = targets
+            objects = sample.gt_instances
+            if positive.any():
+                # The target of a positive is its IoU at its class: a row of zeros where the IoU is 0.
+                allowed = scores[:, objects.labels] > 0
+                allowed |= ~allowed.any(dim=1, keepdim=True)
+                of = nearest_object(boxes, objects.bboxes[None].expand(len(boxes), -1, -1), allowed)
+            else:
+                of = objects.labels[:0]
+            assignments.append(
+                Assignment(
+                    self.spread(objects.labels[of], positive, len(positive), self.num_classes),
+                    positive.float(),
+                    self.spread(of, positive, len(positive), fill=-1),
+                )
+            )
+        return assignments
+
+
+@register_head_adapter('CenterNetHead')
+class CenterNetHeadAdapter(DenseHeadAdapter):
+    """CenterNet: the cells that hold an object's centre are positive, all others background; every weight is 1.
+
+    Cells where the heatmap's target is 1 are the centres. Where two objects share a cell, the label is that of the one
+    whose size and offset the cell's captured regression targets hold. The logits are taken before the sigmoid that is
+    part of the head's forward.
+    """
+
+    taps: Mapping[str, str] = {
+        'head': 'bbox_head.heatmap_head',
+        'targets': 'bbox_head.get_targets()',
+    }
+    prior_generator: ClassVar[str | None] = None
+
+    @property
+    def num_logits(self) -> int:
+        """See :attr:`HeadAdapter.num_logits`."""
+        return self.num_classes
+
+    def student_outputs(self, step: Step) -> DenseOutputs:
+        """See :meth:`DenseHeadAdapter.student_outputs`."""
+        return DenseOutputs(step.record('head'))
+
+    @classmethod
+    def run(cls, head: Any, features: Sequence[Tensor]) -> DenseOutputs:
+        """See :meth:`DenseHeadAdapter.run`."""
+        return DenseOutputs([head.heatmap_head(level) for level in features])
+
+    def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
+        """See :meth:`DenseHeadAdapter.assignments`."""
+        targets, _ = step.record('targets')[0]
+        heatmaps = targets['center_heatmap_target'].flatten(2)
+        sizes, offsets = (targets[key].flatten(2) for key in ('wh_target', 'offset_target'))
+        height, width = targets['center_heatmap_target'].shape[-2:]
+        scale = heatmaps.new_tensor(
+            [width / step.inputs.shape[-1], height / step.inputs.shape[-2]] * 2
+        )
+        assignments = []
+        for sample, heatmap, size, offset in zip(
+            step.data_samples, heatmaps, sizes, offsets, strict=True
+        ):
+            objects = sample.gt_instances
+            cells = (heatmap == 1).any(dim=0).nonzero().flatten()
+            corner, far = (objects.bboxes * scale).chunk(2, dim=1)
+            center = (corner + far) / 2
+            place = torch.stack([cells % width, cells // width], dim=1)
+            of = nearest_object(
+                torch.cat([place + offset[:, cells].T, size[:, cells].T], dim=1),
+                torch.cat([center, far - corner], dim=1).expand(len(cells), -1, -1),
+                heatmap[objects.labels][:, cells].T == 1,
+            )
+            cell_count = heatmap.shape[1]
+            assignments.append(
+                Assignment(
+                    self.spread(objects.labels[of], cells, cell_count, self.num_classes),
+                    heatmap.new_ones(cell_count),
+                    self.spread(of, cells, cell_count, fill=-1),
+                )
+            )
+        return assignments
+
+
+@register_head_adapter('CenterNetUpdateHead')
+class CenterNetUpdateHeadAdapter(DenseHeadAdapter):
+    """CenterNet of CenterNet2: its positives, up to 9 cells around an object's centre that predict its box well.
+
+    Labels are those of ``add_cls_pos_inds``, which its classification loss takes as positives; the object is the one
+    whose 3x3 cells around the centre hold the positive. A cell positive for several objects keeps one of them. Every
+    weight is 1: the heatmap's Gaussian only softens the loss of the negatives.
+    """
+
+    taps: Mapping[str, str] = {
+        'head': 'bbox_head',
+        'positives': 'bbox_head.add_cls_pos_inds()',
+        'centers': 'bbox_head._get_center3x3_region_index_targets()',
+    }
+
+    def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
+        """See :meth:`DenseHeadAdapter.assignments`."""
+        images, priors = len(outputs.class_maps[0]), self.priors_per_image(outputs)
+        device = outputs.class_maps[0].device
+        labels = torch.full((images * priors,), self.num_classes, device=device)
+        object_ids = torch.full_like(labels, -1)
+        cells, cell_labels = step.record('positives')[0]
+        if cells is not None:
+            classes, _, around, _, valid = step.record('centers')[0]
+            holds = (around.flatten(1)[None] == cells[:, None, None]) & valid.flatten(1)
+            of = (holds.any(dim=2) & (classes == cell_labels[:, None])).int().argmax(dim=1)
+            place = _image_major(cells, [level.shape for level in outputs.class_maps])
+            counts = torch.tensor([len(s.gt_instances) for s in step.data_samples], device=device)
+            first = (counts.cumsum(0) - counts).repeat_interleave(counts)
+            labels[place] = classes[of]
+            object_ids[place] = of - first[of]
+        weights = torch.ones_like(labels, dtype=torch.float)
+        return [
+            Assignment(*parts)
+            for parts in zip(
+                *(values.view(images, -1) for values in (labels, weights, object_ids)), strict=True
+            )
+        ]
+
+
+def _sides(points: Tensor, boxes: Tensor) -> Tensor:
+    """(S, G, 4) pixels from (S, 2) points to the left, top, right and bottom side of (G, 4) boxes."""
+    from_corner = points[:, None] - boxes[:, :2]
+    to_corner = boxes[:, 2:] - points[:, None]
+    return torch.cat([from_corner, to_corner], dim=-1)
+
+
+def _image_major(index: Tensor, shapes: Sequence[Sequence[int]]) -> Tensor:
+    """Indices in the order level, image, cell as indices in the order image, level, cell.
+
+    Args:
+        index: (S,) indices.
+        shapes: (B, C, H, W) a level.
+    """
+    images = shapes[0][0]
+    areas = index.new_tensor([height * width for _, _, height, width in shapes])
+    starts = areas.cumsum(0) - areas
+    level = torch.bucketize(index, (starts + areas) * images, right=True)
+    within = index - starts[level] * images
+    image, cell = within // areas[level], within % areas[level]
+    return image * areas.sum() + starts[level] + cell
