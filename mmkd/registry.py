@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 from collections.abc import Mapping
@@ -43,6 +44,8 @@ def build(registry: Registry, config: Mapping[str, Any], where: str) -> Any:
         )
     options = dict(config)
     kind = options.pop('type')
+    if not inspect.isclass(kind) and not isinstance(kind, str):
+        raise TypeError(f'{where}.type: expected the name of a {registry.name}, got {kind!r}')
     target = kind if inspect.isclass(kind) else _find(registry, kind, where)
     try:
         inspect.signature(target).bind(**options)
@@ -58,10 +61,10 @@ def _find(registry: Registry, kind: str, where: str) -> type:
     if name in registry.module_dict:
         return registry.module_dict[name]
     if '.' in kind:  # a registered class of another package: 'package.module.Class'
-        try:
-            return registry.get(kind)
-        except RuntimeError:
-            pass
+        with contextlib.suppress(RuntimeError):
+            found = registry.get(kind)
+            if found is not None:
+                return found
     names = sorted(registry.module_dict)
     lower = {known.lower(): known for known in names}
     near = [lower[hit] for hit in difflib.get_close_matches(name.lower(), lower, cutoff=0.5)]

@@ -44,6 +44,13 @@ class Progress:
         """Epochs or iterations done."""
         return self.epoch if by_epoch else float(self.iteration)
 
+    @property
+    def ends_epoch(self) -> bool:
+        """Whether the current iteration is the last one of its epoch; False outside of a run."""
+        if not self.max_iterations or not self.max_epochs:
+            return False
+        return (self.iteration + 1) * self.max_epochs % self.max_iterations == 0
+
     def length(self, by_epoch: bool) -> float:
         """Epochs or iterations of the whole run.
 
@@ -109,10 +116,16 @@ class _Ramp:
     def fraction(self, progress: Progress) -> float:
         """0 up to ``begin``, 1 from ``end`` on, linear between."""
         end = progress.length(self.by_epoch) if self.end is None else self.end
+        if end < self.begin:
+            unit = 'epochs' if self.by_epoch else 'iterations'
+            raise ValueError(
+                f'{type(self).__name__}: begin={self.begin} is after the end of training, which has '
+                f'{end:g} {unit}: lower `begin`, or check `by_epoch`'
+            )
         position = progress.position(self.by_epoch)
-        if position >= end:
-            return 1.0
-        return max(0.0, (position - self.begin) / (end - self.begin))
+        if not self.begin < position < end:  # also where begin and end are one point
+            return float(position >= end)
+        return (position - self.begin) / (end - self.begin)
 
 
 @SCHEDULES.register_module()
@@ -212,4 +225,6 @@ def build_schedule(weight: float | Mapping[str, Any] | Schedule, where: str) -> 
         return Constant(float(weight))
     if isinstance(weight, Mapping):
         return build(SCHEDULES, weight, where)
+    if not callable(weight):
+        raise TypeError(f'{where}: {weight!r} is neither a number nor dict(type=...) of a schedule')
     return weight

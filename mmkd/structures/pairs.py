@@ -44,13 +44,7 @@ class LogitPairs:
                 f'logits of student {tuple(self.student.shape)} and teacher '
                 f'{tuple(self.teacher.shape)} are not aligned'
             )
-        if not torch.isfinite(self.teacher).all():
-            bad = int((~torch.isfinite(self.teacher)).any(dim=1).sum())
-            raise FloatingPointError(
-                f"the teacher's logits hold NaN or Inf in {bad} of {len(self.teacher)} samples: "
-                'check teacher.checkpoint (a diverged run?) and, under AMP, whether the teacher '
-                'overflows in half precision'
-            )
+        _check_finite(self.teacher, 'logits', 'samples')
 
     def __len__(self) -> int:
         return len(self.student)
@@ -72,3 +66,17 @@ class FeaturePair:
     level: int
     student: Tensor
     teacher: Tensor
+
+    def __post_init__(self) -> None:
+        _check_finite(self.teacher, f'features of level {self.level}', 'images')
+
+
+def _check_finite(teacher: Tensor, what: str, unit: str) -> None:
+    finite = torch.isfinite(teacher)
+    if not finite.all():
+        bad = int((~finite).flatten(1).any(dim=1).sum())
+        raise FloatingPointError(
+            f"the teacher's {what} hold NaN or Inf in {bad} of {len(teacher)} {unit}: check "
+            'teacher.checkpoint (a diverged run?) and, under AMP, whether the teacher overflows in '
+            'half precision'
+        )

@@ -37,7 +37,7 @@ class SampleTable(ABC):
     image_ids: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        counts = torch.tensor(self.samples_per_image, device=self.weights.device)
+        counts = torch.tensor(self.samples_per_image, dtype=torch.long, device=self.weights.device)
         images = torch.arange(len(counts), device=counts.device)
         self.image_ids = images.repeat_interleave(counts)
 

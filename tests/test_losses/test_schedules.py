@@ -1,0 +1,154 @@
+"""Schedules against values worked out by hand, and as pure functions of what MMEngine's MessageHub says."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+from mmengine.logging import MessageHub
+
+from mmkd.losses import (
+    Chain,
+    Constant,
+    CosineDecay,
+    LinearWarmup,
+    Progress,
+    Steps,
+    Stop,
+    build_schedule,
+)
+
+_names = itertools.count()
+
+
+def at(epoch: float, iterations_per_epoch: int = 10, max_epochs: int = 8) -> Progress:
+    return Progress(
+        iteration=round(epoch * iterations_per_epoch),
+        epoch=epoch,
+        max_iterations=max_epochs * iterations_per_epoch,
+        max_epochs=max_epochs,
+    )
+
+
+def hub(**info: Any) -> None:
+    """A fresh message hub, current from now on, as a new run makes one."""
+    fresh = MessageHub.get_instance(f'test_schedules_{next(_names)}')
+    for key, value in info.items():
+        fresh.update_info(key, value)
+
+
+@pytest.mark.parametrize(
+    ('schedule', 'values'),
+    [
+        (Constant(0.3), {0: 0.3, 8: 0.3}),
+        (LinearWarmup(end=4), {0: 0, 1: 0.25, 2.5: 0.625, 4: 1, 7: 1}),
+        (LinearWarmup(value=2, begin=2, end=4), {0: 0, 2: 0, 3: 1, 4: 2, 8: 2}),
+        (LinearWarmup(end=40, by_epoch=False), {0: 0, 1: 0.25, 4: 1}),
+        (LinearWarmup(), {0: 0, 4: 0.5, 8: 1}),
+        (LinearWarmup(begin=3, end=3), {0: 0, 2.9: 0, 3: 1, 4: 1}),
+        (
+            CosineDecay(value=2, begin=2, end=6),
+            {0: 2, 2: 2, 3: 1 + math.sqrt(0.5), 4: 1, 6: 0, 8: 0},
+        ),
+        (CosineDecay(), {0: 1, 4: 0.5, 8: 0}),
+        (Stop(at=3, value=0.5), {0: 0.5, 2.9: 0.5, 3: 0, 8: 0}),
+        (Stop(at=30, by_epoch=False), {2.9: 1, 3: 0}),
+        (Steps(milestones=[2, 5], gamma=0.5, value=4), {0: 4, 1.9: 4, 2: 2, 5: 1, 8: 1}),
+        (Steps(milestones=[20], by_epoch=False), {1.9: 1, 2: 0.1}),
+        (
+            Chain([dict(type='LinearWarmup', end=2), dict(type='Stop', at=6), 3]),
+            {1: 1.5, 2: 3, 6: 0},
+        ),
+    ],
+)
+def test_values(schedule: Any, values: dict[float, float]) -> None:
+    for epoch, value in values.items():
+        assert schedule(at(epoch)) == pytest.approx(value, abs=1e-12)
+
+
+@pytest.mark.parametrize('name', ['LinearWarmup', 'CosineDecay'])
+def test_an_end_before_the_begin_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf'{name}: end=2 is before begin=5: swap them'):
+        build_schedule(dict(type=name, begin=5, end=2), 'CKDLoss.weight')
+
+
+@pytest.mark.parametrize(('by_epoch', 'end'), [(True, '8 epochs'), (False, '80 iterations')])
+def test_a_begin_after_the_end_of_training_is_refused(by_epoch: bool, end: str) -> None:
+    schedule = LinearWarmup(begin=100, by_epoch=by_epoch)
+    with pytest.raises(
+        ValueError, match=f'begin=100 is after the end of training, which has {end}'
+    ):
+        schedule(at(0))
+
+
+def test_a_schedule_until_the_end_needs_a_run() -> None:
+    with pytest.raises(RuntimeError, match='set `end`'):
+        LinearWarmup()(Progress())
+
+
+def test_milestones_out_of_order_are_refused() -> None:
+    with pytest.raises(ValueError, match=r'milestones=\[5, 2\] are not in ascending order'):
+        Steps(milestones=[5, 2])
+
+
+def test_a_number_a_config_and_a_schedule_are_all_weights() -> None:
+    assert build_schedule(2, 'here') == Constant(2.0)
+    assert build_schedule(dict(type='mmkd.Stop', at=1), 'here') == Stop(at=1)
+    warmup = LinearWarmup(end=1)
+    assert build_schedule(warmup, 'here') is warmup
+
+
+@pytest.mark.parametrize('weight', ['1.0', None, [1.0]])
+def test_what_is_no_weight_is_refused(weight: Any) -> None:
+    with pytest.raises(TypeError, match=r'CKDLoss\.weight: .* is neither a number nor dict'):
+        build_schedule(weight, 'CKDLoss.weight')
+
+
+def test_an_unknown_schedule_says_where_and_suggests() -> None:
+    with pytest.raises(ValueError, match=r'CKDLoss\.weight: .*did you mean LinearWarmup'):
+        build_schedule(dict(type='LinearWarmUps', end=1), 'CKDLoss.weight')
+
+
+def test_outside_of_a_run_progress_is_the_start() -> None:
+    hub()
+    assert Progress.current() == Progress(0, 0.0, None, None)
+
+
+@pytest.mark.parametrize('iteration', [0, 7, 20, 29])
+def test_progress_is_what_the_hub_says_fractions_of_an_epoch_included(iteration: int) -> None:
+    hub(iter=iteration, epoch=iteration // 10, max_iters=30, max_epochs=3)
+    progress = Progress.current()
+    assert progress.iteration == iteration
+    assert progress.epoch == iteration / 10
+    assert progress.length(by_epoch=True) == 3
+    assert progress.length(by_epoch=False) == 30
+
+
+def test_a_resumed_run_gets_the_weights_of_one_that_never_stopped() -> None:
+    """No state: a new schedule in a new process, told the same iteration, gives the same weight."""
+    config = dict(type='Chain', schedules=[dict(type='LinearWarmup'), dict(type='Stop', at=2)])
+
+    def weights(iterations: range) -> list[float]:
+        schedule = build_schedule(config, 'here')
+        seen = []
+        for iteration in iterations:
+            hub(iter=iteration, epoch=iteration // 10, max_iters=30, max_epochs=3)
+            seen.append(schedule(Progress.current()))
+        return seen
+
+    whole = weights(range(30))
+    assert whole == weights(range(13)) + weights(range(13, 30))
+    assert whole[15] == 0.5
+    assert whole[20:] == [0.0] * 10
+
+
+def test_the_last_iteration_of_each_epoch_is_known() -> None:
+    ends = [
+        iteration
+        for iteration in range(12)
+        if Progress(iteration, iteration / 4, max_iterations=12, max_epochs=3).ends_epoch
+    ]
+    assert ends == [3, 7, 11]
+    assert not Progress(iteration=3).ends_epoch

@@ -1,0 +1,72 @@
+"""Aligned pairs: what they refuse, and which samples they call the same object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from mmkd.structures import FeaturePair, LogitPairs
+
+
+def make_pairs(count: int = 3, **replaced: Any) -> LogitPairs:
+    fields: dict[str, Any] = dict(
+        student=torch.zeros(count, 4),
+        teacher=torch.ones(count, 4),
+        activation='sigmoid',
+        num_classes=4,
+        labels=None,
+        weights=torch.ones(count),
+        image_ids=torch.zeros(count, dtype=torch.long),
+        object_ids=torch.full((count,), -1),
+    )
+    return LogitPairs(**(fields | replaced))
+
+
+def test_length_is_the_number_of_samples() -> None:
+    assert len(make_pairs(5)) == 5
+    assert len(make_pairs(0)) == 0
+
+
+def test_logits_that_are_not_aligned_are_refused_with_both_shapes() -> None:
+    with pytest.raises(ValueError, match=r'student \(3, 4\) and teacher \(3, 5\) are not aligned'):
+        make_pairs(teacher=torch.zeros(3, 5))
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf'), float('-inf')])
+def test_teacher_logits_that_are_not_finite_are_counted_and_explained(bad: float) -> None:
+    teacher = torch.zeros(3, 4)
+    teacher[1, 2] = teacher[1, 3] = bad
+    with pytest.raises(
+        FloatingPointError, match=r"teacher's logits hold NaN or Inf in 1 of 3 samples.*checkpoint"
+    ):
+        make_pairs(teacher=teacher)
+
+
+def test_student_logits_that_are_not_finite_are_left_to_the_loss() -> None:
+    assert torch.isnan(make_pairs(student=torch.full((3, 4), torch.nan)).student).all()
+
+
+def test_teacher_features_that_are_not_finite_name_the_level() -> None:
+    teacher = torch.zeros(2, 3, 4, 4)
+    teacher[0, 1, 2, 3] = torch.nan
+    with pytest.raises(
+        FloatingPointError, match=r"teacher's features of level 3 hold NaN or Inf in 1 of 2 images"
+    ):
+        FeaturePair(3, torch.zeros(2, 3, 4, 4), teacher)
+
+
+def test_object_groups_tell_apart_images_and_objects() -> None:
+    image_ids = torch.tensor([0, 0, 0, 0, 1, 1, 1])
+    object_ids = torch.tensor([0, 1, 0, -1, 0, 1, -1])
+    groups = make_pairs(7, image_ids=image_ids, object_ids=object_ids).object_groups.tolist()
+    assert groups[3] == groups[6] == -1
+    assert groups[0] == groups[2]
+    assert len({groups[0], groups[1], groups[4], groups[5]}) == 4
+    assert min(groups[:3] + groups[4:6]) >= 0
+
+
+@pytest.mark.parametrize('count', [0, 2])
+def test_without_any_object_all_groups_are_none(count: int) -> None:
+    assert make_pairs(count).object_groups.tolist() == [-1] * count
