@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,7 +30,7 @@ class MethodTap:
     The class stays as it is: only this instance's attribute is shadowed.
     """
 
-    def __init__(self, owner: nn.Module, name: str) -> None:
+    def __init__(self, owner: object, name: str) -> None:
         self.recorded: list[Any] | None = None
         self.method: Callable[..., Any] = getattr(owner, name)
         setattr(owner, name, self)
@@ -41,23 +43,38 @@ class MethodTap:
         return result
 
 
+class ArgumentTap(MethodTap):
+    """Stands in for a method of one instance and keeps what it is called with, by parameter name."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Record the arguments; call the method."""
+        if self.recorded is not None:
+            bound = inspect.signature(self.method).bind(*args, **kwargs)
+            self.recorded.append(bound.arguments)
+        return self.method(*args, **kwargs)
+
+
 class Taps:
     """The taps of one student, attached once, recording only within :meth:`recording`.
 
     Args:
         student: The module that the paths start from.
         paths: Tap name to a module's path (``'bbox_head'``: its outputs) or a method's
-            (``'bbox_head._get_targets_single()'``: its results).
+            (``'bbox_head._get_targets_single()'``: its results; ``'bbox_head.loss(...)'``: its arguments).
+            The owner of a method may be any object, such as a head's assigner. Of two taps of one method the one
+            on its arguments comes first.
     """
 
     def __init__(self, student: nn.Module, paths: dict[str, str]) -> None:
         self._taps: dict[str, OutputTap | MethodTap] = {}
         for name, path in paths.items():
-            if path.endswith('()'):
-                owner, _, method = path.removesuffix('()').rpartition('.')
-                self._taps[name] = MethodTap(student.get_submodule(owner), method)
-            else:
-                self._taps[name] = OutputTap(student.get_submodule(path))
+            target, parenthesis, inside = path.partition('(')
+            if not parenthesis:
+                self._taps[name] = OutputTap(student.get_submodule(target))
+                continue
+            owner, _, method = target.rpartition('.')
+            kind = MethodTap if inside == ')' else ArgumentTap
+            self._taps[name] = kind(_resolve(student, owner), method)
 
     @contextmanager
     def recording(self) -> Iterator[dict[str, list[Any]]]:
@@ -70,3 +87,8 @@ class Taps:
         finally:
             for tap in self._taps.values():
                 tap.recorded = None
+
+
+def _resolve(student: nn.Module, path: str) -> object:
+    """What stands at a dotted path; not ``get_submodule``, because an assigner or a coder is no module."""
+    return functools.reduce(getattr, path.split('.') if path else [], student)

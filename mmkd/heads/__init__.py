@@ -5,6 +5,7 @@ from .anchor import AnchorHeadAdapter
 from .base import HeadAdapter, build_head_adapter, register_head_adapter
 from .dense import Assignment, DenseHeadAdapter, DenseOutputs, SampledTargetsAdapter
 from .neck import NeckAdapter
+from .roi import RoIHeadAdapter, roi_logits
 
 __all__ = [
     'AnchorHeadAdapter',
@@ -13,7 +14,9 @@ __all__ = [
     'DenseOutputs',
     'HeadAdapter',
     'NeckAdapter',
+    'RoIHeadAdapter',
     'SampledTargetsAdapter',
     'build_head_adapter',
     'register_head_adapter',
+    'roi_logits',
 ]

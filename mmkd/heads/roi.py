@@ -1,0 +1,284 @@
+"""RoI heads of two-stage detectors: the teacher's box head scores the RoIs that the student's own step sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmkd.structures import Activation, SampleTable, Step
+
+from .base import HeadAdapter, register_head_adapter
+
+UNSUPPORTED = {
+    'MultiInstanceRoIHead': 'each RoI predicts a set of objects, so that there is no one logit vector of a RoI',
+    'TridentRoIHead': 'its backbone repeats the batch for every branch in training and for none in evaluation, '
+    "so that the student's RoIs name images that the teacher's features do not have",
+}
+"""RoI heads of the family that cannot be distilled, and why."""
+
+
+@dataclass
+class RoITable(SampleTable):
+    """Samples of one box head: the RoIs of one stage, image by image, positives first within an image.
+
+    Attributes:
+        student_rows: (N, C) logits of the student.
+        rois: (N, 5) index of the image and xyxy box in input pixels.
+        run_teacher: Gives the teacher's (S, C) logits at (S, 5) RoIs.
+    """
+
+    student_rows: Tensor
+    rois: Tensor
+    run_teacher: Callable[[Tensor], Tensor]
+
+    @cached_property
+    def teacher_rows(self) -> Tensor:
+        """(N, C) logits of the teacher at all RoIs; kept, so that other samplers find them."""
+        return self.run_teacher(self.rois)
+
+    def student_logits(self, index: Tensor) -> Tensor:
+        """See :meth:`SampleTable.student_logits`."""
+        return self.student_rows[index]
+
+    def teacher_logits(self, index: Tensor) -> Tensor:
+        """See :meth:`SampleTable.teacher_logits`. Only the rows asked for are computed, unless all are known."""
+        if not len(index):
+            return self.student_rows.detach()[index]
+        if 'teacher_rows' in self.__dict__ or len(index) == len(self):
+            return self.teacher_rows[index]
+        return self.run_teacher(self.rois[index])
+
+    def teacher_confidence(self) -> Tensor:
+        """See :meth:`SampleTable.teacher_confidence`."""
+        if not len(self):
+            return self.weights
+        if self.activation == 'sigmoid':
+            return self.teacher_rows.float().sigmoid().amax(dim=1)
+        return self.teacher_rows.float().softmax(dim=1)[:, : self.num_classes].amax(dim=1)
+
+    def boxes(self, index: Tensor) -> Tensor:
+        """(S, 4) the RoIs."""
+        return self.rois[index, 1:5]
+
+
+@register_head_adapter('StandardRoIHead', 'CascadeRoIHead')
+class RoIHeadAdapter(HeadAdapter):
+    """Faster R-CNN and its kin, cascades included: one table per stage.
+
+    The logits, RoIs, labels and weights are the arguments of the call ``bbox_head.loss(...)`` of the student's own
+    step, the matched ground truths those of ``bbox_head.get_targets(...)``. The student's head is not run again, the
+    teacher's RPN never.
+
+    Raises:
+        ValueError: Other number of stages, classes or kind of classifier, or a head of :data:`UNSUPPORTED`.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, path: str) -> None:
+        super().__init__(student, teacher, path)
+        for head in (self.student_head, self.teacher_head):
+            for kind in type(head).__mro__:
+                if kind.__name__ in UNSUPPORTED:
+                    raise ValueError(
+                        f'{type(head).__name__} cannot be distilled: {UNSUPPORTED[kind.__name__]}. Take '
+                        'another RoI head, or a loss on features'
+                    )
+        ours, theirs = self._box_heads, _per_stage(self.teacher_head.bbox_head)
+        if len(ours) != len(theirs):
+            raise ValueError(
+                f'number of stages: the student ({type(self.student_head).__name__}) has {len(ours)}, the '
+                f'teacher ({type(self.teacher_head).__name__}) {len(theirs)}: take a teacher with as '
+                'many stages'
+            )
+        for head, teacher_head in zip(ours, theirs, strict=True):
+            _check_classifiers(head, teacher_head)
+        self._divisor = int(getattr(teacher.data_preprocessor, 'pad_size_divisor', 1))
+        cascade = isinstance(self.student_head.bbox_head, nn.ModuleList)
+        self.taps: Mapping[str, str] = {
+            f'{method}_{stage}': f'{path}.bbox_head{f".{stage}" if cascade else ""}.{method}(...)'
+            for stage in range(len(ours))
+            for method in ('loss', 'get_targets')
+        }
+
+    @property
+    def activation(self) -> Activation:
+        """See :attr:`HeadAdapter.activation`."""
+        return _activation(self._box_heads[0])
+
+    @property
+    def num_logits(self) -> int:
+        """See :attr:`HeadAdapter.num_logits`."""
+        return int(self._box_heads[0].fc_cls.out_features)
+
+    def tables(self, step: Step) -> list[SampleTable]:
+        """One table of the sampled RoIs per stage; those of a later stage are what the student refined."""
+        teacher = _TeacherPass(self.teacher_head, self._divisor, step)
+        tables: list[SampleTable] = []
+        for stage in range(len(self._box_heads)):
+            if tables and not len(tables[-1]):
+                break  # MMDetection ends a cascade that has run out of RoIs
+            tables.append(self._table(step, stage, teacher))
+        return tables
+
+    @property
+    def _box_heads(self) -> list[Any]:
+        """The student's box heads, one per stage."""
+        return _per_stage(self.student_head.bbox_head)
+
+    def _table(self, step: Step, stage: int, teacher: _TeacherPass) -> RoITable:
+        # Samplers such as OHEM rate candidates by the same method, but element by element.
+        loss = next(
+            call for call in step.record(f'loss_{stage}') if call.get('reduction_override') is None
+        )
+        sampled = step.record(f'get_targets_{stage}')[-1]['sampling_results']
+        head = self._box_heads[stage]
+        return RoITable(
+            activation=_activation(head),
+            num_classes=head.num_classes,
+            samples_per_image=[len(one.pos_inds) + len(one.neg_inds) for one in sampled],
+            labels=loss['labels'],
+            weights=loss['label_weights'],
+            object_ids=torch.cat([_object_ids(one) for one in sampled]),
+            student_rows=loss['cls_score'],
+            rois=loss['rois'],
+            run_teacher=lambda rois: teacher.logits(stage, rois),
+        )
+
+
+@torch.no_grad()
+def roi_logits(teacher: nn.Module, features: Sequence[Tensor], rois: Tensor) -> Tensor:
+    """Class logits of a two-stage detector at given boxes, whoever proposed them; its RPN is not asked.
+
+    A cascade scores the boxes as they are with every stage; its logits are the mean over the stages, as MMDetection
+    averages them in prediction.
+
+    Args:
+        teacher: A two-stage detector, in eval mode.
+        features: What its ``extract_feat`` gives for a batch of B images.
+        rois: (S, 5) index of the image in the batch and xyxy box in pixels of the detector's input.
+
+    Returns:
+        (S, C) logits without gradient; softmax heads have the background in the last column.
+    """
+    roi_head: Any = teacher.roi_head
+    context = _context(roi_head, features)
+    return torch.stack(
+        [
+            _stage_logits(roi_head, features, rois, stage, context)
+            for stage in range(len(_per_stage(roi_head.bbox_head)))
+        ]
+    ).mean(dim=0)
+
+
+@dataclass
+class _TeacherPass:
+    """The teacher's box heads on the images of one step; whatever several stages share is computed once."""
+
+    roi_head: Any
+    divisor: int
+    step: Step
+
+    @cached_property
+    def features(self) -> tuple[Tensor, ...]:
+        features = self.step.teacher_features
+        _check_strides(self.roi_head, features, self.step.inputs.shape[-2:], self.divisor)
+        return features
+
+    @cached_property
+    def context(self) -> dict[str, Tensor]:
+        return _context(self.roi_head, self.features)
+
+    @torch.no_grad()
+    def logits(self, stage: int, rois: Tensor) -> Tensor:
+        return _stage_logits(self.roi_head, self.features, rois, stage, self.context)
+
+
+def _stage_logits(
+    roi_head: Any,
+    features: Sequence[Tensor],
+    rois: Tensor,
+    stage: int,
+    context: Mapping[str, Tensor],
+) -> Tensor:
+    """(S, C) logits of one stage by the RoI head's own forward, which knows what is special about it."""
+    stages = (stage,) if isinstance(roi_head.bbox_head, nn.ModuleList) else ()
+    return roi_head._bbox_forward(*stages, features, rois, **context)['cls_score']
+
+
+def _context(roi_head: Any, features: Sequence[Tensor]) -> dict[str, Tensor]:
+    """What HTC (semantic branch) and SCNet (also global context) add to the features of every RoI."""
+    context = {}
+    if getattr(roi_head, 'with_semantic', False):
+        context['semantic_feat'] = roi_head.semantic_head(features)[1]
+    if getattr(roi_head, 'with_glbctx', False):
+        context['glbctx_feat'] = roi_head.glbctx_head(features)[1]
+    return context
+
+
+def _object_ids(sampled: Any) -> Tensor:
+    """(n,) ground truth of the RoIs of one image, -1 for background; MMDetection lines up positives first."""
+    negatives = sampled.pos_assigned_gt_inds.new_full((len(sampled.neg_inds),), -1)
+    return torch.cat([sampled.pos_assigned_gt_inds, negatives])
+
+
+def _per_stage(modules: Any) -> list[Any]:
+    """The modules of a cascade's stages, or the one module of a head without stages."""
+    return list(modules) if isinstance(modules, nn.ModuleList) else [modules]
+
+
+def _check_classifiers(student: Any, teacher: Any) -> None:
+    for role, head in (('student', student), ('teacher', teacher)):
+        columns = getattr(getattr(head, 'fc_cls', None), 'out_features', None)
+        expected = head.num_classes + (_activation(head) == 'softmax')
+        if columns != expected:
+            raise ValueError(
+                f"the {role}'s {type(head).__name__} puts out {columns} logits for {head.num_classes} classes "
+                f'({_loss_name(head)}): only softmax over classes and background ({head.num_classes + 1} '
+                f'logits) or sigmoid over classes ({head.num_classes}) can be distilled. Use '
+                'CrossEntropyLoss(use_sigmoid=False) as loss_cls'
+            )
+    for what, fix, read in (
+        (
+            'number of classes',
+            'take a teacher trained on the same classes',
+            lambda head: head.num_classes,
+        ),
+        ('activation', 'use the same kind of loss_cls in both heads', _activation),
+    ):
+        ours, theirs = read(student), read(teacher)
+        if ours != theirs:
+            raise ValueError(
+                f'{what}: the student ({_loss_name(student)}) has {ours}, the teacher '
+                f'({_loss_name(teacher)}) {theirs}: {fix}'
+            )
+
+
+def _check_strides(
+    roi_head: Any, features: Sequence[Tensor], size: Sequence[int], divisor: int
+) -> None:
+    """Whether the RoI extractors read the maps at the scale that these have, up to rounding and padding."""
+    for extractor in _per_stage(roi_head.bbox_roi_extractor):
+        strides = extractor.featmap_strides
+        fits = len(strides) <= len(features) and all(
+            abs(cells * stride - pixels) <= stride + divisor
+            for stride, level in zip(strides, features, strict=False)
+            for cells, pixels in zip(level.shape[-2:], size, strict=True)
+        )
+        if not fits:
+            raise ValueError(
+                f"the teacher's bbox_roi_extractor has featmap_strides {list(strides)}, but for an input of "
+                f'{tuple(size)} its neck gives maps of {[tuple(level.shape[-2:]) for level in features]}: '
+                'set teacher.config to the config that trained the checkpoint'
+            )
+
+
+def _activation(head: Any) -> Activation:
+    return 'sigmoid' if getattr(head.loss_cls, 'use_sigmoid', False) else 'softmax'
+
+
+def _loss_name(head: Any) -> str:
+    return f'{type(head).__name__} with {type(head.loss_cls).__name__}'
