@@ -1,0 +1,147 @@
+"""Print the class pairs that a trained AEKT layer relates most.
+
+AEKT's serial layer maps the student's logits s to the distilled logits W s + b; it starts with W = I. W[a, b] above 0
+says that the logit of class b speaks for class a in what the teacher says, below 0 that it speaks against. A pair is
+ranked by the mean of both directions.
+
+    python tools/related_classes.py work_dirs/aekt/epoch_12.pth
+    python tools/related_classes.py work_dirs/aekt/epoch_12.pth --top 50 --loss aekt
+
+The layer is in the checkpoints of training (keys `distill.*`), not in an exported student.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+KEY_END = '.serial_layer.offset'
+
+
+class Relation(NamedTuple):
+    """Two classes and what each one's logit says for the other.
+
+    Attributes:
+        first: Class a.
+        second: Class b.
+        first_from_second: W[a, b], what the logit of b says for a.
+        second_from_first: W[b, a].
+    """
+
+    first: str
+    second: str
+    first_from_second: float
+    second_from_first: float
+
+    @property
+    def strength(self) -> float:
+        """Mean of both directions."""
+        return (self.first_from_second + self.second_from_first) / 2
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = parse_arguments(arguments)
+    try:
+        print(report(args.checkpoint, args.loss, args.top))
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f'related_classes: {error}')
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('checkpoint', help='checkpoint of a training with mmkd.AEKTLoss')
+    parser.add_argument('--loss', help="the loss's name in model.losses, where there are several")
+    parser.add_argument('--top', type=int, default=20, help='number of pairs (default: 20)')
+    args = parser.parse_args(arguments)
+    if args.top < 1:
+        parser.error(f'--top {args.top}: at least 1 pair')
+    return args
+
+
+def report(path: str, loss: str | None, top: int) -> str:
+    """The table of the most related pairs of a checkpoint.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The checkpoint has no such layer, or one that was never trained.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'there is no file {path!r}')
+    checkpoint = torch.load(path, map_location='cpu', weights_only=False)
+    offset = find_layer(checkpoint.get('state_dict', checkpoint), loss)
+    if not offset.any():
+        raise ValueError(f'{path}: the layer is the identity still: nothing has been learned')
+    meta = checkpoint.get('meta') or {}
+    relations = rank(offset, class_names(meta, len(offset)))[:top]
+    width = max(len(name) for pair in relations for name in (pair.first, pair.second))
+    lines = [f'{"class a":{width}}  {"class b":{width}}     mean  W[a, b]  W[b, a]']
+    lines += [
+        f'{pair.first:{width}}  {pair.second:{width}}  {pair.strength:+.4f}  '
+        f'{pair.first_from_second:+.4f}  {pair.second_from_first:+.4f}'
+        for pair in relations
+    ]
+    return '\n'.join(lines)
+
+
+def find_layer(state: Mapping[str, Tensor], loss: str | None = None) -> Tensor:
+    """(C, C) W - I of the AEKT loss of this name, or of the only one.
+
+    Raises:
+        ValueError: There is none, or none of this name, or several and no name.
+    """
+    found = {
+        key.removeprefix('module.').removeprefix('distill.').removesuffix(KEY_END): value
+        for key, value in state.items()
+        if key.removeprefix('module.').startswith('distill.') and key.endswith(KEY_END)
+    }
+    if not found:
+        raise ValueError(
+            'the checkpoint has no AEKT layer: take a checkpoint of the training itself (not an exported '
+            "student) of a recipe with mmkd.AEKTLoss and serial='task_then_distill'"
+        )
+    if loss is None and len(found) > 1:
+        raise ValueError(f'the checkpoint has several AEKT layers: choose --loss {"|".join(found)}')
+    name = next(iter(found)) if loss is None else loss
+    if name not in found:
+        raise ValueError(f'--loss {name}: the checkpoint has the layers of {", ".join(found)}')
+    return found[name].double()
+
+
+def class_names(meta: Mapping[str, Any], num_logits: int) -> list[str]:
+    """A name for every logit: the data set's classes, background where the head has a logit of it.
+
+    Raises:
+        ValueError: The checkpoint names another number of classes.
+    """
+    dataset_meta = meta.get('dataset_meta') or {}
+    names = dataset_meta.get('classes') or dataset_meta.get('CLASSES')
+    if names is None:
+        return [f'class {number}' for number in range(num_logits)]
+    names = [names] if isinstance(names, str) else list(names)
+    if num_logits == len(names) + 1:
+        names.append('background')
+    if num_logits != len(names):
+        raise ValueError(f'the checkpoint names {len(names)} classes, its layer has {num_logits}')
+    return names
+
+
+def rank(offset: Tensor, names: Sequence[str]) -> list[Relation]:
+    """All pairs of classes, the most related first."""
+    relations = [
+        Relation(names[a], names[b], float(offset[a, b]), float(offset[b, a]))
+        for a in range(len(names))
+        for b in range(a + 1, len(names))
+    ]
+    return sorted(relations, key=lambda relation: relation.strength, reverse=True)
+
+
+if __name__ == '__main__':
+    main()
