@@ -1,4 +1,5 @@
-# RetinaNet for the embedded shapes at 128 px: ResNet-18 of width 8, trained from scratch.
+# RetinaNet for the embedded shapes at 128 px: ResNet-18 of width 8, trained from scratch, which needs the norms
+# (group norm in the head: its convolutions are shared by levels whose statistics differ).
 _base_ = 'mmdet::_base_/models/retinanet_r50_fpn.py'
 model = dict(
     backbone=dict(
@@ -8,14 +9,15 @@ model = dict(
         norm_eval=False,
         init_cfg=None,
     ),
-    neck=dict(in_channels=[8, 16, 32, 64], out_channels=32),
+    neck=dict(in_channels=[8, 16, 32, 64], out_channels=32, norm_cfg=dict(type='BN')),
     bbox_head=dict(
         num_classes=10,
         in_channels=32,
         feat_channels=32,
         stacked_convs=2,
-        # Objects are 10 to 120 px wide: anchors start at 16 px instead of COCO's 32.
-        anchor_generator=dict(octave_base_scale=2, scales_per_octave=3),
+        norm_cfg=dict(type='GN', num_groups=8),
+        # Objects are 10 to 120 px wide and turned by any angle: square anchors, from 16 px on instead of COCO's 32.
+        anchor_generator=dict(octave_base_scale=2, ratios=[1.0]),
     ),
     test_cfg=dict(max_per_img=50),
 )
