@@ -74,6 +74,7 @@ DETECTORS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 STAGES = {'cascade': 3, 'cascade_mask': 3, 'htc': 3, 'scnet': 3}
 ALL = dict(type='mmkd.CKDLoss')
+AEKT = dict(type='mmkd.AEKTLoss')
 every_detector = pytest.mark.parametrize('name', DETECTORS)
 
 
@@ -92,7 +93,8 @@ class Run:
     plain_calls: list[int]
     """Likewise in the same step without a teacher."""
     teacher_rpn_calls: int
-    gradients: Mapping[str, Tensor]
+    gradients: Mapping[str, Mapping[str, Tensor]]
+    """Of one loss alone, in the student's backbone and in each of its box heads."""
 
     @property
     def tables(self) -> list[RoITable]:
@@ -129,7 +131,7 @@ def run(name: str) -> Run:
         teacher.neck.out_channels = teacher.rpn_head.in_channels = 48
         teacher.roi_head.bbox_roi_extractor.out_channels = 48
         teacher.roi_head.bbox_head.in_channels = 48
-    model = zoo.distiller(student, teacher, losses=dict(ckd=ALL))
+    model = zoo.distiller(student, teacher, losses=dict(ckd=ALL, aekt=AEKT))
     roi_head = model.student.roi_head
     heads, extractors = per_stage(roi_head.bbox_head), per_stage(roi_head.bbox_roi_extractor)
     seen: list[dict[str, Tensor]] = [{} for _ in heads]
@@ -163,10 +165,16 @@ def run(name: str) -> Run:
     steps = zoo.record_steps(model)
     torch.manual_seed(1)
     losses = zoo.one_step(model, data, of='loss_ckd')
+    gradients = {'ckd': part_gradients(model)}
     distilled_calls = student_calls.copy()
     torch.manual_seed(1)
     with zoo.mmdet_scope():
         model.student(**copy.deepcopy(data), mode='loss')
+    plain_calls = [
+        after - before for after, before in zip(student_calls, distilled_calls, strict=True)
+    ]
+    zoo.one_step(model, data, of='loss_aekt')
+    gradients['aekt'] = part_gradients(model)
     return Run(
         model=model,
         data=data,
@@ -174,15 +182,19 @@ def run(name: str) -> Run:
         step=steps[0],
         seen=seen,
         student_calls=distilled_calls,
-        plain_calls=[
-            after - before for after, before in zip(student_calls, distilled_calls, strict=False)
-        ],
+        plain_calls=plain_calls,
         teacher_rpn_calls=rpn_calls[0],
-        gradients=dict(
-            backbone=zoo.gradient(model.student.backbone),
-            **{f'box head {stage}': zoo.gradient(head) for stage, head in enumerate(heads)},
-        ),
+        gradients=gradients,
     )
+
+
+def part_gradients(model: Distiller) -> dict[str, Tensor]:
+    student = model.student
+    heads = per_stage(student.roi_head.bbox_head)
+    return {
+        'backbone': zoo.gradient(student.backbone),
+        **{f'box head {stage}': zoo.gradient(head) for stage, head in enumerate(heads)},
+    }
 
 
 @torch.no_grad()
@@ -206,12 +218,15 @@ def box_head_logits(teacher: nn.Module, inputs: Tensor, rois: Tensor, stage: int
 
 
 @every_detector
-def test_ckd_reaches_the_students_backbone_and_every_box_head(name: str) -> None:
+@pytest.mark.parametrize('method', ['ckd', 'aekt'])
+def test_distillation_reaches_the_students_backbone_and_every_box_head(
+    name: str, method: str
+) -> None:
     result = run(name)
     assert isinstance(result.model._head, RoIHeadAdapter)
     values = [value for entry in result.losses.values() for value in _flat(entry)]
     assert all(torch.isfinite(value).all() for value in values)
-    for part, gradient in result.gradients.items():
+    for part, gradient in result.gradients[method].items():
         assert torch.isfinite(gradient).all(), part
         assert gradient.abs().max() > 0, part
     assert all(parameter.grad is None for parameter in result.model.teacher.model.parameters())
