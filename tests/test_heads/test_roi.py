@@ -33,6 +33,13 @@ C4 = dict(
     roi_head__bbox_head__in_channels=512,
     train_cfg__rcnn__sampler__num=16,
 )
+SABL = dict(
+    cls_in_channels=zoo.WIDTH,
+    reg_in_channels=zoo.WIDTH,
+    cls_out_channels=64,
+    reg_offset_out_channels=zoo.WIDTH,
+    reg_cls_out_channels=zoo.WIDTH,
+)
 DETECTORS: dict[str, tuple[str, dict[str, Any]]] = {
     'faster': ('faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', RCNN),
     'faster_ohem': ('faster_rcnn/faster-rcnn_r50_fpn_ohem_1x_coco.py', RCNN),
@@ -61,18 +68,25 @@ DETECTORS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     'sabl': (
         'sabl/sabl-faster-rcnn_r50_fpn_1x_coco.py',
-        RCNN
-        | dict(
-            roi_head__bbox_head__cls_in_channels=zoo.WIDTH,
-            roi_head__bbox_head__reg_in_channels=zoo.WIDTH,
-            roi_head__bbox_head__cls_out_channels=64,
-            roi_head__bbox_head__reg_offset_out_channels=zoo.WIDTH,
-            roi_head__bbox_head__reg_cls_out_channels=zoo.WIDTH,
-        ),
+        RCNN | {f'roi_head__bbox_head__{key}': value for key, value in SABL.items()},
     ),
+    'sabl_cascade': (
+        'sabl/sabl-cascade-rcnn_r50_fpn_1x_coco.py',
+        CASCADE
+        | {
+            f'roi_head__bbox_head__{stage}__{key}': value
+            for stage in range(3)
+            for key, value in SABL.items()
+        },
+    ),
+    'mask_scoring': ('ms_rcnn/ms-rcnn_r50_fpn_1x_coco.py', RCNN),
+    'point_rend': ('point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py', RCNN),
+    'groie': ('groie/faste-rcnn_r50_fpn_groie_1x_coco.py', RCNN),
+    'guided_anchoring': ('guided_anchoring/ga-faster-rcnn_r50_fpn_1x_coco.py', RCNN),
+    'cascade_rpn': ('cascade_rpn/cascade-rpn_faster-rcnn_r50-caffe_fpn_1x_coco.py', RCNN),
     'pisa': ('pisa/faster-rcnn_r50_fpn_pisa_1x_coco.py', RCNN),
 }
-STAGES = {'cascade': 3, 'cascade_mask': 3, 'htc': 3, 'scnet': 3}
+STAGES = dict.fromkeys(('cascade', 'cascade_mask', 'htc', 'scnet', 'sabl_cascade'), 3)
 ALL = dict(type='mmkd.CKDLoss')
 AEKT = dict(type='mmkd.AEKTLoss')
 every_detector = pytest.mark.parametrize('name', DETECTORS)
