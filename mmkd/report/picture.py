@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.patheffects import withStroke
 
 from mmkd.report.detections import Objects, Scene, match
 
@@ -49,7 +50,7 @@ def draw_report(
         The figure: one panel per image and column, row by row, and the panel of the curves.
     """
     columns = 1 + len(detections)
-    height = len(scenes) * (_TILE_INCHES + 0.25) + _CURVE_INCHES + 1.2
+    height = len(scenes) * (_TILE_INCHES + 0.1) + _CURVE_INCHES + 1.0
     figure = Figure(figsize=(columns * _TILE_INCHES, height), dpi=_DPI, layout='constrained')
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
@@ -140,7 +141,19 @@ def _draw_detections(axes: Axes, detections: Objects, scene: Scene, classes: Seq
 def _add_box(axes: Axes, box: Sequence[float], colour: object, style: object) -> None:
     left, top, right, bottom = box
     axes.add_patch(
-        Rectangle((left, top), right - left, bottom - top, fill=False, ec=colour, ls=style, lw=1.8)
+        Rectangle(
+            (left, top),
+            right - left,
+            bottom - top,
+            fill=False,
+            ec=colour,
+            ls=style,
+            lw=1.8,
+            # A box along the image's edge is shown at full width.
+            clip_on=False,
+            # Images have any colour, so a box has a dark rim.
+            path_effects=[withStroke(linewidth=3.2, foreground='#202020')],
+        )
     )
 
 
@@ -181,7 +194,9 @@ def _draw_curves(axes: Axes, curves: Mapping[str, Mapping[int, float]], metric: 
             weight='bold',
             annotation_clip=False,
         )
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    # Only epochs that there are, at most about a dozen.
+    epochs = sorted({epoch for curve in curves.values() for epoch in curve})
+    axes.set_xticks(epochs[:: math.ceil(len(epochs) / 12) or 1])
     axes.set_xlabel('epoch')
     axes.set_ylabel(metric)
     axes.grid(alpha=0.3)
