@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mmkd.structures import Activation, SampleTable, Step
+from mmkd.structures import Activation, SampleTable, Step, TeacherPass
 
 from .base import HeadAdapter, adapter_class
 
@@ -182,6 +182,7 @@ class DenseHeadAdapter(HeadAdapter):
         Raises:
             RuntimeError: The captured targets do not cover the class maps.
         """
+        teacher = step.teacher
         outputs = self.student_outputs(step)
         assignments = self.assignments(step, outputs)
         counts = [len(assigned.labels) for assigned in assignments]
@@ -202,7 +203,7 @@ class DenseHeadAdapter(HeadAdapter):
                 weights=torch.cat([assigned.weights for assigned in assignments]),
                 object_ids=torch.cat([assigned.object_ids for assigned in assignments]),
                 student=outputs,
-                run_teacher=lambda: self._run_teacher(step),
+                run_teacher=lambda: self._run_teacher(teacher),
                 channels=self.num_logits,
                 priors=self.priors(outputs),
             )
@@ -229,8 +230,20 @@ class DenseHeadAdapter(HeadAdapter):
 
     @classmethod
     def generator(cls, head: Any) -> Any:
-        """The head's generator of priors, or None."""
-        return None if cls.prior_generator is None else getattr(head, cls.prior_generator)
+        """The head's generator of priors, or None.
+
+        Raises:
+            ValueError: The head has none, though its family does: its priors are not a fixed grid.
+        """
+        if cls.prior_generator is None:
+            return None
+        if not hasattr(head, cls.prior_generator):
+            raise ValueError(
+                f'{type(head).__name__} has no {cls.prior_generator}: where it predicts its anchors, as '
+                'guided anchoring does, those of student and teacher differ and their logits cannot be '
+                'aligned'
+            )
+        return getattr(head, cls.prior_generator)
 
     def priors(self, outputs: DenseOutputs) -> Tensor | None:
         """(P, 4) boxes of the priors of one image, or None for points."""
@@ -262,8 +275,8 @@ class DenseHeadAdapter(HeadAdapter):
         return result
 
     @torch.no_grad()
-    def _run_teacher(self, step: Step) -> DenseOutputs:
-        return self.teacher_family.run(self.teacher_head, step.teacher_features)
+    def _run_teacher(self, teacher: TeacherPass) -> DenseOutputs:
+        return self.teacher_family.run(self.teacher_head, teacher.features)
 
 
 class SampledTargetsAdapter(DenseHeadAdapter):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmkd.structures import Activation, SampleTable, Step
+from mmkd.structures import Activation, SampleTable, Step, TeacherPass
 
 from .base import HeadAdapter, register_head_adapter
 
@@ -116,7 +116,7 @@ class RoIHeadAdapter(HeadAdapter):
 
     def tables(self, step: Step) -> list[SampleTable]:
         """One table of the sampled RoIs per stage; those of a later stage are what the student refined."""
-        teacher = _TeacherPass(self.teacher_head, self._divisor, step)
+        teacher = _TeacherStages(self.teacher_head, self._divisor, step.teacher)
         tables: list[SampleTable] = []
         for stage in range(len(self._box_heads)):
             if tables and not len(tables[-1]):
@@ -129,7 +129,7 @@ class RoIHeadAdapter(HeadAdapter):
         """The student's box heads, one per stage."""
         return _per_stage(self.student_head.bbox_head)
 
-    def _table(self, step: Step, stage: int, teacher: _TeacherPass) -> RoITable:
+    def _table(self, step: Step, stage: int, teacher: _TeacherStages) -> RoITable:
         # Samplers such as OHEM rate candidates by the same method, but element by element.
         loss = next(
             call for call in step.record(f'loss_{stage}') if call.get('reduction_override') is None
@@ -175,17 +175,17 @@ def roi_logits(teacher: nn.Module, features: Sequence[Tensor], rois: Tensor) -> 
 
 
 @dataclass
-class _TeacherPass:
+class _TeacherStages:
     """The teacher's box heads on the images of one step; whatever several stages share is computed once."""
 
     roi_head: Any
     divisor: int
-    step: Step
+    images: TeacherPass
 
     @cached_property
     def features(self) -> tuple[Tensor, ...]:
-        features = self.step.teacher_features
-        _check_strides(self.roi_head, features, self.step.inputs.shape[-2:], self.divisor)
+        features = self.images.features
+        _check_strides(self.roi_head, features, self.images.inputs.shape[-2:], self.divisor)
         return features
 
     @cached_property

@@ -2,7 +2,7 @@
 
 from .pairs import Activation, FeaturePair, LogitPairs
 from .samples import Sampler, SampleTable
-from .step import HeadSource, NeckSource, Step
+from .step import HeadSource, NeckSource, Step, TeacherPass
 
 __all__ = [
     'Activation',
@@ -13,4 +13,5 @@ __all__ = [
     'SampleTable',
     'Sampler',
     'Step',
+    'TeacherPass',
 ]

@@ -43,6 +43,28 @@ class NeckSource(Protocol):
 
 
 @dataclass
+class TeacherPass:
+    """The teacher on the pixels of one step: it runs when its features are first read, and only once.
+
+    Tables refer to it and not to the step, which refers to them: without a cycle a step's graph is freed at its end.
+
+    Attributes:
+        inputs: (B, 3, H, W) the student's normalised input.
+        data_samples: The batch's data samples.
+        run: Runs the teacher's backbone and neck on them.
+    """
+
+    inputs: Tensor
+    data_samples: Sequence[Any]
+    run: Callable[[Tensor, Sequence[Any]], tuple[Tensor, ...]]
+
+    @cached_property
+    def features(self) -> tuple[Tensor, ...]:
+        """The teacher's neck outputs, shallow to deep."""
+        return self.run(self.inputs, self.data_samples)
+
+
+@dataclass
 class Step:
     """What a batch left behind in the student, and access to the teacher.
 
@@ -64,9 +86,14 @@ class Step:
     _pairs: dict[Sampler, list[LogitPairs]] = field(default_factory=dict, init=False)
 
     @cached_property
+    def teacher(self) -> TeacherPass:
+        """The teacher on the step's pixels."""
+        return TeacherPass(self.inputs, self.data_samples, self.run_teacher)
+
+    @property
     def teacher_features(self) -> tuple[Tensor, ...]:
         """The teacher's neck outputs on the same pixels; the teacher runs when this is first read."""
-        return self.run_teacher(self.inputs, self.data_samples)
+        return self.teacher.features
 
     @cached_property
     def tables(self) -> list[SampleTable]:
