@@ -318,10 +318,12 @@ def report(
 
 
 def command_line(args: argparse.Namespace) -> str:
-    """The command that repeats the comparison, without where it runs and what it writes."""
+    """The command that repeats the comparison, without how and where it runs."""
     words = ['--methods', *args.methods, '--seeds', *map(str, args.seeds)]
     if args.model != 'retinanet':
         words += ['--model', args.model]
+    if args.config_dir != Path('configs/shapes'):
+        words += ['--config-dir', str(args.config_dir)]
     for variant in args.variant:
         words += ['--variant', *variant]
     if args.cfg_options:
@@ -340,7 +342,7 @@ def benchmark(args: argparse.Namespace, display: Display) -> None:
         stages += [run.training, run]
     args.work_dir.mkdir(parents=True, exist_ok=True)
     run_stages(stages, args.jobs, display)
-    display.say(report(args, methods, evaluations))
+    display.say('\n' + report(args, methods, evaluations))
 
 
 def main(argv: list[str] | None = None) -> int:
