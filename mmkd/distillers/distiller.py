@@ -37,6 +37,8 @@ class Distiller(BaseModel):
         teacher: ``dict(config=..., checkpoint=...)``, see :class:`Teacher`.
         losses: Name to loss config, such as ``dict(ckd=dict(type='mmkd.CKDLoss', weight=1.0))``. Each appears in the
             log as ``loss_<name>``, already weighted.
+        head: Options of the adapter that aligns the heads, such as ``dict(layers='all')`` for every decoder layer of
+            a query head; see the adapter's class in :mod:`mmkd.heads`.
 
     Raises:
         ValueError, TypeError, RuntimeError, FileNotFoundError: Something of the recipe cannot work; the message names
@@ -48,6 +50,7 @@ class Distiller(BaseModel):
         student: Mapping[str, Any],
         teacher: Mapping[str, Any],
         losses: Mapping[str, Mapping[str, Any]] | None = None,
+        head: Mapping[str, Any] | None = None,
     ) -> None:
         built = MODELS.build(student)
         super().__init__(data_preprocessor=built.data_preprocessor)
@@ -63,7 +66,7 @@ class Distiller(BaseModel):
         self.teacher = Teacher(**teacher, student_preprocessor=built.data_preprocessor)
         self._watch = LossWatch()
         self._started = False
-        self._attach()
+        self._attach(head)
 
     def forward(
         self, inputs: Tensor, data_samples: list[Any] | None = None, mode: str = 'tensor'
@@ -164,14 +167,14 @@ class Distiller(BaseModel):
         self._non_persistent_buffers_set = student._non_persistent_buffers_set
         self._modules = student._modules
 
-    def _attach(self) -> None:
+    def _attach(self, head: Mapping[str, Any] | None) -> None:
         """Choose the adapters that the losses ask for, let them check the pair, attach their taps once."""
         needs = {need: name for name, loss in self.distill_losses.items() for need in loss.needs}
         unknown = needs.keys() - {'logits', 'features'}
         if unknown:
             raise ValueError(f'losses ask for {sorted(unknown)}; there are logits and features')
         student, teacher = self.student, self.teacher.model
-        self._head = build_head_adapter(student, teacher) if 'logits' in needs else None
+        self._head = build_head_adapter(student, teacher, head) if 'logits' in needs else None
         self._neck = (
             NeckAdapter(student, teacher, loss=needs['features']) if 'features' in needs else None
         )

@@ -5,17 +5,21 @@ from .anchor import AnchorHeadAdapter
 from .base import HeadAdapter, build_head_adapter, register_head_adapter
 from .dense import Assignment, DenseHeadAdapter, DenseOutputs, SampledTargetsAdapter
 from .neck import NeckAdapter
+from .query import DETRHeadAdapter, QueryHeadAdapter, SparseRoIHeadAdapter
 from .roi import RoIHeadAdapter, roi_logits
 
 __all__ = [
     'AnchorHeadAdapter',
     'Assignment',
+    'DETRHeadAdapter',
     'DenseHeadAdapter',
     'DenseOutputs',
     'HeadAdapter',
     'NeckAdapter',
+    'QueryHeadAdapter',
     'RoIHeadAdapter',
     'SampledTargetsAdapter',
+    'SparseRoIHeadAdapter',
     'build_head_adapter',
     'register_head_adapter',
     'roi_logits',

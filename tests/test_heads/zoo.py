@@ -127,6 +127,7 @@ def distiller(
     teacher: Mapping[str, Any],
     losses: Mapping[str, Any] | None = None,
     seed: int = 0,
+    head: Mapping[str, Any] | None = None,
 ) -> Distiller:
     """A Distiller of two model configs with random weights; ``losses`` is CKD under the name ``ckd`` if left out."""
     register_all_modules(init_default_scope=False)
@@ -138,6 +139,7 @@ def distiller(
                 config=dict(model=teacher, default_scope='mmdet'), checkpoint='random_init'
             ),
             losses=dict(ckd=CKD) if losses is None else losses,
+            head=head,
         )
         model.init_weights()
     return model.train()

@@ -1,0 +1,392 @@
+"""Query heads: one logit vector per query; a pair is the two queries that were matched with the same object."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+from torchvision.ops import box_convert
+
+from mmkd.structures import Activation, SampleTable, Step
+
+from .base import HeadAdapter, register_head_adapter
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The M predictions of one network that its own assigner matched with objects of one image.
+
+    Attributes:
+        logits: (M, C) classification logits.
+        boxes: (M, 4) predicted xyxy boxes in pixels of the network's input, without gradient.
+        labels: (M,) classes of the objects.
+        object_ids: (M,) indices of the objects among the image's ground truths.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    labels: Tensor
+    object_ids: Tensor
+
+
+@dataclass
+class QueryTable(SampleTable):
+    """Samples of one decoder layer: the objects that both networks matched with one of their queries.
+
+    Attributes:
+        student_rows: (N, C) logits of the student's matched queries.
+        teacher_rows: (N, C) logits of the teacher's matched queries.
+        student_boxes: (N, 4) boxes that the student's matched queries predict, xyxy in input pixels, no gradient.
+    """
+
+    student_rows: Tensor
+    teacher_rows: Tensor
+    student_boxes: Tensor
+
+    def student_logits(self, index: Tensor) -> Tensor:
+        """See :meth:`SampleTable.student_logits`."""
+        return self.student_rows[index]
+
+    def teacher_logits(self, index: Tensor) -> Tensor:
+        """See :meth:`SampleTable.teacher_logits`."""
+        return self.teacher_rows[index]
+
+    def teacher_confidence(self) -> Tensor:
+        """See :meth:`SampleTable.teacher_confidence`."""
+        logits = self.teacher_rows.float()
+        scores = logits.sigmoid() if self.activation == 'sigmoid' else logits.softmax(dim=-1)
+        return scores[:, : self.num_classes].amax(dim=-1)
+
+    def boxes(self, index: Tensor) -> Tensor:
+        """(S, 4) boxes that the student's matched queries predict."""
+        return self.student_boxes[index]
+
+
+class QueryHeadAdapter(HeadAdapter):
+    """Common part of heads that predict a set: query i of the student has nothing to do with query i of the teacher.
+
+    What aligns them is the ground truth. Each network's own assigner matches every object of an image with one query;
+    the student's match is the one its own loss just used. The two queries of an object are a pair, so a table has one
+    sample per object, whatever the numbers of queries. An object that one of the two could not match, because an
+    image has more objects than queries, has no pair. Unmatched queries have no counterpart and are never samples.
+
+    Args:
+        student: The student, whose head is at ``path``.
+        teacher: The teacher's network, whose head is at ``path`` too.
+        path: Name of the head's attribute.
+        layers: ``'last'`` gives one table, of the last decoder layer (or stage) of each network; ``'all'`` one per
+            layer, the first with the first and so on, which needs equally many.
+
+    Raises:
+        ValueError: Classes, activation, with ``'all'`` the number of layers, or the padding of the input differ;
+            the teacher has no assigner; ``layers`` is something else.
+    """
+
+    assigner_name: ClassVar[str]
+    """Attribute of the head that holds its assigner."""
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        path: str,
+        *,
+        layers: Literal['last', 'all'] = 'last',
+    ) -> None:
+        super().__init__(student, teacher, path)
+        if layers not in ('last', 'all'):
+            raise ValueError(f"model.head.layers: {layers!r} is neither 'last' nor 'all'")
+        self.layers = layers
+        self.teacher: Any = teacher
+        self.num_layers = self.count_layers(student, self.student_head)
+        ours, theirs = self.classifier(self.student_head), self.classifier(self.teacher_head)
+        _require_equal(
+            'number of classes',
+            int(ours.num_classes),
+            int(theirs.num_classes),
+            'take a teacher trained on the same classes',
+        )
+        _require_equal(
+            'activation',
+            _activation(ours),
+            _activation(theirs),
+            'use the same kind of loss_cls in both heads',
+        )
+        if layers == 'all':
+            _require_equal(
+                'decoder layers',
+                self.num_layers,
+                self.count_layers(teacher, self.teacher_head),
+                "set model.head=dict(layers='last')",
+            )
+        if not getattr(self.teacher_head, self.assigner_name, None):
+            raise ValueError(
+                f"the teacher's {path} ({type(self.teacher_head).__name__}) has no assigner, which matches its "
+                'queries with the ground truth: keep model.train_cfg in teacher.config'
+            )
+        padding = [
+            int(getattr(model.data_preprocessor, 'pad_size_divisor', 1))
+            for model in (student, teacher)
+        ]
+        if padding[0] % padding[1]:
+            raise ValueError(
+                f"pad_size_divisor: the student's data_preprocessor has {padding[0]}, the teacher's {padding[1]}: "
+                "make the student's a multiple of the teacher's, so that both see an image of the same size"
+            )
+
+    @property
+    def activation(self) -> Activation:
+        """See :attr:`HeadAdapter.activation`."""
+        return _activation(self.classifier(self.student_head))
+
+    @property
+    def num_classes(self) -> int:
+        """Foreground classes."""
+        return int(self.classifier(self.student_head).num_classes)
+
+    @property
+    def num_logits(self) -> int:
+        """See :attr:`HeadAdapter.num_logits`."""
+        return self.num_classes + (self.activation == 'softmax')
+
+    @classmethod
+    @abstractmethod
+    def classifier(cls, head: Any) -> Any:
+        """The module of ``head`` that has ``num_classes`` and ``loss_cls``."""
+
+    @classmethod
+    @abstractmethod
+    def count_layers(cls, detector: Any, head: Any) -> int:
+        """How many sets of predictions the head of ``detector`` makes for an image."""
+
+    @abstractmethod
+    def student_matches(self, step: Step) -> list[list[Matches]]:
+        """Matches of every wanted layer, in turn of every image, read from the taps."""
+
+    @abstractmethod
+    def teacher_matches(self, step: Step) -> list[list[Matches]]:
+        """Matches of every wanted layer, in turn of every image: the teacher runs on the step's images."""
+
+    def tables(self, step: Step) -> list[SampleTable]:
+        """One table per wanted layer, of the objects that both networks matched."""
+        layers = zip(self.student_matches(step), self.teacher_matches(step), strict=True)
+        return [self._table(ours, theirs) for ours, theirs in layers]
+
+    def wanted(self, num_layers: int) -> range:
+        """Indices of the layers that get a table."""
+        return range(num_layers)[-1:] if self.layers == 'last' else range(num_layers)
+
+    def _table(self, ours: Sequence[Matches], theirs: Sequence[Matches]) -> QueryTable:
+        kept, rows, targets = [], [], []
+        for student, teacher in zip(ours, theirs, strict=True):
+            same_object = student.object_ids[:, None] == teacher.object_ids
+            at_student, at_teacher = same_object.nonzero(as_tuple=True)
+            kept.append(at_student)
+            rows.append(student.logits[at_student])
+            targets.append(teacher.logits[at_teacher])
+        student_rows = torch.cat(rows)
+        return QueryTable(
+            activation=self.activation,
+            num_classes=self.num_classes,
+            samples_per_image=[len(at) for at in kept],
+            labels=torch.cat([match.labels[at] for match, at in zip(ours, kept, strict=True)]),
+            weights=student_rows.new_ones(len(student_rows)),
+            object_ids=torch.cat(
+                [match.object_ids[at] for match, at in zip(ours, kept, strict=True)]
+            ),
+            student_rows=student_rows,
+            teacher_rows=torch.cat(targets),
+            student_boxes=torch.cat(
+                [match.boxes[at] for match, at in zip(ours, kept, strict=True)]
+            ),
+        )
+
+
+@register_head_adapter('DETRHead')
+class DETRHeadAdapter(QueryHeadAdapter):
+    """DETR and its kin: Conditional, DAB and Deformable DETR, DINO, DDQ.
+
+    The student's head calls its assigner once per image for every decoder layer, then, in two-stage variants, for the
+    encoder's proposals. It shows the assigner the matching queries only: denoising queries (DINO, DDQ) and dense ones
+    (DDQ) have their targets by construction. Hence what the assigner saw and answered is all that a pair needs.
+
+    The teacher runs in eval mode, where it has no denoising or dense queries.
+    """
+
+    # Of two taps of one method, the one on its arguments first.
+    taps: Mapping[str, str] = {
+        'predictions': 'bbox_head.assigner.assign(...)',
+        'assignments': 'bbox_head.assigner.assign()',
+    }
+    assigner_name = 'assigner'
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        path: str,
+        *,
+        layers: Literal['last', 'all'] = 'last',
+    ) -> None:
+        for role, detector in (('student', student), ('teacher', teacher)):
+            if hasattr(detector, 'language_model'):
+                raise ValueError(
+                    f'the {role} ({type(detector).__name__}) classifies by the words of a prompt; its logits have '
+                    'no fixed classes to align. Use a detector with a fixed set of classes'
+                )
+        super().__init__(student, teacher, path, layers=layers)
+
+    @classmethod
+    def classifier(cls, head: Any) -> Any:
+        """The head itself."""
+        return head
+
+    @classmethod
+    def count_layers(cls, detector: Any, head: Any) -> int:
+        """Decoder layers whose queries reach the head."""
+        return detector.decoder.num_layers if detector.decoder.return_intermediate else 1
+
+    def student_matches(self, step: Step) -> list[list[Matches]]:
+        """See :meth:`QueryHeadAdapter.student_matches`."""
+        predictions, assignments = step.record('predictions'), step.record('assignments')
+        images = len(step.data_samples)
+        if len(assignments) not in (self.num_layers * images, (self.num_layers + 1) * images):
+            raise RuntimeError(
+                f'{type(self.student_head).__name__} called its assigner {len(assignments)} times for {images} '
+                f'images and {self.num_layers} decoder layers: an unknown order of targets. Derive an adapter '
+                'from DETRHeadAdapter and implement student_matches() for this head'
+            )
+        return [
+            [
+                _matches(
+                    predictions[call]['pred_instances'],
+                    predictions[call]['gt_instances'],
+                    assignments[call],
+                )
+                for call in range(layer * images, (layer + 1) * images)
+            ]
+            for layer in self.wanted(self.num_layers)
+        ]
+
+    @torch.no_grad()
+    def teacher_matches(self, step: Step) -> list[list[Matches]]:
+        """See :meth:`QueryHeadAdapter.teacher_matches`."""
+        head = self.teacher_head
+        queries = self.teacher.forward_transformer(step.teacher_features, step.data_samples)
+        logits, boxes = head(**queries)
+        matches: list[list[Matches]] = []
+        for layer in self.wanted(len(logits)):
+            matches.append([])
+            for image, sample in enumerate(step.data_samples):
+                distinct = _distinct_queries(head, layer, image)
+                height, width = sample.metainfo['img_shape'][:2]
+                scale = boxes.new_tensor([width, height, width, height])
+                predictions = InstanceData(
+                    scores=logits[layer, image][distinct],
+                    bboxes=box_convert(boxes[layer, image], 'cxcywh', 'xyxy')[distinct] * scale,
+                )
+                assignment = head.assigner.assign(
+                    pred_instances=predictions,
+                    gt_instances=sample.gt_instances,
+                    img_meta=sample.metainfo,
+                )
+                matches[-1].append(_matches(predictions, sample.gt_instances, assignment))
+        return matches
+
+
+@register_head_adapter('SparseRoIHead')
+class SparseRoIHeadAdapter(QueryHeadAdapter):
+    """Sparse R-CNN and QueryInst: queries are learnt proposals, layers are the stages of the RoI head."""
+
+    taps: Mapping[str, str] = {'stages': 'roi_head.bbox_loss()'}
+    assigner_name = 'bbox_assigner'
+
+    @classmethod
+    def classifier(cls, head: Any) -> Any:
+        """The last stage's box head."""
+        return head.bbox_head[-1]
+
+    @classmethod
+    def count_layers(cls, detector: Any, head: Any) -> int:
+        """Stages of the RoI head."""
+        return head.num_stages
+
+    def student_matches(self, step: Step) -> list[list[Matches]]:
+        """See :meth:`QueryHeadAdapter.student_matches`."""
+        stages = step.record('stages')
+        return [_stage_matches(stages[stage]) for stage in self.wanted(len(stages))]
+
+    @torch.no_grad()
+    def teacher_matches(self, step: Step) -> list[list[Matches]]:
+        """See :meth:`QueryHeadAdapter.teacher_matches`."""
+        head = self.teacher_head
+        features = step.teacher_features
+        proposals = self.teacher.rpn_head.predict(features, step.data_samples)
+        query_features = torch.stack([proposal.features for proposal in proposals])
+        stages = []
+        for stage in range(head.num_stages):
+            # The head has no method that predicts and matches but does not compute the loss.
+            outputs = head.bbox_loss(
+                stage=stage,
+                x=features,
+                results_list=proposals,
+                object_feats=query_features,
+                batch_img_metas=[sample.metainfo for sample in step.data_samples],
+                batch_gt_instances=[sample.gt_instances for sample in step.data_samples],
+            )
+            stages.append(outputs)
+            proposals, query_features = outputs['results_list'], outputs['object_feats']
+        return [_stage_matches(stages[stage]) for stage in self.wanted(len(stages))]
+
+
+def _matches(predictions: Any, objects: Any, assignment: Any) -> Matches:
+    """Of the queries of one image, those that an assigner gave an object; it counts objects from 1, 0 is none."""
+    query = (assignment.gt_inds > 0).nonzero().flatten()
+    object_ids = assignment.gt_inds[query] - 1
+    return Matches(
+        logits=predictions.scores[query],
+        boxes=predictions.bboxes[query].detach(),
+        labels=objects.labels[object_ids],
+        object_ids=object_ids,
+    )
+
+
+def _stage_matches(outputs: Mapping[str, Any]) -> list[Matches]:
+    """Matches of every image, of what ``SparseRoIHead.bbox_loss`` returns."""
+    images = zip(
+        outputs['cls_score'],
+        outputs['detached_proposals'],
+        outputs['sampling_results'],
+        strict=True,
+    )
+    return [
+        Matches(
+            logits=logits[sampling.pos_inds],
+            boxes=boxes[sampling.pos_inds],
+            labels=sampling.pos_gt_labels,
+            object_ids=sampling.pos_assigned_gt_inds,
+        )
+        for logits, boxes, sampling in images
+    ]
+
+
+def _distinct_queries(head: Any, layer: int, image: int) -> Tensor | slice:
+    """The queries that DDQ's decoder kept as distinct before this layer, the ones its loss and its prediction use."""
+    if layer == 0 or not hasattr(head, 'cache_dict'):
+        return slice(None)
+    masks = head.cache_dict['distinct_query_mask'][layer - 1]
+    return masks[image * head.cache_dict['num_heads'], 0]
+
+
+def _activation(classifier: Any) -> Activation:
+    return 'sigmoid' if classifier.loss_cls.use_sigmoid else 'softmax'
+
+
+def _require_equal(what: str, student: Any, teacher: Any, fix: str) -> None:
+    if student != teacher:
+        raise ValueError(f'{what}: the student has {student}, the teacher {teacher}: {fix}')
