@@ -18,6 +18,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -133,7 +134,7 @@ class TrainingRun:
     after: tuple[str, ...] = ()
     threads: int | None = None
 
-    @property
+    @cached_property
     def epochs(self) -> int:
         """The length of the training."""
         return int(resolve_config(self.config, self.options).train_cfg.max_epochs)
