@@ -37,6 +37,8 @@ class Distiller(BaseModel):
         teacher: ``dict(config=..., checkpoint=...)``, see :class:`Teacher`.
         losses: Name to loss config, such as ``dict(ckd=dict(type='mmkd.CKDLoss', weight=1.0))``. Each appears in the
             log as ``loss_<name>``, already weighted.
+        data_preprocessor: The student's, where its config has it beside ``model``, as MMPretrain's do; MMEngine's
+            Runner passes it on.
         head: Options of the adapter that aligns the heads, such as ``dict(layers='all')`` for every decoder layer of
             a query head; see the adapter's class in :mod:`mmkd.heads`.
 
@@ -51,7 +53,10 @@ class Distiller(BaseModel):
         teacher: Mapping[str, Any],
         losses: Mapping[str, Mapping[str, Any]] | None = None,
         head: Mapping[str, Any] | None = None,
+        data_preprocessor: Mapping[str, Any] | None = None,
     ) -> None:
+        if data_preprocessor is not None:
+            student = {'data_preprocessor': data_preprocessor, **student}
         built = MODELS.build(student)
         super().__init__(data_preprocessor=built.data_preprocessor)
         with isolated_rng():
@@ -103,6 +108,11 @@ class Distiller(BaseModel):
                 neck=self._neck,
             )
             for name, loss in active.items():
+                if f'loss_{name}' in losses:
+                    raise ValueError(
+                        f"model.losses.{name}: the student's own losses have a loss_{name} already: "
+                        'give the distillation loss another name'
+                    )
                 with torch.autocast(inputs.device.type, enabled=False):
                     value = weights[name] * loss(step)
                 self._watch.check(name, value, progress)
@@ -130,7 +140,11 @@ class Distiller(BaseModel):
 
     def init_weights(self) -> None:
         """Initialise the student; the teacher is loaded already and the losses initialise themselves."""
-        self.student.init_weights()
+        distill = self._modules.pop('distill')  # past the student's init_cfg and its random numbers
+        try:
+            self.student.init_weights()
+        finally:
+            self._modules['distill'] = distill
 
     def train(self, mode: bool = True) -> Distiller:
         """Set the mode of student and losses; the teacher stays in eval."""
@@ -166,6 +180,11 @@ class Distiller(BaseModel):
         self._buffers = student._buffers
         self._non_persistent_buffers_set = student._non_persistent_buffers_set
         self._modules = student._modules
+        self._state_dict_hooks = student._state_dict_hooks
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """The student's own, which may rename the keys of other checkpoints."""
+        self.student._load_from_state_dict(*args, **kwargs)
 
     def _attach(self, head: Mapping[str, Any] | None) -> None:
         """Choose the adapters that the losses ask for, let them check the pair, attach their taps once."""

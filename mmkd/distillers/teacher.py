@@ -43,7 +43,7 @@ class Teacher:
 
     def __init__(
         self,
-        config: str | Path | Mapping[str, Any],
+        config: str | Path | Mapping[str, Any] | Config,
         checkpoint: str | Path | None = None,
         *,
         student_preprocessor: nn.Module,
@@ -58,6 +58,8 @@ class Teacher:
         self.model: Any
         with isolated_rng():
             self.model = _build(config)
+            if self.checkpoint == RANDOM_INIT:
+                _init_without_pretrained(self.model)
         if self.checkpoint != RANDOM_INIT:
             self._load()
         self.model.requires_grad_(False)
@@ -105,7 +107,11 @@ class Teacher:
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
-        """A frozen network needs no copy: an EMA copy of the student shares it."""
+        """A frozen network needs no copy: an EMA copy of the student shares it.
+
+        So does what the copy holds of its parts, such as a head adapter's reference to the teacher's head.
+        """
+        memo.update((id(module), module) for module in self.model.modules())
         return self
 
     def _load(self) -> None:
@@ -117,22 +123,7 @@ class Teacher:
                 f'teacher.checkpoint: there is no file {self.checkpoint!r}: train the teacher first, '
                 'or set model.teacher.checkpoint to where its weights are'
             ) from None
-        weights = checkpoint.get('state_dict', checkpoint)
-        weights = {
-            key.removeprefix('module.'): value
-            for key, value in weights.items()
-            if not key.startswith('distill.')
-        }
-        own = self.model.state_dict()
-        missing = [
-            key for key in own.keys() - weights.keys() if not key.endswith('num_batches_tracked')
-        ]
-        unexpected = list(weights.keys() - own.keys())
-        shapes = [
-            f'{key} {tuple(weights[key].shape)} in the file, {tuple(own[key].shape)} in the config'
-            for key in own.keys() & weights.keys()
-            if weights[key].shape != own[key].shape
-        ]
+        missing, unexpected, shapes = _load_weights(self.model, checkpoint)
         problems = [
             f'{len(keys)} {what}:\n    ' + '\n    '.join(_shorten(sorted(keys)))
             for what, keys in (
@@ -149,18 +140,17 @@ class Teacher:
                 + '\nset teacher.config to the config that trained this file (same architecture, same '
                 'number of classes)'
             )
-        self.model.load_state_dict(
-            weights, strict=False
-        )  # all but num_batches_tracked checked above
         meta = checkpoint.get('meta') or {}
         dataset_meta = meta.get('dataset_meta') or {}
         names = dataset_meta.get('classes') or dataset_meta.get('CLASSES') or meta.get('CLASSES')
         self.classes = (names,) if isinstance(names, str) else tuple(names) if names else None
 
 
-def _build(config: str | Path | Mapping[str, Any]) -> Any:
+def _build(config: str | Path | Mapping[str, Any] | Config) -> Any:
     """The teacher's network as its own config describes it, in its own scope, without pretrained weights."""
-    if isinstance(config, Mapping):
+    if isinstance(config, Config):
+        loaded = config
+    elif isinstance(config, Mapping):
         loaded = Config(dict(config))
     elif '::' in str(config):
         loaded = get_config(str(config))
@@ -171,8 +161,50 @@ def _build(config: str | Path | Mapping[str, Any]) -> Any:
     model = loaded.model
     if model.type in ('mmkd.Distiller', 'Distiller'):  # a distilled student that becomes a teacher
         model = model.student
+    if 'data_preprocessor' in loaded:  # MMPretrain's configs have it beside `model`
+        model = {'data_preprocessor': loaded.data_preprocessor, **model}
     with DefaultScope.overwrite_default_scope(loaded.get('default_scope')):
         return MODELS.build(model)
+
+
+def _init_without_pretrained(model: nn.Module) -> None:
+    """Random weights everywhere: some modules only get theirs in ``init_weights``."""
+    for module in model.modules():
+        init = getattr(module, 'init_cfg', None)
+        if isinstance(init, Mapping) and init.get('type') == 'Pretrained':
+            module.init_cfg = None  # type: ignore[assignment]
+    model.init_weights()  # type: ignore[operator]
+
+
+def _load_weights(
+    model: nn.Module, checkpoint: Mapping[str, Any]
+) -> tuple[list[str], list[str], list[str]]:
+    """Load what fits; returns keys that the file lacks, keys that the model lacks, and messages on shapes.
+
+    Module by module, as MMEngine loads: heads rename the keys of older checkpoints on the way, and PyTorch's
+    ``load_state_dict`` reports either keys or shapes.
+    """
+    source = checkpoint.get('state_dict', checkpoint)
+    weights = {
+        key.removeprefix('module.'): value
+        for key, value in source.items()
+        if not key.startswith('distill.')
+    }
+    versions = getattr(source, '_metadata', {})
+    missing: list[str] = []
+    unexpected: list[str] = []
+    shapes: list[str] = []
+
+    def load(module: nn.Module, prefix: str) -> None:
+        version = versions.get(prefix[:-1], {})
+        module._load_from_state_dict(weights, prefix, version, True, missing, unexpected, shapes)
+        for name, child in module._modules.items():  # a child of two names, twice
+            if child is not None:
+                load(child, f'{prefix}{name}.')
+
+    load(model, '')
+    missing = [key for key in missing if not key.endswith('num_batches_tracked')]
+    return missing, unexpected, shapes
 
 
 def _shorten(keys: Sequence[str], limit: int = 8) -> list[str]:

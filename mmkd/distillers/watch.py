@@ -30,7 +30,7 @@ class LossWatch:
             FloatingPointError: ``value`` is NaN or Inf, unless a float16 gradient scaler is at work: that one skips
                 the step and lowers its scale.
         """
-        self._report_dead(progress)
+        self._start_epoch(int(progress.epoch))
         number = float(value.detach())
         if number - number != 0:  # NaN and Inf alike
             message = (
@@ -43,21 +43,24 @@ class LossWatch:
                 raise FloatingPointError(message)
             print_log(message + '; left to the gradient scaler', 'current', logging.WARNING)
         self._alive[name] = self._alive.get(name, False) or number != 0
+        if progress.ends_epoch:  # now, as there may be no next epoch
+            self._report(name)
 
-    def _report_dead(self, progress: Progress) -> None:
-        epoch = int(progress.epoch)
+    def _start_epoch(self, epoch: int) -> None:
         if epoch != self._epoch:
-            for name, alive in self._alive.items():
-                if not alive:
-                    print_log(
-                        f'loss_{name} was exactly 0 in every step of epoch {self._epoch}: it teaches '
-                        'nothing. Its sampler may pick no sample (mmkd.Positives on data without '
-                        'ground truth?), or all samples show one object',
-                        'current',
-                        logging.WARNING,
-                    )
+            for name in list(self._alive):  # those whose weight fell to 0 before the epoch's end
+                self._report(name)
             self._epoch = epoch
-            self._alive = {}
+
+    def _report(self, name: str) -> None:
+        if not self._alive.pop(name):
+            print_log(
+                f'loss_{name} was exactly 0 in every step of epoch {self._epoch}: it teaches nothing. '
+                'Its sampler may pick no sample (mmkd.Positives on data without ground truth?), or '
+                'all samples show one object',
+                'current',
+                logging.WARNING,
+            )
 
 
 def _scaler_at_work(device: str) -> bool:

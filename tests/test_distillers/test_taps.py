@@ -1,0 +1,132 @@
+"""Taps see what passes through one instance, while they record, and change nothing else."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mmkd.distillers.taps import Taps
+
+
+class Assigner:
+    """Not a module."""
+
+    def assign(self, boxes: int) -> int:
+        return boxes + 1
+
+
+class Head(nn.Module):
+    """A module with methods to tap."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.assigner = Assigner()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.linear(inputs)
+
+    def targets(self, first: int, second: int = 2) -> tuple[int, int]:
+        return first, second * self.assigner.assign(0)
+
+
+class Student(nn.Module):
+    """A module with a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = Head()
+
+
+PATHS = {
+    'outputs': 'head',
+    'results': 'head.targets()',
+    'arguments': 'head.assigner.assign(...)',
+}
+
+
+def test_outputs_results_and_arguments_are_recorded_in_order() -> None:
+    student = Student()
+    with Taps(student, PATHS).recording() as records:
+        first, second = (student.head(torch.full((1, 2), value)) for value in (1.0, 2.0))
+        student.head.targets(5)
+        student.head.targets(6, second=3)
+    assert records['outputs'][0] is first
+    assert records['outputs'][1] is second
+    assert first.requires_grad
+    assert records['results'] == [(5, 2), (6, 3)]
+    assert records['arguments'] == [{'boxes': 0}, {'boxes': 0}]
+
+
+def test_nothing_is_recorded_or_kept_outside_of_recording() -> None:
+    student = Student()
+    taps = Taps(student, PATHS)
+    student.head.targets(1)
+    with taps.recording() as records:
+        pass
+    student.head(torch.zeros(1, 2))
+    student.head.targets(1)
+    assert records == {'outputs': [], 'results': [], 'arguments': []}
+    with taps.recording() as again:
+        student.head.targets(2)
+    assert again['results'] == [(2, 2)]
+    assert records['results'] == []
+
+
+def test_recording_ends_with_an_exception() -> None:
+    student = Student()
+    taps = Taps(student, PATHS)
+
+    def fail_while_recording() -> None:
+        nonlocal records
+        with taps.recording() as records:
+            raise RuntimeError('in the student')
+
+    records: dict[str, list[object]] = {}
+    with pytest.raises(RuntimeError, match='in the student'):
+        fail_while_recording()
+    student.head.targets(1)
+    assert records['results'] == []
+
+
+def test_the_class_and_other_instances_stay_as_they_were() -> None:
+    class_attributes = dict(vars(Head)), dict(vars(Assigner))
+    tapped, other = Student(), Student()
+    with Taps(tapped, PATHS).recording() as records:
+        other.head(torch.zeros(1, 2))
+        other.head.targets(1)
+    assert (dict(vars(Head)), dict(vars(Assigner))) == class_attributes
+    assert not any(records.values())
+    assert 'targets' not in vars(other.head)
+
+
+def test_taps_add_nothing_to_the_module_tree() -> None:
+    plain, tapped = Student(), Student()
+    Taps(tapped, PATHS)
+    assert [name for name, _ in tapped.named_modules()] == [
+        name for name, _ in plain.named_modules()
+    ]
+    assert tapped.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_a_copy_has_taps_of_its_own() -> None:
+    student = Student()
+    taps = Taps(student, PATHS)
+    twin, twin_taps = copy.deepcopy((student, taps))
+    with taps.recording() as records, twin_taps.recording() as twin_records:
+        twin.head.linear.weight.data.zero_()
+        twin.head(torch.ones(1, 2))
+        twin.head.targets(7)
+    assert not any(records.values())
+    assert len(twin_records['outputs']) == len(twin_records['arguments']) == 1
+    assert twin_records['results'] == [(7, 2)]
+    assert twin.head.targets.method.__self__ is twin.head
+
+
+@pytest.mark.parametrize('path', ['neck', 'head.no_such()', 'neck.loss(...)'])
+def test_a_path_that_leads_nowhere_is_an_error(path: str) -> None:
+    with pytest.raises(AttributeError, match=r'neck|no_such'):
+        Taps(Student(), {'tap': path})

@@ -1,0 +1,366 @@
+"""The teacher is really loaded, stays frozen, and follows moves without ever being part of the student."""
+
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from tiny import (
+    CKD,
+    TINY_RETINANET,
+    fresh_hub,
+    recipe,
+    same,
+    save,
+    student_model,
+    teacher_model,
+    teacher_options,
+    weights,
+)
+from torch import nn
+from zoo import batch, distiller, one_step, pair
+
+from mmkd.distillers import RANDOM_INIT, Distiller, Teacher
+
+PREPROCESSOR = nn.Identity()  # normalises nothing, as far as the pixels are concerned
+CLASSES = tuple('abcdefghij')
+
+
+def make_teacher(model: Any = None, checkpoint: Any = RANDOM_INIT) -> Teacher:
+    options = teacher_options(model or teacher_model(), checkpoint)
+    return Teacher(**options, student_preprocessor=PREPROCESSOR)
+
+
+def random_drop_path() -> Config:
+    """A detector whose teacher would drop most of its paths in training mode."""
+    return teacher_model(
+        backbone=dict(
+            _delete_=True,
+            type='SwinTransformer',
+            embed_dims=8,
+            depths=[1, 1, 1, 1],
+            num_heads=[1, 2, 4, 8],
+            drop_path_rate=0.9,
+            drop_rate=0.5,
+        ),
+        neck__in_channels=[8, 16, 32, 64],
+    )
+
+
+# ---- loading
+
+
+def test_no_checkpoint_is_an_error_that_names_both_ways_out() -> None:
+    with pytest.raises(ValueError, match=r"teacher\.checkpoint is not set.*'random_init'"):
+        Teacher(config=dict(model=teacher_model()), student_preprocessor=PREPROCESSOR)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / 'nowhere.pth'
+    with pytest.raises(
+        FileNotFoundError, match=rf'teacher\.checkpoint: .*{path}.*train the teacher'
+    ):
+        make_teacher(checkpoint=path)
+
+
+def test_a_missing_config_is_named(tmp_path: Path) -> None:
+    path = tmp_path / 'nowhere.py'
+    with pytest.raises(FileNotFoundError, match=str(path)):
+        Teacher(config=path, checkpoint=RANDOM_INIT, student_preprocessor=PREPROCESSOR)
+
+
+def test_a_config_without_a_model_says_what_is_expected() -> None:
+    with pytest.raises(ValueError, match=r'teacher\.config has no `model`'):
+        Teacher(config=teacher_model(), checkpoint=RANDOM_INIT, student_preprocessor=PREPROCESSOR)
+
+
+def test_every_weight_comes_from_the_file(tmp_path: Path) -> None:
+    source = make_teacher().model
+    path = save(source, tmp_path / 'teacher.pth', CLASSES)
+    torch.manual_seed(99)
+    loaded = make_teacher(checkpoint=path)
+    assert same(loaded.model.state_dict(), source.state_dict())
+    assert loaded.classes == CLASSES
+
+
+@pytest.mark.parametrize('form', ['bare', 'data_parallel', 'distilled', 'without_counters'])
+def test_other_forms_of_checkpoint(tmp_path: Path, form: str) -> None:
+    source = make_teacher().model
+    state = dict(source.state_dict())
+    content: dict[str, Any] = {
+        'bare': state,
+        'data_parallel': dict(state_dict={f'module.{key}': state[key] for key in state}),
+        'distilled': dict(state_dict=state | {'distill.ckd.weight': torch.ones(3)}),
+        'without_counters': {key: state[key] for key in state if 'num_batches' not in key},
+    }[form]
+    torch.save(content, tmp_path / 'teacher.pth')
+    loaded = make_teacher(checkpoint=tmp_path / 'teacher.pth')
+    assert same(loaded.model.state_dict(), state)
+    assert loaded.classes is None
+
+
+def test_missing_unexpected_and_misshapen_keys_are_all_listed(tmp_path: Path) -> None:
+    path = tmp_path / 'teacher.pth'
+    state = dict(make_teacher().model.state_dict())
+    del state['backbone.conv1.weight']
+    state['bbox_head.extra.bias'] = torch.zeros(1)
+    state['bbox_head.retina_cls.bias'] = torch.zeros(80)
+    torch.save(dict(state_dict=state), path)
+    with pytest.raises(RuntimeError, match=re.escape(str(path))) as raised:
+        make_teacher(checkpoint=path)
+    message = str(raised.value)
+    assert re.search(r'1 keys of the config are missing .*\n +backbone\.conv1\.weight\n', message)
+    assert re.search(r'1 keys of the file are unknown .*\n +bbox_head\.extra\.bias\n', message)
+    assert re.search(r'1 keys have other shapes.*\n.*bbox_head\.retina_cls\.bias.*80.*10', message)
+    assert 'set teacher.config to the config that trained this file' in message
+
+
+def test_another_class_count_is_seen_in_the_shapes(tmp_path: Path) -> None:
+    path = save(make_teacher(teacher_model(bbox_head__num_classes=20)).model, tmp_path / 't.pth')
+    with pytest.raises(
+        RuntimeError, match=r'2 keys have other shapes(.|\n)*same number of classes'
+    ):
+        make_teacher(checkpoint=path)
+
+
+def test_a_long_list_is_cut(tmp_path: Path) -> None:
+    path = save(make_teacher(teacher_model(backbone__depth=34)).model, tmp_path / 'deep.pth')
+    with pytest.raises(RuntimeError, match=r'\d+ keys of the file are unknown') as raised:
+        make_teacher(checkpoint=path)
+    assert re.search(r'\.\.\. and \d+ more', str(raised.value))
+    assert len(str(raised.value).splitlines()) < 30
+
+
+def test_a_failed_load_of_the_same_names_in_other_widths(tmp_path: Path) -> None:
+    path = save(make_teacher(student_model()).model, tmp_path / 'narrow.pth')
+    with pytest.raises(RuntimeError, match=r'\d+ keys have other shapes'):
+        make_teacher(checkpoint=path)
+
+
+def test_keys_of_older_checkpoints_are_renamed_as_mmdetection_does(tmp_path: Path) -> None:
+    """FCOS of the model zoo has `fcos_cls` where its head now has `conv_cls`."""
+    _, model = pair('mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py')
+    source = make_teacher(model).model
+    old = {
+        key.replace('bbox_head.conv_', 'bbox_head.fcos_'): v for key, v in weights(source).items()
+    }
+    assert 'bbox_head.fcos_cls.weight' in old
+    torch.save(dict(state_dict=old, meta={}), tmp_path / 'old.pth')
+    loaded = make_teacher(model, tmp_path / 'old.pth').model
+    assert same(loaded.state_dict(), source.state_dict())
+
+
+@pytest.mark.parametrize('where', ['path', 'dict'])
+def test_a_distilled_student_teaches_in_its_turn(
+    tmp_path: Path, where: str, no_run_in_progress: None
+) -> None:
+    config = recipe(Config.fromfile(TINY_RETINANET), losses=dict(ckd=CKD))
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        first = Distiller(**{k: v for k, v in config.model.items() if k != 'type'})
+    path = save(first, tmp_path / 'distilled.pth')
+    options: Any = config
+    if where == 'path':
+        options = tmp_path / 'recipe.py'
+        config.dump(options)
+    second = Teacher(config=options, checkpoint=path, student_preprocessor=PREPROCESSOR)
+    assert type(second.model).__name__ == 'RetinaNet'
+    assert same(second.model.state_dict(), first.state_dict())
+
+
+def test_a_preprocessor_beside_the_model_is_the_teachers() -> None:
+    """MMPretrain's configs have it there: without it the teacher would see other pixels."""
+    config = Config.fromfile(TINY_RETINANET.with_name('tiny_classifier.py'))
+    teacher = Teacher(config=config, checkpoint=RANDOM_INIT, student_preprocessor=PREPROCESSOR)
+    assert teacher.model.data_preprocessor.mean.flatten().tolist() == [127.5] * 3
+    grey = teacher.convert_pixels(torch.full((1, 3, 2, 2), 127.5), [])
+    assert torch.equal(grey, torch.zeros(1, 3, 2, 2))
+
+
+def test_a_config_of_the_model_zoo_is_found_by_its_name() -> None:
+    teacher = Teacher(
+        config='mmpretrain::mobilenet_v2/mobilenet-v2_8xb32_in1k.py',
+        checkpoint=RANDOM_INIT,
+        student_preprocessor=PREPROCESSOR,
+    )
+    assert type(teacher.model).__name__ == 'ImageClassifier'
+    mean = teacher.model.data_preprocessor.mean.flatten()
+    torch.testing.assert_close(mean, torch.tensor([123.675, 116.28, 103.53]))
+
+
+# ---- class names
+
+
+def checked(tmp_path: Path, classes: Any) -> Teacher:
+    return make_teacher(checkpoint=save(make_teacher().model, tmp_path / 'teacher.pth', classes))
+
+
+def test_the_data_sets_classes_may_be_the_teachers(tmp_path: Path) -> None:
+    checked(tmp_path, CLASSES).check_classes(list(CLASSES))
+
+
+def test_a_checkpoint_without_names_is_not_questioned() -> None:
+    make_teacher().check_classes(('x', 'y'))
+
+
+def test_classes_in_another_order_are_listed(tmp_path: Path) -> None:
+    order = ('b', 'a', *CLASSES[2:])
+    with pytest.raises(ValueError, match=r"class 0 is 'a', 'b' in the data set\n.*class 1 is 'b'"):
+        checked(tmp_path, CLASSES).check_classes(order)
+
+
+def test_another_number_of_classes_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r'10 classes, the data set has 3'):
+        checked(tmp_path, CLASSES).check_classes(CLASSES[:3])
+
+
+def test_the_first_step_compares_with_the_data_set_of_the_run(tmp_path: Path) -> None:
+    path = save(make_teacher().model, tmp_path / 'teacher.pth', CLASSES)
+    fresh_hub(dataset_meta=dict(classes=CLASSES[::-1]))
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = Distiller(student_model(), teacher_options(teacher_model(), path), dict(ckd=CKD))
+    with pytest.raises(
+        ValueError, match=r"was trained on other classes(.|\n)*'a', 'j' in the data"
+    ):
+        one_step(model, batch(size=64, num_classes=10))
+
+
+# ---- a guest
+
+
+def make_distiller(teacher: Any = None, **losses: Any) -> Distiller:
+    return distiller(student_model(), teacher or teacher_model(), losses or dict(ckd=CKD))
+
+
+def test_the_teacher_is_in_no_list_of_the_distiller() -> None:
+    model = make_distiller()
+    plain = distiller(student_model(), teacher_model(), {}).student
+    of_teacher = {id(part) for part in model.teacher.model.modules()}
+    of_teacher |= {id(part) for part in model.teacher.model.state_dict(keep_vars=True).values()}
+    ours = [*model.modules(), *model.parameters(), *model.buffers(), *model.children()]
+    assert not of_teacher & {id(part) for part in ours}
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    assert [n for n, _ in model.named_parameters()] == [n for n, _ in plain.named_parameters()]
+
+
+@pytest.mark.parametrize('call', ['train', 'eval_then_train', 'student_train', 'apply'])
+def test_the_teacher_stays_in_eval_drop_path_included(call: str) -> None:
+    model = make_distiller(random_drop_path())
+    inputs = batch(size=64)['inputs']
+    expected = model.teacher.features(inputs, [])
+    match call:
+        case 'train':
+            model.train()
+        case 'eval_then_train':
+            model.eval().train(True)
+        case 'student_train':
+            model.student.train()
+        case 'apply':
+            model.apply(lambda module: setattr(module, 'training', True))
+    assert model.student.neck.training
+    assert not any(module.training for module in model.teacher.model.modules())
+    again = model.teacher.features(inputs, [])
+    assert all(torch.equal(a, b) for a, b in zip(expected, again, strict=True))
+
+
+def test_the_drop_paths_of_that_teacher_would_matter_in_training() -> None:
+    """The test above can fail."""
+    teacher = make_teacher(random_drop_path())
+    inputs = batch(size=64)['inputs']
+    expected = teacher.features(inputs, [])
+    teacher.model.train()
+    assert not torch.equal(expected[0], teacher.features(inputs, [])[0])
+
+
+def test_steps_leave_the_teacher_unchanged_and_without_gradient() -> None:
+    model = make_distiller()
+    before = weights(model.teacher.model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
+    for seed in range(2):
+        losses = one_step(model, batch(size=64, num_classes=10, seed=seed))
+        assert losses['loss_ckd'].requires_grad
+        optimizer.step()
+    assert same(before, model.teacher.model.state_dict())
+    assert all(p.grad is None and not p.requires_grad for p in model.teacher.model.parameters())
+
+
+def test_init_weights_never_touches_the_teacher() -> None:
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = Distiller(student_model(), teacher_options(teacher_model()), dict(ckd=CKD))
+    before = weights(model.teacher.model)
+    student_before = weights(model)
+    model.init_weights()
+    assert same(before, model.teacher.model.state_dict())
+    assert not same(student_before, model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ('move', 'dtype'),
+    [
+        (lambda model: model.double(), torch.float64),
+        (lambda model: model.half(), torch.float16),
+        (lambda model: model.to(torch.bfloat16), torch.bfloat16),
+        (lambda model: model.half().float(), torch.float32),
+    ],
+    ids=['double', 'half', 'to_bfloat16', 'half_and_back'],
+)
+def test_the_teacher_follows_moves(move: Any, dtype: torch.dtype) -> None:
+    model = make_distiller()
+    assert move(model) is model
+    floating = [v for v in model.teacher.model.state_dict().values() if v.is_floating_point()]
+    assert {value.dtype for value in floating} == {dtype}
+    features = model.teacher.features(torch.zeros(1, 3, 64, 64, dtype=dtype), [])
+    assert features[0].dtype == dtype
+
+
+def test_a_step_in_double_is_double_throughout() -> None:
+    model = make_distiller().double()
+    data = batch(size=64, num_classes=10)
+    data['inputs'] = data['inputs'].double()
+    for sample in data['data_samples']:
+        sample.gt_instances.bboxes = sample.gt_instances.bboxes.double()
+    assert one_step(model, data)['loss_ckd'].dtype == torch.float64
+
+
+def test_a_copy_shares_the_teacher_and_nothing_else() -> None:
+    model = make_distiller()
+    twin = copy.deepcopy(model)
+    assert twin.teacher is model.teacher
+    assert twin._head.teacher_head is model.teacher.model.bbox_head
+    assert twin._head.student_head is twin.student.bbox_head
+    assert twin.student is not model.student
+    assert twin.bbox_head is twin.student.bbox_head
+    ours, theirs = ({id(p) for p in each.parameters()} for each in (model, twin))
+    assert not ours & theirs
+    assert same(model.state_dict(), twin.state_dict())
+
+
+def test_a_copy_takes_the_same_step_and_leaves_the_original_alone() -> None:
+    model = make_distiller()
+    twin = copy.deepcopy(model)
+    data = batch(size=64, num_classes=10)
+    theirs = one_step(twin, data)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    ours = one_step(model, data)
+    assert torch.equal(ours['loss_ckd'], theirs['loss_ckd'])
+
+
+def test_building_the_teacher_draws_no_random_numbers_of_the_student() -> None:
+    def draw_after(build: Any) -> tuple[dict[str, torch.Tensor], float]:
+        torch.manual_seed(0)
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            model = build()
+            model.init_weights()
+        return weights(model), float(torch.rand(()))
+
+    plain, drawn = draw_after(lambda: MODELS.build(student_model()))
+    ours, drawn_too = draw_after(
+        lambda: Distiller(student_model(), teacher_options(random_drop_path()), dict(ckd=CKD))
+    )
+    assert same(plain, ours)
+    assert drawn == drawn_too

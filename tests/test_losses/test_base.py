@@ -1,0 +1,142 @@
+"""What all losses share: weights, rows, float32 and the errors of their options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmkd.functional import center_rows, standardize_rows
+from mmkd.losses import DistillLoss, FeatureLoss, LogitLoss, Progress
+from mmkd.structures import FeaturePair, LogitPairs, Step
+
+
+class Difference(LogitLoss):
+    """Sum of student minus teacher, and what it was computed of."""
+
+    def compute(self, student: Tensor, teacher: Tensor, pairs: LogitPairs) -> Tensor:
+        self.seen = student, teacher
+        return (student - teacher).sum()
+
+
+class CentredDifference(Difference):
+    """The same with another default for rows."""
+
+    def default_rows(self, pairs: LogitPairs) -> Any:
+        return 'center'
+
+
+class SoftmaxOnly(Difference):
+    """For one kind of head."""
+
+    activation = 'softmax'
+    instead = 'mmkd.OtherLoss'
+
+
+class LevelSum(FeatureLoss):
+    """Sum of all levels."""
+
+    def compute(self, pairs: list[FeaturePair]) -> Tensor:
+        self.seen = pairs
+        return torch.stack([pair.student.sum() - pair.teacher.sum() for pair in pairs]).sum()
+
+
+def test_the_weight_is_a_number_or_follows_a_schedule() -> None:
+    assert Difference(weight=2).weight(Progress()) == 2.0
+    warmup = Difference(weight=dict(type='LinearWarmup', end=4, value=2.0))
+    assert [warmup.weight(Progress(epoch=epoch)) for epoch in (0, 1, 4)] == [0, 0.5, 2]
+
+
+def test_a_wrong_weight_names_the_loss() -> None:
+    with pytest.raises(TypeError, match=r"Difference\.weight: 'much' is neither a number"):
+        Difference(weight='much')  # type: ignore[arg-type]
+
+
+def test_rows_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"Difference\.rows: 'norm' is none of 'raw', 'center'"):
+        Difference(rows='norm')  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ('kind', 'rows', 'expected'),
+    [
+        (Difference, None, lambda rows: rows),
+        (Difference, 'raw', lambda rows: rows),
+        (Difference, 'center', center_rows),
+        (Difference, 'standardize', standardize_rows),
+        (CentredDifference, None, center_rows),
+        (CentredDifference, 'raw', lambda rows: rows),
+    ],
+)
+def test_rows_of_both_networks_are_preprocessed_alike(
+    kind: type[Difference], rows: Any, expected: Any, make_table: Any, step_of: Any
+) -> None:
+    table = make_table('sigmoid')
+    loss = kind(rows=rows)
+    loss(step_of(table))
+    for seen, given in zip(loss.seen, (table.student, table.teacher), strict=True):
+        torch.testing.assert_close(seen, expected(given))
+
+
+def test_the_value_is_the_mean_over_tables(make_table: Any, step_of: Any) -> None:
+    tables = [make_table('sigmoid', samples=count, seed=count) for count in (4, 9)]
+    parts = [Difference()(step_of(table)) for table in tables]
+    torch.testing.assert_close(Difference()(step_of(*tables)), (parts[0] + parts[1]) / 2)
+
+
+def test_only_picked_samples_count(make_table: Any, step_of: Any) -> None:
+    table = make_table('sigmoid')
+    loss = Difference(samples=dict(type='mmkd.Positives'))
+    loss(step_of(table))
+    assert torch.equal(loss.seen[0], table.student[table.is_foreground()])
+    assert 0 < len(loss.seen[0]) < len(table)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(
+    dtype: torch.dtype, make_table: Any, step_of: Any
+) -> None:
+    table = make_table('softmax')
+    table.student, table.teacher = table.student.to(dtype), table.teacher.to(dtype)
+    loss = Difference()
+    assert loss(step_of(table)).dtype == torch.float32
+    assert {part.dtype for part in loss.seen} == {torch.float32}
+
+
+def test_double_precision_is_kept(make_table: Any, step_of: Any) -> None:
+    assert Difference()(step_of(make_table('softmax'))).dtype == torch.float64
+
+
+def test_a_loss_for_another_kind_of_head_names_the_one_to_use(make_table: Any, attach: Any) -> None:
+    config = dict(type=SoftmaxOnly)
+    attach(config, make_table('softmax'))
+    with pytest.raises(
+        ValueError, match=r'SoftmaxOnly is for softmax heads.*sigmoid head: use mmkd\.OtherLoss'
+    ):
+        attach(config, make_table('sigmoid'))
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.float32, torch.float64])
+def test_features_come_at_least_in_float32(dtype: torch.dtype) -> None:
+    class Neck:
+        def feature_pairs(self, step: Step) -> list[FeaturePair]:
+            return [
+                FeaturePair(
+                    level, torch.full((1, 2, 2, 2), 300.0, dtype=dtype), torch.ones(1, 2, 2, 2)
+                )
+                for level in range(3)
+            ]
+
+    loss = LevelSum()
+    value = loss(Step(torch.zeros(1), [], {}, lambda *_: (), neck=Neck()))  # type: ignore[arg-type]
+    assert value == 3 * 8 * 299
+    assert value.dtype == torch.promote_types(dtype, torch.float32)
+    assert [pair.level for pair in loss.seen] == [0, 1, 2]
+
+
+def test_what_the_losses_read_is_declared() -> None:
+    assert (LogitLoss.needs, FeatureLoss.needs) == (('logits',), ('features',))
+    with pytest.raises(TypeError, match='abstract'):
+        DistillLoss()  # type: ignore[abstract]

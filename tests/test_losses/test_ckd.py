@@ -1,0 +1,99 @@
+"""CKDLoss hands the picked rows, their objects and its options to the function, and trains detectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from mmkd.functional import center_rows, ckd_loss
+
+CKD = dict(type='mmkd.CKDLoss')
+
+
+@pytest.mark.parametrize('options', [
+    dict(temperature=0.5),
+    dict(negatives='student_student'),
+    dict(symmetric=True),
+    dict(chunk_size=5),
+])  # fmt: skip
+def test_options_reach_the_function(
+    options: dict[str, Any], make_table: Any, attach: Any, step_of: Any
+) -> None:
+    table = make_table('softmax')
+    value = attach(CKD | options, table)(step_of(table))
+    torch.testing.assert_close(value, ckd_loss(table.student, table.teacher, **options))
+    assert (
+        not torch.isclose(value, ckd_loss(table.student, table.teacher)) or 'chunk_size' in options
+    )
+
+
+@pytest.mark.parametrize(
+    ('activation', 'rows', 'expected'),
+    [
+        ('softmax', None, lambda rows: rows),
+        ('sigmoid', None, center_rows),
+        ('sigmoid', 'raw', lambda rows: rows),
+        ('softmax', 'center', center_rows),
+    ],
+)
+def test_sigmoid_rows_are_centred_unless_told_otherwise(
+    activation: Any, rows: Any, expected: Any, make_table: Any, attach: Any, step_of: Any
+) -> None:
+    table = make_table(activation)
+    value = attach(CKD | dict(rows=rows), table)(step_of(table))
+    torch.testing.assert_close(value, ckd_loss(expected(table.student), expected(table.teacher)))
+
+
+def test_samples_of_one_object_are_not_each_others_negatives(
+    make_table: Any, attach: Any, step_of: Any
+) -> None:
+    objects = torch.tensor([0, 0, 1, 1, 1, -1, -1, -1, 2, 2, -1, -1])
+    table = make_table('softmax', object_ids=objects)
+    masked = attach(CKD, table)(step_of(table))
+    kept = attach(CKD | dict(same_object='keep'), table)(step_of(table))
+    torch.testing.assert_close(masked, ckd_loss(table.student, table.teacher, groups=objects))
+    torch.testing.assert_close(kept, ckd_loss(table.student, table.teacher))
+    assert masked < kept
+
+
+def test_a_wrong_same_object_is_refused(make_table: Any, attach: Any) -> None:
+    with pytest.raises(ValueError, match=r"CKDLoss\.same_object: 'drop' is neither 'mask' nor"):
+        attach(CKD | dict(same_object='drop'), make_table('softmax'))
+
+
+def test_without_samples_the_loss_is_a_zero_of_the_graph(
+    make_table: Any, attach: Any, step_of: Any
+) -> None:
+    table = make_table('sigmoid', labels=torch.full((12,), 4))
+    value = attach(CKD | dict(samples=dict(type='mmkd.Positives')), table)(step_of(table))
+    assert value == 0
+    value.backward()
+    assert not table.student.grad.any()
+
+
+@pytest.mark.parametrize('activation', ['sigmoid', 'softmax'])
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_logits_up_to_100_stay_finite(
+    dtype: torch.dtype, activation: Any, make_table: Any, attach: Any, step_of: Any
+) -> None:
+    """Contract 9."""
+    table = make_table(activation)
+    table.student = (table.student.detach().sign() * 100).to(dtype).requires_grad_()
+    table.teacher = (table.teacher.sign() * 100).to(dtype)
+    value = attach(CKD, table)(step_of(table))
+    value.backward()
+    assert value.dtype == torch.float32
+    assert torch.isfinite(value)
+    assert torch.isfinite(table.student.grad).all()
+
+
+@pytest.mark.parametrize('detector', ['retinanet', 'faster_rcnn'])
+def test_it_trains_the_backbone_of_a_detector(
+    detector: str, distil: Any, gradient_of_step: Any
+) -> None:
+    value, gradient = gradient_of_step(distil(detector, **CKD))
+    assert value > 0
+    assert torch.isfinite(gradient).all()
+    assert gradient.any()
