@@ -16,7 +16,8 @@ class PixelConverter:
     """Student's input to teacher's input: mean, std, channel order, padding value and size divisor.
 
     Per channel x_t = (x_s * std_s + mean_s - mean_t) / std_t, after reversing the channels when only one of the two
-    converts BGR to RGB. Padded pixels get the teacher's pad value. Augmentation has happened before, once, for both.
+    converts BGR to RGB. Padded pixels get the teacher's pad value. Augmentation has happened before, once, for both:
+    Mixup and CutMix too, since the weights of what they mix sum to 1.
 
     Args:
         student: The student's data preprocessor.
@@ -36,6 +37,8 @@ class PixelConverter:
         same_padding = self.pad_value == float(getattr(student, 'pad_value', 0))
         self.repad = self.affine or not same_padding
         self.divisor = int(getattr(teacher, 'pad_size_divisor', 1))
+        self.student_divisor = int(getattr(student, 'pad_size_divisor', 1))
+        self.shapes_may_be_stale = not isinstance(student, ImgDataPreprocessor)
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor, data_samples: Sequence[Any]) -> Tensor:
@@ -43,7 +46,8 @@ class PixelConverter:
 
         Args:
             inputs: (B, 3, H, W) the student's input.
-            data_samples: B data samples; ``img_shape`` tells padding from image.
+            data_samples: B data samples; ``img_shape`` tells padding from image. MMPretrain's wraps of torchvision's
+                transforms do not update it: shapes that cannot make up the batch's size are not believed.
 
         Returns:
             (B, 3, H', W') the teacher's input: ``inputs`` itself when both agree, H' and W' at least H and W.
@@ -55,8 +59,8 @@ class PixelConverter:
             outputs = outputs * scale + shift
         if self.repad and data_samples:
             outputs = outputs.clone() if outputs is inputs else outputs
-            for image, sample in zip(outputs, data_samples, strict=True):
-                height, width = sample.metainfo.get('img_shape', image.shape[-2:])[:2]
+            shapes = self._image_shapes(data_samples, *inputs.shape[-2:])
+            for image, (height, width) in zip(outputs, shapes, strict=True):
                 image[:, height:] = self.pad_value
                 image[:, :, width:] = self.pad_value
         height, width = outputs.shape[-2:]
@@ -66,15 +70,29 @@ class PixelConverter:
             outputs = F.pad(outputs, (0, pad_w, 0, pad_h), value=self.pad_value)
         return outputs
 
+    def _image_shapes(
+        self, data_samples: Sequence[Any], height: int, width: int
+    ) -> list[tuple[int, int]]:
+        """Height and width of each image within its padding."""
+        size = height, width
+        shapes = [tuple(sample.metainfo.get('img_shape', size)[:2]) for sample in data_samples]
+        if self.shapes_may_be_stale:
+            divisor = self.student_divisor
+            padded = tuple(
+                math.ceil(max(sides) / divisor) * divisor for sides in zip(*shapes, strict=True)
+            )
+            if padded != size:
+                return [size] * len(shapes)
+        return shapes
+
 
 def _normalisation(preprocessor: Any) -> tuple[Tensor, Tensor, bool]:
-    """(3,) mean and std in the order of the network's channels, and whether the image's channels were reversed."""
+    """(3,) or (1,) mean and std in the order of the network's channels, and whether the image's were reversed."""
     if getattr(preprocessor, '_enable_normalize', False):
         mean = preprocessor.mean.detach().double().flatten().cpu()
         std = preprocessor.std.detach().double().flatten().cpu()
-        mean, std = mean.expand(3), std.expand(3)
     else:
-        mean, std = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
+        mean, std = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     if isinstance(preprocessor, ImgDataPreprocessor):
         return mean, std, bool(preprocessor._channel_conversion)
     return mean, std, bool(getattr(preprocessor, 'to_rgb', False))  # mmpretrain's

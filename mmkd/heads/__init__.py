@@ -3,6 +3,7 @@
 from . import point  # noqa: F401  (registers its adapters)
 from .anchor import AnchorHeadAdapter
 from .base import HeadAdapter, build_head_adapter, register_head_adapter
+from .classifier import ClassifierAdapter
 from .dense import Assignment, DenseHeadAdapter, DenseOutputs, SampledTargetsAdapter
 from .neck import NeckAdapter
 from .query import DETRHeadAdapter, QueryHeadAdapter, SparseRoIHeadAdapter
@@ -11,6 +12,7 @@ from .roi import RoIHeadAdapter, roi_logits
 __all__ = [
     'AnchorHeadAdapter',
     'Assignment',
+    'ClassifierAdapter',
     'DETRHeadAdapter',
     'DenseHeadAdapter',
     'DenseOutputs',

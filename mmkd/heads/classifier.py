@@ -1,0 +1,237 @@
+"""MMPretrain's classification heads: every image of the batch is one sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmkd.structures import Activation, SampleTable, Step, TeacherPass
+
+from .base import HeadAdapter, adapter_class, register_head_adapter
+
+Token = Literal['distillation', 'mean']
+
+
+@dataclass
+class ClassifierTable(SampleTable):
+    """The images of a batch.
+
+    Attributes:
+        student_rows: (B, C) logits of the student.
+        run_teacher: Gives the teacher's (B, C) logits.
+    """
+
+    student_rows: Tensor
+    run_teacher: Callable[[], Tensor]
+
+    @cached_property
+    def teacher_rows(self) -> Tensor:
+        """(B, C) logits of the teacher."""
+        return self.run_teacher()
+
+    def student_logits(self, index: Tensor) -> Tensor:
+        """See :meth:`SampleTable.student_logits`."""
+        return self.student_rows[index]
+
+    def teacher_logits(self, index: Tensor) -> Tensor:
+        """See :meth:`SampleTable.teacher_logits`."""
+        return self.teacher_rows[index]
+
+    def teacher_confidence(self) -> Tensor:
+        """See :meth:`SampleTable.teacher_confidence`."""
+        logits = self.teacher_rows.float()
+        probabilities = logits.sigmoid() if self.activation == 'sigmoid' else logits.softmax(dim=1)
+        return probabilities.amax(dim=1)
+
+
+@register_head_adapter('ClsHead')
+class ClassifierAdapter(HeadAdapter):
+    """Classifiers of one label per image: linear, stacked, ViT, Conformer, LeViT, EfficientFormer and other heads.
+
+    The student's logits are those that its own step computed. The teacher's are what its head predicts with, in eval
+    mode, on the same pixels: Mixup and CutMix have mixed them before. Teacher and student may have different heads of
+    this family. A head with two classifiers is read as it predicts: Conformer's logits are the sum of its branches',
+    those of a teacher with a distillation token the mean of its classifiers'.
+
+    A sample's label is its ``gt_label``. After Mixup and CutMix, which leave a soft label (``gt_score``), it is the
+    class with the largest share: losses that look at a sample's own class (DKD, NKD, AEKT) need a single one. KD, DIST
+    and CKD need none and see the mixed images as they are. Label smoothing belongs to the student's own loss and
+    changes no label. Every weight is 1, and no image shows the object of another: copies of one image in a batch
+    (repeated augmentation) are different samples to CKD, negatives of each other.
+
+    CKD contrasts the images of one forward pass of one process: gradient accumulation and more GPUs do not add
+    negatives. With a single image it is exactly 0. Where a head starts at zero (ViT), logits have no direction: CKD
+    gives no gradient until the student's own loss has moved them, in the first step.
+
+    Raises:
+        ValueError: Other number of classes, single-label against multi-label head, or a head that cannot be distilled.
+    """
+
+    taps: Mapping[str, str] = {'logits': 'head'}
+    probabilities: ClassVar[Activation] = 'softmax'
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, path: str) -> None:
+        super().__init__(student, teacher, path)
+        for role, head in (('student', self.student_head), ('teacher', self.teacher_head)):
+            if _is_a(head, 'RegressionHead'):
+                raise ValueError(
+                    f"the {role}'s {type(head).__name__} predicts numbers, not classes: take a loss on features"
+                )
+        if getattr(self.student_head, 'distillation', False) or getattr(
+            self.student_head, 'dist', False
+        ):
+            raise ValueError(
+                f'MMPretrain cannot train {type(self.student_head).__name__} with its second classifier: '
+                'set distillation=False in model.student.head'
+            )
+        self._num_classes = _num_classes(student, self.student_head, 'student')
+        theirs = _num_classes(teacher, self.teacher_head, 'teacher')
+        if self._num_classes != theirs:
+            raise ValueError(
+                f'number of classes: the student has {self._num_classes}, the teacher {theirs}: take a '
+                'teacher trained on the same classes'
+            )
+        family = adapter_class(self.teacher_head)
+        assert family is not None
+        assert issubclass(family, ClassifierAdapter)
+        if self.probabilities != family.probabilities:
+            raise ValueError(
+                f"activation: the student's {type(self.student_head).__name__} has {self.probabilities}, the "
+                f"teacher's {type(self.teacher_head).__name__} {family.probabilities}: a single-label head "
+                'and a multi-label head cannot be compared; take a teacher of the same kind'
+            )
+
+    @property
+    def activation(self) -> Activation:
+        """Softmax for one label per image, sigmoid for several: what the head predicts with, whatever its loss is."""
+        return self.probabilities
+
+    @property
+    def num_logits(self) -> int:
+        """See :attr:`HeadAdapter.num_logits`."""
+        return self._num_classes
+
+    @classmethod
+    def aligns_with(cls, teacher: type[HeadAdapter]) -> bool:
+        """With every classifier; the constructor looks closer."""
+        return issubclass(teacher, ClassifierAdapter)
+
+    def tables(self, step: Step) -> list[SampleTable]:
+        """One table: the images of the batch."""
+        logits = self.student_logits(step)
+        head, images = self.teacher_head, step.teacher
+        return [
+            ClassifierTable(
+                activation=self.activation,
+                num_classes=self._num_classes,
+                samples_per_image=[1] * len(logits),
+                labels=self.labels(step.data_samples),
+                weights=logits.new_ones(len(logits), dtype=torch.float32),
+                object_ids=torch.full((len(logits),), -1, device=logits.device),
+                student_rows=logits,
+                run_teacher=lambda: _teacher_logits(head, images),
+            )
+        ]
+
+    def student_logits(self, step: Step) -> Tensor:
+        """(B, C) logits of the student's own step."""
+        return _prediction(step.record('logits')[0])
+
+    def labels(self, data_samples: Sequence[Any]) -> Tensor | None:
+        """(B,) class of every image, or None where an image may have several."""
+        if 'gt_score' in data_samples[0]:
+            return torch.stack([sample.gt_score for sample in data_samples]).argmax(dim=1)
+        return torch.cat([sample.gt_label for sample in data_samples])
+
+
+@register_head_adapter('MultiLabelClsHead')
+class MultiLabelAdapter(ClassifierAdapter):
+    """Classifiers of several labels per image: sigmoid, and no label that a sample could be said to have.
+
+    Losses that need a sample's own class say so in the first step; ``mmkd.QFLKDLoss(average='samples')`` and
+    ``mmkd.CKDLoss`` need none.
+    """
+
+    probabilities: ClassVar[Activation] = 'sigmoid'
+
+    def labels(self, data_samples: Sequence[Any]) -> None:
+        """None: an image may have several."""
+
+
+@register_head_adapter('DeiTClsHead')
+class DeiTAdapter(ClassifierAdapter):
+    """DeiT with a class token and a distillation token, each with a classifier of its own.
+
+    The student's own loss sees the mean of the two, as MMPretrain has it (which warns that it does not distil: this
+    is what happens here). The teacher teaches the classifier on the distillation token, as in DeiT (Touvron et al.,
+    arXiv 2012.12877).
+
+    Args:
+        student: See :class:`HeadAdapter`.
+        teacher: See :class:`HeadAdapter`.
+        path: See :class:`HeadAdapter`.
+        token: What the teacher teaches: ``'distillation'``, or ``'mean'`` for the mean of both classifiers' logits.
+
+    Raises:
+        ValueError: See :class:`ClassifierAdapter`; or ``token`` is unknown.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        path: str,
+        *,
+        token: Token = 'distillation',
+    ) -> None:
+        super().__init__(student, teacher, path)
+        if token not in ('distillation', 'mean'):
+            raise ValueError(f"model.head.token: {token!r} is neither 'distillation' nor 'mean'")
+        self.taps = {'logits': path if token == 'mean' else f'{path}.layers.head_dist'}
+
+
+@register_head_adapter('ArcFaceClsHead')
+class ArcFaceAdapter(ClassifierAdapter):
+    """ArcFace: scaled cosines without the margin, which the student's own loss adds to the labelled class."""
+
+    taps: Mapping[str, str] = {'cosines': 'head.norm_product'}
+
+    def student_logits(self, step: Step) -> Tensor:
+        """See :meth:`ClassifierAdapter.student_logits`."""
+        return self.student_head.scale * step.record('cosines')[0]
+
+
+@torch.no_grad()
+def _teacher_logits(head: Any, images: TeacherPass) -> Tensor:
+    return _prediction(head(images.features))
+
+
+def _prediction(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """(B, C) logits of what a head's forward gives; Conformer's gives the two that it predicts with the sum of."""
+    return output if isinstance(output, Tensor) else torch.stack(output).sum(dim=0)
+
+
+def _num_classes(model: Any, head: Any, role: str) -> int:
+    """Classes of a classifier: what its head says, or its backbone (VGG, LeNet), else its head's last layer."""
+    for owner in (head, getattr(model, 'backbone', None)):
+        number = getattr(owner, 'num_classes', None)
+        if isinstance(number, int) and number > 0:
+            return number
+    for layer in reversed(list(head.modules())):
+        if isinstance(layer, nn.Linear):
+            return layer.out_features
+        if isinstance(layer, nn.Conv2d):
+            return layer.out_channels
+    raise ValueError(
+        f"the {role}'s {type(head).__name__} has no layer and its backbone no num_classes: nothing there "
+        'classifies. Give the backbone its num_classes or take a LinearClsHead'
+    )
+
+
+def _is_a(head: object, name: str) -> bool:
+    return any(kind.__name__ == name for kind in type(head).__mro__)
