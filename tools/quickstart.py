@@ -158,13 +158,16 @@ def plan(size: Size, work_dir: Path) -> tuple[dict[str, TrainingRun], dict[str, 
         )
         inputs = tuple(annotations.values())
         after: tuple[str, ...] = ()
+        threads = None
         if model.teacher is not None:
             teacher = trainings[model.teacher]
             options += (f'model.teacher.checkpoint={teacher.checkpoint}',)
             inputs += (teacher.checkpoint,)
             after = (teacher.name,)
+            # Comes last: only the short evaluations of the others run beside it.
+            threads = len(os.sched_getaffinity(0))
         training = TrainingRun(
-            model.title, model.config, work_dir / model.name, options, inputs, after
+            model.title, model.config, work_dir / model.name, options, inputs, after, threads
         )
         trainings[model.name] = training
         evaluations[model.name] = EvaluationRun(
