@@ -9,5 +9,4 @@ model = dict(
         config='mmdet::retinanet/retinanet_r50_fpn_2x_coco.py',
         checkpoint='https://download.openmmlab.com/mmdetection/v2.0/retinanet/retinanet_r50_fpn_2x_coco/retinanet_r50_fpn_2x_coco_20200131-fdb43119.pth',
     ),
-    losses=dict(),
 )

@@ -1,0 +1,1 @@
+_base_ = '../../_base_/ckd_paper/faster_rcnn_r18.py'
