@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from torch import Tensor, nn
@@ -113,8 +112,7 @@ class Distiller(BaseModel):
                         f"model.losses.{name}: the student's own losses have a loss_{name} already: "
                         'give the distillation loss another name'
                     )
-                with torch.autocast(inputs.device.type, enabled=False):
-                    value = weights[name] * loss(step)
+                value = weights[name] * loss(step)
                 self._watch.check(name, value, progress)
                 losses[f'loss_{name}'] = value
         else:

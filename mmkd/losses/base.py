@@ -125,7 +125,8 @@ class LogitLoss(DistillLoss):
         return _at_least_float32(pairs.student)
 
     def _on(self, pairs: LogitPairs) -> Tensor:
-        return self.compute(*self._preprocess(pairs), pairs)
+        with _full_precision(pairs.student):
+            return self.compute(*self._preprocess(pairs), pairs)
 
     def _preprocess(self, pairs: LogitPairs) -> tuple[Tensor, Tensor]:
         student, teacher = self.student_logits(pairs), _at_least_float32(pairs.teacher)
@@ -162,18 +163,23 @@ class FeatureLoss(DistillLoss):
 
     def forward(self, step: Step) -> Tensor:
         """The scalar loss of all levels."""
-        return self.compute(
-            [
-                FeaturePair(
-                    pair.level, _at_least_float32(pair.student), _at_least_float32(pair.teacher)
-                )
-                for pair in step.feature_pairs
-            ]
-        )
+        pairs = [
+            FeaturePair(
+                pair.level, _at_least_float32(pair.student), _at_least_float32(pair.teacher)
+            )
+            for pair in step.feature_pairs
+        ]
+        with _full_precision(pairs[0].student):
+            return self.compute(pairs)
 
     @abstractmethod
     def compute(self, pairs: list[FeaturePair]) -> Tensor:
         """The scalar loss of float feature pairs."""
+
+
+def _full_precision(values: Tensor) -> torch.autocast:
+    """Only the loss leaves autocast: the teacher, which runs when its outputs are first asked for, stays in it."""
+    return torch.autocast(values.device.type, enabled=False)
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from zoo import batch, distiller, gradient, mmdet_scope, one_step
 
 from mmkd.distillers import Distiller
-from mmkd.losses import LogitLoss
+from mmkd.losses import CKDLoss, LogitLoss
 from mmkd.registry import LOSSES
 from mmkd.structures import LogitPairs
 
@@ -342,17 +342,24 @@ def test_a_preprocessor_beside_the_model_becomes_the_students() -> None:
 # ---- precision (contract 9)
 
 
-def test_under_bfloat16_autocast_the_loss_is_computed_in_float32() -> None:
+def test_under_bfloat16_autocast_the_loss_is_computed_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = make()
     seen = []
-    model.distill['ckd'].register_forward_hook(
-        lambda *_: seen.append(torch.is_autocast_enabled('cpu'))
-    )
+    compute = CKDLoss.compute
+
+    def watched(self: CKDLoss, student: Tensor, teacher: Tensor, pairs: LogitPairs) -> Tensor:
+        seen.append((torch.is_autocast_enabled('cpu'), student.dtype, pairs.teacher.dtype))
+        return compute(self, student, teacher, pairs)
+
+    monkeypatch.setattr(CKDLoss, 'compute', watched)
     with torch.autocast('cpu', dtype=torch.bfloat16), mmdet_scope():
         losses = model(**small_batch(), mode='loss')
     losses['loss_ckd'].backward()
     assert losses['loss_ckd'].dtype == torch.float32
-    assert seen == [False]
+    # The loss is out of autocast, the teacher before it runs as the student does.
+    assert seen == [(False, torch.float32, torch.bfloat16)]
     assert gradient(model).any()
     assert torch.isfinite(gradient(model)).all()
     assert torch.isclose(losses['loss_ckd'], one_step(make(), small_batch())['loss_ckd'], rtol=0.05)
