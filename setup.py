@@ -29,12 +29,15 @@ def read_readme():
 # `pip install mmkd` break an environment that has the other. OpenCV (opencv-python or
 # opencv-python-headless) is left to them for the same reason.
 INSTALL_REQUIRES = [
+    # The pictures and the statistics of mmkd.report; MMEngine and MMDetection need them, too.
+    'matplotlib',
     'numpy>=1.23',
     # COCO mAP, and the masks of the embedded data.
     'pycocotools>=2.0.6',
     # No newer than OpenMMLab's stack has to be: mmcv 2.1's prebuilt operators end at torch 2.1.
-    'torch>=2.0',
-    'torchvision>=0.15',
+    'scipy',
+    'torch>=2.1',
+    'torchvision>=0.16',
 ]
 
 EXTRAS_REQUIRE = {

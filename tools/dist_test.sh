@@ -8,5 +8,10 @@ if [ $# -lt 3 ]; then
     exit 2
 fi
 
-exec "${PYTHON:-python}" "$(dirname "$0")/launch.py" test.py "$3" \
+tools=$(dirname "$0")
+# The environment of tools/setup_env.sh where there is one and no other is asked for.
+if [ -z "${PYTHON:-}" ] && [ -z "${VIRTUAL_ENV:-}" ] && [ -x "$tools/../.venv/bin/python" ]; then
+    PYTHON=$tools/../.venv/bin/python
+fi
+exec "${PYTHON:-python}" "$tools/launch.py" test.py "$3" \
     "$1" "$2" --launcher pytorch "${@:4}"

@@ -8,5 +8,10 @@ if [ $# -lt 2 ]; then
     exit 2
 fi
 
-exec "${PYTHON:-python}" "$(dirname "$0")/launch.py" train.py "$2" \
+tools=$(dirname "$0")
+# The environment of tools/setup_env.sh where there is one and no other is asked for.
+if [ -z "${PYTHON:-}" ] && [ -z "${VIRTUAL_ENV:-}" ] && [ -x "$tools/../.venv/bin/python" ]; then
+    PYTHON=$tools/../.venv/bin/python
+fi
+exec "${PYTHON:-python}" "$tools/launch.py" train.py "$2" \
     "$1" --launcher pytorch "${@:3}"

@@ -296,7 +296,8 @@ def _fingerprint(
     """A digest of each thing that a result depends on, by its name."""
     settings = resolve_config(config, options).to_dict()
     del settings['work_dir']
-    text = json.dumps(settings, sort_keys=True, default=str)
+    # Results stay valid when the clone is moved: paths inside count from where the tools run, its root.
+    text = json.dumps(settings, sort_keys=True, default=str).replace(f'{Path.cwd()}/', '')
     return {
         'the config': hashlib.sha256(text.encode()).hexdigest(),
         "mmkd's version": mmkd.__version__,

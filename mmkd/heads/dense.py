@@ -323,8 +323,10 @@ def gather_rows(maps: Sequence[Tensor], index: Tensor, channels: int) -> Tensor:
     start = 0
     for level, size in zip(folded, sizes, strict=True):
         place = ((within >= start) & (within < start + size)).nonzero().flatten()
-        at = torch.unravel_index(within[place] - start, level.shape[1:4])
-        rows.append(level[(image[place], *at)])
+        width, priors = level.shape[2:4]
+        cell = within[place] - start
+        row, column, prior = cell // (width * priors), cell // priors % width, cell % priors
+        rows.append(level[image[place], row, column, prior])
         places.append(place)
         start += size
     return torch.cat(rows)[torch.cat(places).argsort()]

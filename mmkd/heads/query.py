@@ -278,7 +278,7 @@ class DETRHeadAdapter(QueryHeadAdapter):
         """See :meth:`QueryHeadAdapter.teacher_matches`."""
         head = self.teacher_head
         queries = self.teacher.forward_transformer(step.teacher_features, step.data_samples)
-        logits, boxes = head(**queries)
+        logits, boxes = (values.float() for values in head(**queries))  # costs need the range
         matches: list[list[Matches]] = []
         for layer in self.wanted(len(logits)):
             matches.append([])

@@ -131,9 +131,13 @@ class RoIHeadAdapter(HeadAdapter):
 
     def _table(self, step: Step, stage: int, teacher: _TeacherStages) -> RoITable:
         # Samplers such as OHEM rate candidates by the same method, but element by element.
-        loss = next(
-            call for call in step.record(f'loss_{stage}') if call.get('reduction_override') is None
-        )
+        calls = step.record(f'loss_{stage}')
+        loss = next((call for call in calls if call.get('reduction_override') is None), None)
+        if loss is None:
+            raise RuntimeError(
+                f'{type(self.student_head).__name__} calls bbox_head.loss with reduction_override only: '
+                'it needs a head adapter of its own (mmkd.heads.register_head_adapter)'
+            )
         sampled = step.record(f'get_targets_{stage}')[-1]['sampling_results']
         head = self._box_heads[stage]
         return RoITable(

@@ -9,10 +9,13 @@ from torch import Tensor
 
 from mmkd.functional import ckd_loss
 from mmkd.registry import LOSSES
-from mmkd.structures import LogitPairs
+from mmkd.structures import HeadSource, LogitPairs, NeckSource
 
 from .base import LogitLoss, Rows
+from .samplers import TeacherTopK
 from .schedules import Schedule
+
+_MOST_SAMPLES_AT_ONCE = 32768  # 4 GiB of similarities in float32
 
 
 @LOSSES.register_module()
@@ -30,10 +33,10 @@ class CKDLoss(LogitLoss):
         temperature: τ of the softmax over cosine similarities.
         negatives: ``'teacher_student'`` (released code) or ``'student_student'`` (the paper's text).
         symmetric: Add the transposed direction, students as anchors.
-        samples: Config of a sampler; default all samples.
+        samples: Config of a sampler; default ``mmkd.TeacherTopK`` with k 64 on sigmoid heads, else all samples.
         rows: ``'raw'``, ``'center'`` or ``'standardize'``; default ``'center'`` on sigmoid heads, else ``'raw'``.
-        same_object: ``'mask'`` leaves pairs of samples that show the same object out of the negatives, ``'keep'``
-            keeps them.
+        same_object: ``'mask'`` leaves pairs of samples that the student assigned to the same object out of the
+            negatives, ``'keep'`` keeps them. Samples that it assigned to none stay negatives even where they overlap.
         chunk_size: Rows per block when S×S similarities should not be held; None holds them.
     """
 
@@ -49,6 +52,7 @@ class CKDLoss(LogitLoss):
         chunk_size: int | None = None,
     ) -> None:
         super().__init__(weight, samples, rows)
+        self._default_samples = samples is None
         if same_object not in ('mask', 'keep'):
             raise ValueError(f"CKDLoss.same_object: {same_object!r} is neither 'mask' nor 'keep'")
         self.temperature = temperature
@@ -57,12 +61,27 @@ class CKDLoss(LogitLoss):
         self.mask_same_object = same_object == 'mask'
         self.chunk_size = chunk_size
 
+    def attach(self, head: HeadSource | None, neck: NeckSource | None) -> None:
+        """See :meth:`DistillLoss.attach`."""
+        super().attach(head, neck)
+        if self._default_samples and head is not None and head.activation == 'sigmoid':
+            self.sampler = TeacherTopK(k=64)
+
     def default_rows(self, pairs: LogitPairs) -> Rows:
         """Centred on sigmoid heads, as they are on softmax heads (the published form)."""
         return 'center' if pairs.activation == 'sigmoid' else 'raw'
 
     def compute(self, student: Tensor, teacher: Tensor, pairs: LogitPairs) -> Tensor:
-        """See :func:`mmkd.functional.ckd_loss`."""
+        """See :func:`mmkd.functional.ckd_loss`.
+
+        Raises:
+            ValueError: There are so many samples that their similarities would fill the memory.
+        """
+        if self.chunk_size is None and len(student) > _MOST_SAMPLES_AT_ONCE:
+            raise ValueError(
+                f'CKDLoss: {len(student)} samples would need a matrix of {len(student) ** 2 * 4 / 2**30:.0f} GiB: '
+                "choose some of them, samples=dict(type='mmkd.TeacherTopK', k=64), or set chunk_size=1024"
+            )
         return ckd_loss(
             student,
             teacher,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
-from mmengine.logging import MessageHub
+from mmengine.logging import MessageHub, print_log
 
 from mmkd.registry import SCHEDULES, build
 
@@ -50,6 +52,14 @@ class Progress:
         if not self.max_iterations or not self.max_epochs:
             return False
         return (self.iteration + 1) * self.max_epochs % self.max_iterations == 0
+
+    def warn_beyond(self, milestone: float, by_epoch: bool, name: str) -> None:
+        """Warn, once, of a schedule that waits for epochs in a run that counts only one."""
+        if by_epoch and self.max_epochs == 1 and milestone > 1:
+            _warn_once(
+                f'{name}: epoch {milestone:g} never comes, as this run counts one epoch (an '
+                'IterBasedTrainLoop always does): set by_epoch=False and give iterations'
+            )
 
     def length(self, by_epoch: bool) -> float:
         """Epochs or iterations of the whole run.
@@ -122,6 +132,7 @@ class _Ramp:
                 f'{type(self).__name__}: begin={self.begin} is after the end of training, which has '
                 f'{end:g} {unit}: lower `begin`, or check `by_epoch`'
             )
+        progress.warn_beyond(end, self.by_epoch, type(self).__name__)
         position = progress.position(self.by_epoch)
         if not self.begin < position < end:  # also where begin and end are one point
             return float(position >= end)
@@ -163,6 +174,7 @@ class Stop:
 
     def __call__(self, progress: Progress) -> float:
         """The weight."""
+        progress.warn_beyond(self.at, self.by_epoch, 'Stop')
         return self.value if progress.position(self.by_epoch) < self.at else 0.0
 
 
@@ -191,6 +203,7 @@ class Steps:
 
     def __call__(self, progress: Progress) -> float:
         """The weight."""
+        progress.warn_beyond(max(self.milestones, default=0), self.by_epoch, 'Steps')
         passed = sum(progress.position(self.by_epoch) >= milestone for milestone in self.milestones)
         return self.value * self.gamma**passed
 
@@ -222,9 +235,19 @@ def build_schedule(weight: float | Mapping[str, Any] | Schedule, where: str) -> 
         ValueError, TypeError: The config is wrong; the message says how.
     """
     if isinstance(weight, int | float):
-        return Constant(float(weight))
-    if isinstance(weight, Mapping):
-        return build(SCHEDULES, weight, where)
-    if not callable(weight):
+        schedule: Schedule = Constant(float(weight))
+    elif isinstance(weight, Mapping):
+        schedule = build(SCHEDULES, weight, where)
+    elif callable(weight):
+        schedule = weight
+    else:
         raise TypeError(f'{where}: {weight!r} is neither a number nor dict(type=...) of a schedule')
-    return weight
+    value = getattr(schedule, 'value', 0.0)
+    if not 0 <= value < math.inf:
+        raise ValueError(f'{where}: {value} is no weight: give a finite number, 0 or more')
+    return schedule
+
+
+@cache
+def _warn_once(message: str) -> None:
+    print_log(message, 'current', logging.WARNING)

@@ -10,6 +10,8 @@ from torch import Tensor
 
 Activation = Literal['softmax', 'sigmoid']
 
+_MOST_OBJECTS = 2**32
+
 
 @dataclass(frozen=True)
 class LogitPairs:
@@ -52,10 +54,7 @@ class LogitPairs:
     @property
     def object_groups(self) -> Tensor:
         """(S,) integers, equal where two samples show the same object of the same image, -1 for none."""
-        if not len(self):
-            return self.object_ids
-        objects = int(self.object_ids.max()) + 1
-        groups = self.image_ids * max(objects, 1) + self.object_ids
+        groups = self.image_ids * _MOST_OBJECTS + self.object_ids
         return torch.where(self.object_ids >= 0, groups, -1)
 
 
@@ -77,6 +76,6 @@ def _check_finite(teacher: Tensor, what: str, unit: str) -> None:
         bad = int((~finite).flatten(1).any(dim=1).sum())
         raise FloatingPointError(
             f"the teacher's {what} hold NaN or Inf in {bad} of {len(teacher)} {unit}: check "
-            'teacher.checkpoint (a diverged run?) and, under AMP, whether the teacher overflows in '
-            'half precision'
+            'teacher.checkpoint (a diverged run?); under --amp the teacher may overflow in float16: train '
+            "without it, or with optim_wrapper.dtype='bfloat16'"
         )

@@ -39,7 +39,7 @@ class SampleTable(ABC):
     def __post_init__(self) -> None:
         counts = torch.tensor(self.samples_per_image, dtype=torch.long, device=self.weights.device)
         images = torch.arange(len(counts), device=counts.device)
-        self.image_ids = images.repeat_interleave(counts)
+        self.image_ids = images.repeat_interleave(counts, output_size=len(self))
 
     def __len__(self) -> int:
         return sum(self.samples_per_image)
