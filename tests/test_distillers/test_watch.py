@@ -91,3 +91,12 @@ def test_a_loss_that_is_seldom_zero_is_fine(warnings: list[str]) -> None:
     for iteration, value in enumerate([0.0, 1e-30, 0.5, 0.0]):
         watch.check('ckd', torch.tensor(value), progress(iteration))
     assert warnings == []
+
+
+def test_a_run_that_counts_iterations_is_told_every_thousand(warnings: list[str]) -> None:
+    watch = LossWatch()
+    for iteration in range(2000):
+        value = torch.tensor(float(iteration >= 1000))
+        watch.check('ckd', value, progress(iteration, per_epoch=5000, max_epochs=1))
+    assert len(warnings) == 1
+    assert 'loss_ckd was exactly 0 in every step of iterations 0 to 999' in warnings[0]

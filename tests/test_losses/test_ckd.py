@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mmkd.functional import center_rows, ckd_loss
+from mmkd.losses import AllSamples, CKDLoss, TeacherTopK
 
 CKD = dict(type='mmkd.CKDLoss')
 
@@ -97,3 +98,21 @@ def test_it_trains_the_backbone_of_a_detector(
     assert value > 0
     assert torch.isfinite(gradient).all()
     assert gradient.any()
+
+
+def test_on_sigmoid_heads_the_teachers_best_samples_are_the_default(
+    make_table: Any, attach: Any
+) -> None:
+    assert attach(CKD, make_table('sigmoid')).sampler == TeacherTopK(k=64)
+    assert attach(CKD, make_table('softmax')).sampler == AllSamples()
+    asked_for = CKD | dict(samples=dict(type='mmkd.AllSamples'))
+    assert attach(asked_for, make_table('sigmoid')).sampler == AllSamples()
+
+
+def test_more_samples_than_fit_into_memory_are_an_error_before_they_do_not(
+    make_table: Any,
+) -> None:
+    pairs = make_table('softmax').pairs(AllSamples())
+    rows = torch.empty(40_000, 2, device='meta')
+    with pytest.raises(ValueError, match=r'40000 samples .* 6 GiB.*TeacherTopK.*chunk_size'):
+        CKDLoss().compute(rows, rows, pairs)

@@ -152,3 +152,29 @@ def test_the_last_iteration_of_each_epoch_is_known() -> None:
     ]
     assert ends == [3, 7, 11]
     assert not Progress(iteration=3).ends_epoch
+
+
+@pytest.mark.parametrize('weight', [-1.0, math.nan, math.inf, dict(type='Stop', at=1, value=-2.0)])
+def test_a_weight_is_finite_and_not_negative(weight: Any) -> None:
+    with pytest.raises(ValueError, match=r'losses\.ckd\.weight: .* is no weight'):
+        build_schedule(weight, 'losses.ckd.weight')
+
+
+@pytest.mark.parametrize(
+    'schedule', [LinearWarmup(end=17), CosineDecay(end=17), Stop(at=17), Steps(milestones=[3, 17])]
+)
+def test_epochs_that_never_come_are_told_once(
+    schedule: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr('mmkd.losses.schedules.print_log', lambda text, *_: told.append(text))
+    iteration_based = Progress(5, 0.05, max_iterations=100, max_epochs=1)
+    for _ in range(3):
+        schedule(iteration_based)
+    name = type(schedule).__name__
+    assert told == [
+        f'{name}: epoch 17 never comes, as this run counts one epoch (an IterBasedTrainLoop always '
+        'does): set by_epoch=False and give iterations'
+    ]
+    schedule(Progress(5, 0.5, max_iterations=200, max_epochs=20))
+    assert len(told) == 1
