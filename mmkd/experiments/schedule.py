@@ -159,6 +159,9 @@ def _start(stage: Stage, command: list[str], threads: int) -> _Running:
         stdout=output,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        # Ignored signals are inherited: started in the background, this process may ignore SIGINT, by which it
+        # stops its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     return _Running(stage, process, output, follower, Progress(stage.epochs))
 
