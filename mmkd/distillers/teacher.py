@@ -60,8 +60,8 @@ class Teacher:
             self.model = _build(config)
             if self.checkpoint == RANDOM_INIT:
                 _init_without_pretrained(self.model)
-        if self.checkpoint != RANDOM_INIT:
-            self._load()
+            else:
+                self._load()
         self.model.requires_grad_(False)
         self.model.eval()
         self.convert_pixels = PixelConverter(student_preprocessor, self.model.data_preprocessor)
