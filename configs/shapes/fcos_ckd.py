@@ -1,0 +1,2 @@
+_base_ = ['../_base_/pairs/fcos_shapes.py', '../_base_/methods/ckd_sigmoid.py']
+model = dict(losses={{_base_.ckd}})
