@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .processes import gather_rows, world_size
 from .rows import unit_rows
 
 NEGATIVES = ('teacher_student', 'student_student')
@@ -28,6 +29,7 @@ def ckd_loss(
     symmetric: bool = False,
     chunk_size: int | None = None,
     groups: Tensor | None = None,
+    gather: bool = False,
 ) -> Tensor:
     r"""Contrast every sample's student and teacher logits against those of the other samples.
 
@@ -59,9 +61,10 @@ def ckd_loss(
         temperature: Divides the cosines; positive.
         negatives: ``'teacher_student'`` or ``'student_student'``.
         symmetric: Add the transpose of the teacher-student form.
-        chunk_size: None computes with the whole S x S matrix. A number computes it in square
-            blocks of that edge, which are recomputed in the backward pass: same value and
-            gradient to rounding, memory O(S C + chunk_size^2). The chunked form can be
+        chunk_size: None computes with the whole S x S matrix (with ``gather`` S x K, for the K
+            samples of all processes). A number computes it in square blocks of that edge, which
+            are recomputed in the backward pass: same value and gradient to rounding, memory
+            O(S C + chunk_size^2), with ``gather`` O(K C + chunk_size^2). The chunked form can be
             differentiated once, not twice.
         groups: Integers of shape (S,), or None. Two samples with the same number >= 0 show the
             same object and are not each other's negatives. A negative number belongs to no group.
@@ -88,7 +91,16 @@ def ckd_loss(
     dtype = torch.promote_types(student_logits.dtype, teacher_logits.dtype)
     student = unit_rows(student_logits.to(dtype))
     teacher = unit_rows(teacher_logits.detach().to(dtype))
-    own_index = torch.arange(len(student), device=student.device)
+    if gather:
+        all_students, own_index = gather_rows(student)
+        all_teachers = gather_rows(teacher)[0] if symmetric else teacher
+        all_groups = groups
+        if groups is not None:  # an object is on one process only
+            all_groups = groups.new_full((len(all_students),), -1)
+            all_groups[own_index] = groups
+    else:
+        all_students, all_teachers, all_groups = student, teacher, groups
+        own_index = torch.arange(len(student), device=student.device)
 
     def contrast(anchors: Tensor, positives: Tensor, candidates: Tensor) -> Tensor:
         return info_nce(
@@ -98,17 +110,18 @@ def ckd_loss(
             own_index,
             temperature=temperature,
             anchor_groups=groups,
-            candidate_groups=groups,
+            candidate_groups=all_groups,
             chunk_size=chunk_size,
         )
 
     if negatives == 'student_student':
-        losses = contrast(anchors=student, positives=teacher, candidates=student)
+        losses = contrast(anchors=student, positives=teacher, candidates=all_students)
     else:
-        losses = contrast(anchors=teacher, positives=student, candidates=student)
+        losses = contrast(anchors=teacher, positives=student, candidates=all_students)
         if symmetric:
-            losses = losses + contrast(anchors=student, positives=teacher, candidates=teacher)
-    return losses.sum() / max(len(losses), 1)
+            losses = losses + contrast(anchors=student, positives=teacher, candidates=all_teachers)
+    mean = losses.sum() / max(len(all_students), 1)
+    return mean * world_size() if gather else mean
 
 
 def info_nce(
