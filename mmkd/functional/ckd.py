@@ -68,10 +68,17 @@ def ckd_loss(
             differentiated once, not twice.
         groups: Integers of shape (S,), or None. Two samples with the same number >= 0 show the
             same object and are not each other's negatives. A negative number belongs to no group.
+            The numbers of two processes have nothing to do with each other.
+        gather: The samples of all processes (of the default process group) are one batch: each
+            process contrasts its own ones with those of all. S may differ between processes and
+            be 0, but all of them have to call this, with logits that require a gradient on all or
+            none. Without a process group it changes nothing.
 
     Returns:
         A scalar, float32 or wider. S = 0 gives a zero that is still attached to the graph of
-        ``student_logits``; S = 1, or all samples in one group, gives exactly zero.
+        ``student_logits``; S = 1, or all samples in one group, gives exactly zero. With ``gather``
+        the mean of the processes' values is the loss of the whole batch, and the mean of their
+        gradients (what ``DistributedDataParallel`` makes of them) its gradient.
 
     Raises:
         ValueError: For logits that are not two (S, C) matrices of one shape, a temperature or
