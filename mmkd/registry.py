@@ -1,6 +1,6 @@
 """MMEngine registries of the ``mmkd`` scope, and building with errors that name the mistake.
 
-``MODELS`` is a child of MMEngine's own, so that a Runner finds ``mmkd.Distiller``.
+``MODELS`` and ``HOOKS`` are children of MMEngine's own, so that a Runner finds ``mmkd.Distiller``.
 ``LOSSES``, ``SAMPLERS`` and ``SCHEDULES`` hold what only a Distiller builds.
 """
 
@@ -12,10 +12,12 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmkd', locations=['mmkd.distillers'])
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmkd', locations=['mmkd.hooks'])
 LOSSES = Registry('loss', scope='mmkd', locations=['mmkd.losses'])
 SAMPLERS = Registry('sampler', scope='mmkd', locations=['mmkd.losses'])
 SCHEDULES = Registry('schedule', scope='mmkd', locations=['mmkd.losses'])
