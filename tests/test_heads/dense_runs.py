@@ -41,7 +41,7 @@ CASES = {
     'SABL': Case('sabl/sabl-retinanet_r50_fpn_1x_coco', 'SABLRetinaHeadAdapter'),
     'ATSS': Case('atss/atss_r50_fpn_1x_coco', 'ATSSHeadAdapter'),
     'DyHead': Case('dyhead/atss_r50_fpn_dyhead_1x_coco', 'ATSSHeadAdapter'),
-    'GFL': Case('gfl/gfl_r50_fpn_1x_coco', 'ATSSHeadAdapter'),
+    'GFL': Case('gfl/gfl_r50_fpn_1x_coco', 'GFLHeadAdapter'),
     'DDOD': Case('ddod/ddod_r50_fpn_1x_coco', 'ATSSHeadAdapter', size=384),
     'TOOD': Case('tood/tood_r50_fpn_1x_coco', 'TOODHeadAdapter'),
     'PAA': Case('paa/paa_r50_fpn_1x_coco', 'PAAHeadAdapter'),
@@ -67,6 +67,14 @@ CASES = {
     ),
 }
 
+SIGMOID_LOSSES = dict(
+    ckd=zoo.CKD, aekt=dict(type='mmkd.AEKTLoss'), qfl_kd=dict(type='mmkd.QFLKDLoss')
+)
+SOFTMAX_LOSSES = dict(ckd=zoo.CKD) | {
+    name.lower().removesuffix('loss'): dict(type=f'mmkd.{name}', samples=zoo.CKD['samples'])
+    for name in ('AEKTLoss', 'KDLoss', 'DKDLoss', 'NKDLoss', 'DISTLoss')
+}
+
 
 @dataclass
 class Run:
@@ -77,7 +85,7 @@ class Run:
         data: The batch.
         step: The step as the losses saw it.
         losses: The losses by name.
-        gradient: Gradient of ``loss_ckd`` alone in the student's backbone.
+        gradients: Gradient of each distillation loss alone, by its name, in the student's backbone.
         loss_inputs: (positional, keyword) arguments of each call of the head's own classification loss.
     """
 
@@ -85,8 +93,13 @@ class Run:
     data: dict[str, Any]
     step: Step
     losses: dict[str, Any]
-    gradient: Tensor
+    gradients: dict[str, Tensor]
     loss_inputs: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
+
+    @property
+    def gradient(self) -> Tensor:
+        """Gradient of CKD alone."""
+        return self.gradients['ckd']
 
     @property
     def head(self) -> Any:
@@ -132,7 +145,7 @@ def pair(name: str) -> tuple[Config, Config]:
 
 
 def take_step(model: Distiller, data: dict[str, Any], epoch: int = 0) -> Run:
-    """One step of a distiller whose loss is ``ckd``."""
+    """One step of a distiller with a loss named ``ckd``."""
     MessageHub.get_current_instance().update_info('epoch', epoch)  # TOOD asks for it
     head = model.student.bbox_head
     inputs: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
@@ -148,17 +161,21 @@ def take_step(model: Distiller, data: dict[str, Any], epoch: int = 0) -> Run:
         for loss in losses
     ]
     steps = zoo.record_steps(model)
-    values = zoo.one_step(model, data, of='loss_ckd')
+    values, gradients = zoo.gradients_of_each_loss(model, data, model.backbone)
     for hook in hooks:
         hook.remove()
-    return Run(model, data, steps[-1], values, zoo.gradient(model.backbone), inputs)
+    return Run(model, data, steps[-1], values, gradients, inputs)
 
 
 @functools.cache
 def run(name: str) -> Run:
-    """One step of a case on three images, the second of which holds no object; done once for all tests."""
+    """One step of a case on three images, the second of which holds no object; done once for all tests.
+
+    With every loss that means something on the head.
+    """
     data = zoo.batch(num_images=3, size=CASES[name].size, boxes=(3, 0, 2))
-    model = zoo.distiller(*pair(name))
+    losses = SOFTMAX_LOSSES if name == 'SSD' else SIGMOID_LOSSES
+    model = zoo.distiller(*pair(name), losses=losses)
     if name == 'SSD':  # L2Norm's weight is unset memory until init_weights, which no teacher runs
         nn.init.constant_(model.teacher.model.neck.l2_norm.weight, 20)
     return take_step(model, data)

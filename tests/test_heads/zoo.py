@@ -165,6 +165,22 @@ def one_step(
     return losses
 
 
+def gradients_of_each_loss(
+    model: Distiller, data: Mapping[str, Any], module: torch.nn.Module
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Losses of one training step, and by name the gradient of each distillation loss alone in ``module``."""
+    with mmdet_scope():
+        losses = model(**copy.deepcopy(dict(data)), mode='loss')
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    gradients = {}
+    for name in model.distill_losses:
+        parts = torch.autograd.grad(
+            losses[f'loss_{name}'], parameters, retain_graph=True, materialize_grads=True
+        )
+        gradients[name] = torch.cat([part.flatten() for part in parts])
+    return losses, gradients
+
+
 def record_steps(model: Distiller) -> list[Step]:
     """A list that gets the Step of every training step from now on, as the distiller's losses see it."""
     steps: list[Step] = []
