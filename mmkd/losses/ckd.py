@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from mmkd.functional import ckd_loss
+from mmkd.functional.processes import world_size
 from mmkd.registry import LOSSES
 from mmkd.structures import HeadSource, LogitPairs, NeckSource
 
@@ -25,6 +26,9 @@ class CKDLoss(LogitLoss):
     All picked samples of the batch form one contrastive set: a sample's positive is the other network's vector of the
     same sample, its negatives are those of the other samples. See :func:`mmkd.functional.ckd_loss`.
 
+    The batch is that of all processes, so that a run on several GPUs has the loss and gradient of one GPU with the
+    whole batch. The released code contrasts the samples of each GPU among themselves: ``gather=False``.
+
     On softmax heads and classifiers this is the published loss. On sigmoid heads nothing is published: there rows are
     centred by default, because background rows are nearly parallel, and samples have to be chosen (``samples``).
 
@@ -38,6 +42,7 @@ class CKDLoss(LogitLoss):
         same_object: ``'mask'`` leaves pairs of samples that the student assigned to the same object out of the
             negatives, ``'keep'`` keeps them. Samples that it assigned to none stay negatives even where they overlap.
         chunk_size: Rows per block when S×S similarities should not be held; None holds them.
+        gather: Contrast with the samples of all processes; False: with those of the same process only.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class CKDLoss(LogitLoss):
         rows: Rows | None = None,
         same_object: str = 'mask',
         chunk_size: int | None = None,
+        gather: bool = True,
     ) -> None:
         super().__init__(weight, samples, rows)
         self._default_samples = samples is None
@@ -60,6 +66,7 @@ class CKDLoss(LogitLoss):
         self.symmetric = symmetric
         self.mask_same_object = same_object == 'mask'
         self.chunk_size = chunk_size
+        self.gather = gather
 
     def attach(self, head: HeadSource | None, neck: NeckSource | None) -> None:
         """See :meth:`DistillLoss.attach`."""
@@ -71,15 +78,19 @@ class CKDLoss(LogitLoss):
         """Centred on sigmoid heads, as they are on softmax heads (the published form)."""
         return 'center' if pairs.activation == 'sigmoid' else 'raw'
 
+    def averaged_by(self, pairs: LogitPairs) -> None:
+        """None: every sample is compared with the others, see ``gather``."""
+
     def compute(self, student: Tensor, teacher: Tensor, pairs: LogitPairs) -> Tensor:
         """See :func:`mmkd.functional.ckd_loss`.
 
         Raises:
             ValueError: There are so many samples that their similarities would fill the memory.
         """
-        if self.chunk_size is None and len(student) > _MOST_SAMPLES_AT_ONCE:
+        similarities = len(student) ** 2 * (world_size() if self.gather else 1)
+        if self.chunk_size is None and similarities > _MOST_SAMPLES_AT_ONCE**2:
             raise ValueError(
-                f'CKDLoss: {len(student)} samples would need a matrix of {len(student) ** 2 * 4 / 2**30:.0f} GiB: '
+                f'CKDLoss: {len(student)} samples would need a matrix of {similarities * 4 / 2**30:.0f} GiB: '
                 "choose some of them, samples=dict(type='mmkd.TeacherTopK', k=64), or set chunk_size=1024"
             )
         return ckd_loss(
@@ -90,4 +101,5 @@ class CKDLoss(LogitLoss):
             symmetric=self.symmetric,
             chunk_size=self.chunk_size,
             groups=pairs.object_groups if self.mask_same_object else None,
+            gather=self.gather,
         )

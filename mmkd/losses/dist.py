@@ -19,7 +19,8 @@ from .schedules import Schedule
 class DISTLoss(LogitLoss):
     """The teacher's relations between classes and between samples (Huang et al., NeurIPS 2022), for softmax heads.
 
-    See :func:`mmkd.functional.dist_loss`. A sample counts with its weight in the student's own loss.
+    See :func:`mmkd.functional.dist_loss`. A sample counts with its weight in the student's own loss. The relations are
+    those of one process's samples, as published: with several processes it is the mean of theirs.
 
     Args:
         weight: Weight or schedule. Published: 2.
@@ -50,6 +51,9 @@ class DISTLoss(LogitLoss):
         self.gamma = gamma
         self.temperature = temperature
         self._check_options('softmax')
+
+    def averaged_by(self, pairs: LogitPairs) -> None:
+        """None: samples are related to each other."""
 
     def compute(self, student: Tensor, teacher: Tensor, pairs: LogitPairs) -> Tensor:
         """See :func:`mmkd.functional.dist_loss`."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-from mmengine.dist import all_reduce
 from torch import Tensor
 
 from mmkd.functional import qfl_kd_loss
+from mmkd.functional.processes import mean_over_processes
 from mmkd.registry import LOSSES
 from mmkd.structures import Activation, LogitPairs, SampleTable, Step
 
@@ -62,7 +62,11 @@ class QFLKDLoss(LogitLoss):
             self._on(pairs) / _mean_positives(table).clamp(min=1)
             for table, pairs in zip(step.tables, step.logit_pairs(self.sampler), strict=True)
         ]
-        return torch.stack(values).mean()
+        return mean_over_processes(torch.stack(values).mean())
+
+    def averaged_by(self, pairs: LogitPairs) -> Tensor | None:
+        """The samples' weights for ``average='samples'``, else None: what divides is that of all processes already."""
+        return pairs.weights if self.average == 'samples' else None
 
     def compute(self, student: Tensor, teacher: Tensor, pairs: LogitPairs) -> Tensor:
         """Their mean for ``average='samples'``, else their sum; see :func:`mmkd.functional.qfl_kd_loss`."""
@@ -76,6 +80,4 @@ def _mean_positives(table: SampleTable) -> Tensor:
         raise ValueError(
             "QFLKDLoss divides by the number of positives, and this head gives no labels: set average='samples'"
         )
-    positives = table.is_foreground().sum().float()
-    all_reduce(positives, 'mean')
-    return positives
+    return mean_over_processes(table.is_foreground().sum().float())

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from mmkd.losses import qfl_kd
 from mmkd.registry import LOSSES, build
 
 QFL_KD = dict(type='mmkd.QFLKDLoss')
@@ -59,20 +58,6 @@ def test_the_positives_are_those_of_the_head_not_of_the_sample(make_table, attac
     value = loss(step_of(table))
 
     assert value.item() == pytest.approx(summed(table, picked) / positives(table))
-
-
-def test_the_positives_are_averaged_over_processes(make_table, attach, step_of, monkeypatch):
-    table = make_table('sigmoid')
-    loss = attach(QFL_KD, table)
-    alone = loss(step_of(table)).item()
-
-    def with_a_process_of_three_times_as_many(count, operation):
-        assert operation == 'mean'
-        count.mul_(2)
-
-    monkeypatch.setattr(qfl_kd, 'all_reduce', with_a_process_of_three_times_as_many)
-
-    assert loss(step_of(table)).item() == pytest.approx(alone / 2)
 
 
 def test_without_labels_it_averages_over_samples_when_told(make_table, attach, step_of):
