@@ -108,7 +108,11 @@ class AEKTLoss(LogitLoss):
     def student_logits(self, pairs: LogitPairs) -> Tensor:
         """(S, C) the student's logits behind the serial layer."""
         logits = super().student_logits(pairs)
-        return logits if self.serial == 'none' else self.serial_layer(logits)
+        return self.serial_layer(logits) if self.serial == 'task_then_distill' else logits
+
+    def averaged_by(self, pairs: LogitPairs) -> Tensor:
+        """The samples' weights, 0 for those that have no target."""
+        return targets(pairs, 'AEKTLoss')[1]
 
     def compute(self, student: Tensor, teacher: Tensor, pairs: LogitPairs) -> Tensor:
         """See :func:`mmkd.functional.aekt_loss`."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmkd.functional import center_rows, standardize_rows
+from mmkd.functional.processes import mean_over_processes
 from mmkd.registry import SAMPLERS, build
 from mmkd.structures import Activation, FeaturePair, HeadSource, LogitPairs, NeckSource, Step
 
@@ -104,7 +105,7 @@ class LogitLoss(DistillLoss):
     def forward(self, step: Step) -> Tensor:
         """Mean over the head's sample tables (stages of a cascade, layers of a decoder)."""
         values = [self._on(pairs) for pairs in step.logit_pairs(self.sampler)]
-        return torch.stack(values).mean()
+        return mean_over_processes(torch.stack(values).mean())
 
     @abstractmethod
     def compute(self, student: Tensor, teacher: Tensor, pairs: LogitPairs) -> Tensor:
@@ -126,7 +127,9 @@ class LogitLoss(DistillLoss):
 
     def _on(self, pairs: LogitPairs) -> Tensor:
         with _full_precision(pairs.student):
-            return self.compute(*self._preprocess(pairs), pairs)
+            value = self.compute(*self._preprocess(pairs), pairs)
+            weights = self.averaged_by(pairs)
+            return value if weights is None else value * _share(weights)
 
     def _preprocess(self, pairs: LogitPairs) -> tuple[Tensor, Tensor]:
         student, teacher = self.student_logits(pairs), _at_least_float32(pairs.teacher)
@@ -139,6 +142,10 @@ class LogitLoss(DistillLoss):
 
     def _check_options(self, activation: Activation) -> None:
         """Compute the loss of no samples, so that a wrong option is an error now and not in the first step."""
+    def averaged_by(self, pairs: LogitPairs) -> Tensor | None:
+        """(S,) weights by which :meth:`compute` averages over samples; None where it does something else."""
+        return pairs.weights
+
         logits, numbers = torch.zeros(0, 2), torch.zeros(0, dtype=torch.long)
         nothing = LogitPairs(
             student=logits,
@@ -184,3 +191,10 @@ def _full_precision(values: Tensor) -> torch.autocast:
 
 def _at_least_float32(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+def _share(weights: Tensor) -> Tensor:
+    """This process's samples by those of an average process: turns its mean into its share of the mean of all."""
+    total = weights.sum()
+    mean = mean_over_processes(total)
+    return torch.where(mean > 0, total / mean, torch.ones_like(total))
+
+
