@@ -14,8 +14,8 @@ from .layers import KAIMING, conv_bn_relu, convolution
 class CifarMobileNetV2(BaseBackbone):
     """MobileNetV2 (Sandler et al., arXiv 1801.04381) as distillation papers use it on CIFAR-100.
 
-    Other than MMPretrain's ``MobileNetV2`` it has ReLU where that has ReLU6, an expansion in the first block too, stride
-    1 in the second stage, so that the last map has stride 16, and channels that are no multiples of 8.
+    Other than MMPretrain's ``MobileNetV2`` it has ReLU where that has ReLU6, an expansion in the first block too, and
+    stride 1 in the second stage, so that the last map has stride 16; channels need not be multiples of 8.
 
     Args:
         width: Factor of all channels but the last 1280. 0.5 is the papers' student ("mobile_half").

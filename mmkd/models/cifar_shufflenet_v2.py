@@ -27,7 +27,7 @@ class CifarShuffleNetV2(ShuffleNetV2):
         super().__init__(**options)
         self.conv1 = ConvModule(
             3,
-            self.conv1.out_channels,
+            24,
             1,
             conv_cfg=self.conv_cfg,
             norm_cfg=self.norm_cfg,
