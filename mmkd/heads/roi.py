@@ -120,8 +120,10 @@ class RoIHeadAdapter(HeadAdapter):
         tables: list[SampleTable] = []
         for stage in range(len(self._box_heads)):
             if tables and not len(tables[-1]):
-                break  # MMDetection ends a cascade that has run out of RoIs
-            tables.append(self._table(step, stage, teacher))
+                # MMDetection ends a cascade that has run out of RoIs; on other processes it may go on.
+                tables.append(tables[-1])
+            else:
+                tables.append(self._table(step, stage, teacher))
         return tables
 
     @property
