@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmkd.heads import NeckAdapter, build_head_adapter
 from mmkd.losses import DistillLoss, Progress
 from mmkd.registry import LOSSES, MODELS, build
-from mmkd.structures import Step
+from mmkd.structures import ClassMap, Step
 
 from .isolation import isolated_rng
 from .taps import Taps
@@ -70,6 +70,7 @@ class Distiller(BaseModel):
         self.teacher = Teacher(**teacher, student_preprocessor=built.data_preprocessor)
         self._watch = LossWatch()
         self._started = False
+        self._classes = ClassMap()
         self._attach(head)
 
     def forward(
@@ -105,6 +106,7 @@ class Distiller(BaseModel):
                 run_teacher=self.teacher.features,
                 head=self._head,
                 neck=self._neck,
+                classes=self._classes,
             )
             for name, loss in active.items():
                 if f'loss_{name}' in losses:
@@ -160,10 +162,12 @@ class Distiller(BaseModel):
             return getattr(self.__dict__['student'], name)
 
     def _start(self) -> None:
-        """Checks that need the run: MMEngine's hooks tell the data set's class names before the first step."""
+        """What needs the run: MMEngine's hooks tell the data set's class names before the first step."""
         dataset_meta = MessageHub.get_current_instance().get_info('dataset_meta') or {}
-        if dataset_meta.get('classes'):
-            self.teacher.check_classes(dataset_meta['classes'])
+        if self._head is not None:
+            self._classes = self.teacher.match_classes(
+                dataset_meta.get('classes'), self._head.num_classes, self._head.num_teacher_classes
+            )
         self._started = True
 
     def _share_tree(self, student: nn.Module) -> None:
@@ -192,6 +196,8 @@ class Distiller(BaseModel):
             raise ValueError(f'losses ask for {sorted(unknown)}; there are logits and features')
         student, teacher = self.student, self.teacher.model
         self._head = build_head_adapter(student, teacher, head) if 'logits' in needs else None
+        if self._head is not None:
+            self.teacher.check_num_classes(self._head.num_classes, self._head.num_teacher_classes)
         self._neck = (
             NeckAdapter(student, teacher, loss=needs['features']) if 'features' in needs else None
         )

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.hub import get_config
+from mmengine.logging import print_log
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
+
+from mmkd.structures import ClassMap
 
 from .isolation import isolated_rng
 from .pixels import PixelConverter
@@ -29,14 +34,18 @@ class Teacher:
     Args:
         config: The teacher's config: a path, ``'mmdet::...'``, ``'mmpretrain::...'``, or a dict with ``model`` in it.
         checkpoint: Path or URL of the teacher's weights, or ``'random_init'`` to really want none.
+        class_names: Names of the teacher's classes in the order of its logits. Default: what the checkpoint says,
+            else what ``train_dataloader`` of the config says.
+        class_aliases: What the teacher calls those of the student's classes that it calls otherwise, such as
+            ``{'motorbike': 'motorcycle'}``.
         student_preprocessor: The student's data preprocessor, whose output the teacher has to read.
 
     Attributes:
         model: The frozen network in eval mode.
-        classes: Class names that the checkpoint was trained on, None if it doesn't say.
+        classes: Names of the teacher's classes in the order of its logits, None if nothing says.
 
     Raises:
-        ValueError: No checkpoint is named.
+        ValueError: No checkpoint is named; ``class_aliases`` cannot be.
         FileNotFoundError: The checkpoint or the config does not exist.
         RuntimeError: Checkpoint and config do not fit; the message lists the keys.
     """
@@ -46,6 +55,8 @@ class Teacher:
         config: str | Path | Mapping[str, Any] | Config,
         checkpoint: str | Path | None = None,
         *,
+        class_names: Sequence[str] | None = None,
+        class_aliases: Mapping[str, str] | None = None,
         student_preprocessor: nn.Module,
     ) -> None:
         if checkpoint is None:
@@ -54,14 +65,19 @@ class Teacher:
                 f"or URL of the trained teacher, or to '{RANDOM_INIT}' if noise is what you want"
             )
         self.checkpoint = str(checkpoint)
-        self.classes: tuple[str, ...] | None = None
+        loaded = _load_config(config)
+        self.classes = _names(_train_dataset(loaded).get('metainfo'))
         self.model: Any
         with isolated_rng():
-            self.model = _build(config)
+            self.model = _build(loaded)
             if self.checkpoint == RANDOM_INIT:
                 _init_without_pretrained(self.model)
             else:
                 self._load()
+        if class_names is not None:
+            self.classes = tuple(class_names)
+        self._aliases = dict(class_aliases or {})
+        self._check_aliases()
         self.model.requires_grad_(False)
         self.model.eval()
         self.convert_pixels = PixelConverter(student_preprocessor, self.model.data_preprocessor)
@@ -83,28 +99,85 @@ class Teacher:
         """Apply ``fn``, such as a move to another device, to every parameter and buffer."""
         self.model._apply(fn)
 
-    def check_classes(self, classes: Sequence[str]) -> None:
-        """Compare the data set's class names with those the checkpoint was trained on, where it says.
+    def check_num_classes(self, student: int, teacher: int) -> None:
+        """Whether the classes of student and teacher can be matched, as far as is known before training.
+
+        Args:
+            student: Number of the student's classes.
+            teacher: Number of the classes of the teacher's head.
 
         Raises:
-            ValueError: They differ, or stand in another order; the message lists where.
+            ValueError: The numbers differ and nothing names the teacher's classes, or there are more or fewer names
+                than classes.
         """
-        if self.classes is None or self.classes == tuple(classes):
-            return
-        if len(self.classes) != len(classes):
-            differing = [f'{len(self.classes)} classes, the data set has {len(classes)}']
-        else:
-            differing = [
-                f'class {i} is {theirs!r}, {ours!r} in the data set'
-                for i, (theirs, ours) in enumerate(zip(self.classes, classes, strict=True))
-                if theirs != ours
-            ]
-        raise ValueError(
-            f'teacher.checkpoint {self.checkpoint} was trained on other classes:\n  '
-            + '\n  '.join(_shorten(differing))
-            + '\ntake a teacher trained on this data set, or set metainfo.classes of the data set to the '
-            "teacher's names in the teacher's order"
+        if self.classes is None and student != teacher:
+            raise ValueError(
+                f'number of classes: the student has {student}, the teacher {teacher}: take a teacher trained on '
+                f'the same classes, or, as {self._source} does not name them, set teacher.class_names to the '
+                "names of the teacher's classes in the order of its logits: those that the student has too are "
+                'distilled'
+            )
+        if self.classes is not None and len(self.classes) != teacher:
+            raise ValueError(
+                f"the teacher's head has {teacher} classes, of which {len(self.classes)} are named: "
+                f'{_few(self.classes)}: set teacher.class_names to the names of all, in the order of its logits'
+            )
+
+    def match_classes(self, names: Sequence[str] | None, student: int, teacher: int) -> ClassMap:
+        """Find the student's classes among the teacher's, by name.
+
+        Args:
+            names: Names of the data set's classes, which the student learns; None where the run does not say.
+            student: Number of the student's classes.
+            teacher: Number of the classes of the teacher's head.
+
+        Returns:
+            The map of the teacher's classes to the student's. Where one side has no names, classes are taken to be
+            the same.
+
+        Raises:
+            ValueError: The teacher lacks a class of the student; the message lists them with the nearest names.
+        """
+        if self.classes is None or (not names and student == teacher):
+            return ClassMap()
+        if not names or len(names) != student:
+            raise ValueError(
+                f'number of classes: the student has {student}, the teacher {teacher}, to be matched by name, but '
+                f'the data set names {len(names or ())}: set metainfo.classes of the data set'
+            )
+        names = [names] if isinstance(names, str) else list(names)
+        strange = sorted(self._aliases.keys() - set(names))
+        if strange:
+            raise ValueError(
+                'teacher.class_aliases: the data set has no class '
+                + ', '.join(_with_nearest(strange, names))
+                + f'; its classes are {_few(names)}'
+            )
+        theirs = [self._aliases.get(name, name) for name in names]
+        missing = [name for name in theirs if name not in self.classes]
+        if missing:
+            raise ValueError(
+                f'{self._source} was trained on other classes: of the {len(names)} classes of the data set it '
+                f'lacks {len(missing)}:\n  '
+                + '\n  '.join(_shorten(_with_nearest(missing, self.classes)))
+                + f'\nit has {_few(self.classes)}\nif it calls them otherwise, say how: '
+                f"teacher.class_aliases={{{missing[0]!r}: 'its name'}}; else take a teacher trained on these classes"
+            )
+        twice = sorted(name for name, count in Counter(theirs).items() if count > 1)
+        if twice:
+            raise ValueError(
+                f"teacher.class_aliases: more than one of the student's classes is the teacher's {twice[0]!r}"
+            )
+        columns = tuple(map(self.classes.index, theirs))
+        if columns == tuple(range(len(self.classes))):
+            return ClassMap()
+        dropped = len(self.classes) - len(columns)
+        print_log(
+            f"the teacher's classes are matched by name: {len(columns)} of its {len(self.classes)} are the "
+            f"student's, {dropped} are dropped",
+            'current',
         )
+        return ClassMap(columns, len(self.classes))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
         """A frozen network needs no copy: an EMA copy of the student shares it.
@@ -141,13 +214,29 @@ class Teacher:
                 'number of classes)'
             )
         meta = checkpoint.get('meta') or {}
-        dataset_meta = meta.get('dataset_meta') or {}
-        names = dataset_meta.get('classes') or dataset_meta.get('CLASSES') or meta.get('CLASSES')
-        self.classes = (names,) if isinstance(names, str) else tuple(names) if names else None
+        self.classes = _names(meta.get('dataset_meta')) or _names(meta) or self.classes
+
+    def _check_aliases(self) -> None:
+        if not self._aliases:
+            return
+        if self.classes is None:
+            raise ValueError(
+                f'teacher.class_aliases: {self._source} does not name its classes: set teacher.class_names'
+            )
+        unknown = [name for name in self._aliases.values() if name not in self.classes]
+        if unknown:
+            raise ValueError(
+                'teacher.class_aliases: the teacher has no class '
+                + ', '.join(_with_nearest(unknown, self.classes))
+                + f'; its classes are {_few(self.classes)}'
+            )
+
+    @property
+    def _source(self) -> str:
+        return f'teacher.checkpoint {self.checkpoint}'
 
 
-def _build(config: str | Path | Mapping[str, Any] | Config) -> Any:
-    """The teacher's network as its own config describes it, in its own scope, without pretrained weights."""
+def _load_config(config: str | Path | Mapping[str, Any] | Config) -> Config:
     if isinstance(config, Config):
         loaded = config
     elif isinstance(config, Mapping):
@@ -158,6 +247,25 @@ def _build(config: str | Path | Mapping[str, Any] | Config) -> Any:
         loaded = Config.fromfile(config)
     if 'model' not in loaded:
         raise ValueError('teacher.config has no `model`: give a config file or dict(model=...)')
+    return loaded
+
+
+def _train_dataset(config: Config) -> Mapping[str, Any]:
+    """Config of the data set that the teacher was trained on, within its wrappers; empty where there is none."""
+    node = config.get('train_dataloader') or {}
+    while 'dataset' in node:
+        node = node['dataset'] or {}
+    return node
+
+
+def _names(meta: Mapping[str, Any] | None) -> tuple[str, ...] | None:
+    """Class names of a data set's meta data."""
+    names = (meta or {}).get('classes') or (meta or {}).get('CLASSES')
+    return (names,) if isinstance(names, str) else tuple(names) if names else None
+
+
+def _build(loaded: Config) -> Any:
+    """The teacher's network as its own config describes it, in its own scope, without pretrained weights."""
     model = loaded.model
     if model.type in ('mmkd.Distiller', 'Distiller'):  # a distilled student that becomes a teacher
         model = model.student
@@ -205,6 +313,22 @@ def _load_weights(
     load(model, '')
     missing = [key for key in missing if not key.endswith('num_batches_tracked')]
     return missing, unexpected, shapes
+
+
+def _with_nearest(names: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The names, each with the known ones that are spelled alike."""
+    lower = {name.lower(): name for name in known}
+    described = []
+    for name in names:
+        near = [lower[hit] for hit in get_close_matches(name.lower(), lower, n=2)]
+        described.append(
+            f'{name!r}' + (f' (nearest: {", ".join(map(repr, near))})' if near else '')
+        )
+    return described
+
+
+def _few(names: Sequence[str]) -> str:
+    return ', '.join(_shorten(list(map(repr, names))))
 
 
 def _shorten(keys: Sequence[str], limit: int = 8) -> list[str]:

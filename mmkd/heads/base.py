@@ -52,6 +52,16 @@ class HeadAdapter(ABC):
         """C, the logits of one sample of the student, background included where it has one."""
         return int(self.student_head.cls_out_channels)
 
+    @property
+    def num_classes(self) -> int:
+        """The student's foreground classes; the label of the background."""
+        return int(self.student_head.num_classes)
+
+    @property
+    def num_teacher_classes(self) -> int:
+        """The teacher's foreground classes; see :class:`mmkd.structures.ClassMap` for where they differ."""
+        return int(self.teacher_head.num_classes)
+
     @classmethod
     def aligns_with(cls, teacher: type[HeadAdapter]) -> bool:
         """Whether a teacher whose head ``teacher`` serves can teach a student whose head this class serves."""

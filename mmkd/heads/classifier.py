@@ -69,7 +69,7 @@ class ClassifierAdapter(HeadAdapter):
     gives no gradient until the student's own loss has moved them, in the first step.
 
     Raises:
-        ValueError: Other number of classes, single-label against multi-label head, or a head that cannot be distilled.
+        ValueError: Single-label against multi-label head, or a head that cannot be distilled.
     """
 
     taps: Mapping[str, str] = {'logits': 'head'}
@@ -90,12 +90,7 @@ class ClassifierAdapter(HeadAdapter):
                 'set distillation=False in model.student.head'
             )
         self._num_classes = _num_classes(student, self.student_head, 'student')
-        theirs = _num_classes(teacher, self.teacher_head, 'teacher')
-        if self._num_classes != theirs:
-            raise ValueError(
-                f'number of classes: the student has {self._num_classes}, the teacher {theirs}: take a '
-                'teacher trained on the same classes'
-            )
+        self._num_teacher_classes = _num_classes(teacher, self.teacher_head, 'teacher')
         family = adapter_class(self.teacher_head)
         assert family is not None
         assert issubclass(family, ClassifierAdapter)
@@ -115,6 +110,16 @@ class ClassifierAdapter(HeadAdapter):
     def num_logits(self) -> int:
         """See :attr:`HeadAdapter.num_logits`."""
         return self._num_classes
+
+    @property
+    def num_classes(self) -> int:
+        """See :attr:`HeadAdapter.num_classes`."""
+        return self._num_classes
+
+    @property
+    def num_teacher_classes(self) -> int:
+        """See :attr:`HeadAdapter.num_teacher_classes`."""
+        return self._num_teacher_classes
 
     @classmethod
     def aligns_with(cls, teacher: type[HeadAdapter]) -> bool:
@@ -208,7 +213,7 @@ class ArcFaceAdapter(ClassifierAdapter):
 
 @torch.no_grad()
 def _teacher_logits(head: Any, images: TeacherPass) -> Tensor:
-    return _prediction(head(images.features))
+    return images.classes.logits(_prediction(head(images.features)))
 
 
 def _prediction(output: Tensor | tuple[Tensor, ...]) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -147,11 +147,6 @@ class DenseHeadAdapter(HeadAdapter):
         ]
         heads = [self.student_head, self.teacher_head]
         for what, fix, (ours, theirs) in (
-            (
-                'number of classes',
-                'take a teacher trained on the same classes',
-                map(_num_classes, heads),
-            ),
             ('strides', 'give both heads the same strides', map(_strides, grids)),
             (
                 'anchors per location',
@@ -249,11 +244,6 @@ class DenseHeadAdapter(HeadAdapter):
         """(P, 4) boxes of the priors of one image, or None for points."""
         return None
 
-    @property
-    def num_classes(self) -> int:
-        """Foreground classes; the label of the background."""
-        return _num_classes(self.student_head)
-
     def grid(self, outputs: DenseOutputs) -> list[Tensor]:
         """Priors of one image as the student's generator makes them: (n, 4) anchors or (n, 2) points a level."""
         sizes = [tuple(level.shape[-2:]) for level in outputs.class_maps]
@@ -276,7 +266,13 @@ class DenseHeadAdapter(HeadAdapter):
 
     @torch.no_grad()
     def _run_teacher(self, teacher: TeacherPass) -> DenseOutputs:
-        return self.teacher_family.run(self.teacher_head, teacher.features)
+        outputs = self.teacher_family.run(self.teacher_head, teacher.features)
+        channels = self.num_teacher_classes + self.num_logits - self.num_classes
+        class_maps = [
+            teacher.classes.logits(level.unflatten(1, (-1, channels)), dim=2).flatten(1, 2)
+            for level in outputs.class_maps
+        ]
+        return replace(outputs, class_maps=class_maps)
 
 
 class SampledTargetsAdapter(DenseHeadAdapter):
@@ -369,10 +365,6 @@ def _fold(maps: Tensor, channels: int) -> Tensor:
     """(B, A*C, H, W) as a view (B, H, W, A, C)."""
     batch, _, height, width = maps.shape
     return maps.view(batch, -1, channels, height, width).permute(0, 3, 4, 1, 2)
-
-
-def _num_classes(head: Any) -> int:
-    return int(head.num_classes)
 
 
 def _strides(generator: Any) -> list[Any] | None:

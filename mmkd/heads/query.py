@@ -12,7 +12,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from mmkd.structures import Activation, SampleTable, Step
+from mmkd.structures import Activation, ClassMap, SampleTable, Step
 
 from .base import HeadAdapter, register_head_adapter
 
@@ -24,7 +24,7 @@ class Matches:
     Attributes:
         logits: (M, C) classification logits.
         boxes: (M, 4) predicted xyxy boxes in pixels of the network's input, without gradient.
-        labels: (M,) classes of the objects.
+        labels: (M,) classes of the objects, in the numbers of the network.
         object_ids: (M,) indices of the objects among the image's ground truths.
     """
 
@@ -83,7 +83,7 @@ class QueryHeadAdapter(HeadAdapter):
             layer, the first with the first and so on, which needs equally many.
 
     Raises:
-        ValueError: Classes, activation, with ``'all'`` the number of layers, or the padding of the input differ;
+        ValueError: Activation, with ``'all'`` the number of layers, or the padding of the input differ;
             the teacher has no assigner; ``layers`` is something else.
     """
 
@@ -105,12 +105,6 @@ class QueryHeadAdapter(HeadAdapter):
         self.teacher: Any = teacher
         self.num_layers = self.count_layers(student, self.student_head)
         ours, theirs = self.classifier(self.student_head), self.classifier(self.teacher_head)
-        _require_equal(
-            'number of classes',
-            int(ours.num_classes),
-            int(theirs.num_classes),
-            'take a teacher trained on the same classes',
-        )
         _require_equal(
             'activation',
             _activation(ours),
@@ -146,8 +140,13 @@ class QueryHeadAdapter(HeadAdapter):
 
     @property
     def num_classes(self) -> int:
-        """Foreground classes."""
+        """See :attr:`HeadAdapter.num_classes`."""
         return int(self.classifier(self.student_head).num_classes)
+
+    @property
+    def num_teacher_classes(self) -> int:
+        """See :attr:`HeadAdapter.num_teacher_classes`."""
+        return int(self.classifier(self.teacher_head).num_classes)
 
     @property
     def num_logits(self) -> int:
@@ -175,13 +174,15 @@ class QueryHeadAdapter(HeadAdapter):
     def tables(self, step: Step) -> list[SampleTable]:
         """One table per wanted layer, of the objects that both networks matched."""
         layers = zip(self.student_matches(step), self.teacher_matches(step), strict=True)
-        return [self._table(ours, theirs) for ours, theirs in layers]
+        return [self._table(ours, theirs, step.classes) for ours, theirs in layers]
 
     def wanted(self, num_layers: int) -> range:
         """Indices of the layers that get a table."""
         return range(num_layers)[-1:] if self.layers == 'last' else range(num_layers)
 
-    def _table(self, ours: Sequence[Matches], theirs: Sequence[Matches]) -> QueryTable:
+    def _table(
+        self, ours: Sequence[Matches], theirs: Sequence[Matches], classes: ClassMap
+    ) -> QueryTable:
         kept, rows, targets = [], [], []
         for student, teacher in zip(ours, theirs, strict=True):
             same_object = student.object_ids[:, None] == teacher.object_ids
@@ -200,7 +201,7 @@ class QueryHeadAdapter(HeadAdapter):
                 [match.object_ids[at] for match, at in zip(ours, kept, strict=True)]
             ),
             student_rows=student_rows,
-            teacher_rows=torch.cat(targets),
+            teacher_rows=classes.logits(torch.cat(targets)),
             student_boxes=torch.cat(
                 [match.boxes[at] for match, at in zip(ours, kept, strict=True)]
             ),
@@ -290,12 +291,11 @@ class DETRHeadAdapter(QueryHeadAdapter):
                     scores=logits[layer, image][distinct],
                     bboxes=box_convert(boxes[layer, image], 'cxcywh', 'xyxy')[distinct] * scale,
                 )
+                objects = _teachers_objects(sample, step.classes)
                 assignment = head.assigner.assign(
-                    pred_instances=predictions,
-                    gt_instances=sample.gt_instances,
-                    img_meta=sample.metainfo,
+                    pred_instances=predictions, gt_instances=objects, img_meta=sample.metainfo
                 )
-                matches[-1].append(_matches(predictions, sample.gt_instances, assignment))
+                matches[-1].append(_matches(predictions, objects, assignment))
         return matches
 
 
@@ -337,11 +337,20 @@ class SparseRoIHeadAdapter(QueryHeadAdapter):
                 results_list=proposals,
                 object_feats=query_features,
                 batch_img_metas=[sample.metainfo for sample in step.data_samples],
-                batch_gt_instances=[sample.gt_instances for sample in step.data_samples],
+                batch_gt_instances=[
+                    _teachers_objects(sample, step.classes) for sample in step.data_samples
+                ],
             )
             stages.append(outputs)
             proposals, query_features = outputs['results_list'], outputs['object_feats']
         return [_stage_matches(stages[stage]) for stage in self.wanted(len(stages))]
+
+
+def _teachers_objects(sample: Any, classes: ClassMap) -> Any:
+    """The ground truth of an image with the teacher's class numbers."""
+    objects = sample.gt_instances.new()
+    objects.labels = classes.labels(objects.labels)
+    return objects
 
 
 def _matches(predictions: Any, objects: Any, assignment: Any) -> Matches:

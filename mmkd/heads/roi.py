@@ -70,37 +70,26 @@ class RoITable(SampleTable):
 class RoIHeadAdapter(HeadAdapter):
     """Faster R-CNN and its kin, cascades included: one table per stage.
 
+    Stage k of the teacher scores the RoIs of the student's stage k. A teacher with another number of stages scores the
+    RoIs of each with the mean of all its stages, see :func:`roi_logits`.
+
     The logits, RoIs, labels and weights are the arguments of the call ``bbox_head.loss(...)`` of the student's own
     step, the matched ground truths those of ``bbox_head.get_targets(...)``. The student's head is not run again, the
     teacher's RPN never.
 
     Raises:
-        ValueError: Other number of stages, classes or kind of classifier, or a head of :data:`UNSUPPORTED`.
+        ValueError: A kind of classifier that gives other scores, or a head of :data:`UNSUPPORTED`.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, path: str) -> None:
         super().__init__(student, teacher, path)
-        for head in (self.student_head, self.teacher_head):
-            for kind in type(head).__mro__:
-                if kind.__name__ in UNSUPPORTED:
-                    raise ValueError(
-                        f'{type(head).__name__} cannot be distilled: {UNSUPPORTED[kind.__name__]}. Take '
-                        'another RoI head, or a loss on features'
-                    )
-        ours, theirs = self._box_heads, _per_stage(self.teacher_head.bbox_head)
-        if len(ours) != len(theirs):
-            raise ValueError(
-                f'number of stages: the student ({type(self.student_head).__name__}) has {len(ours)}, the '
-                f'teacher ({type(self.teacher_head).__name__}) {len(theirs)}: take a teacher with as '
-                'many stages'
-            )
-        for head, teacher_head in zip(ours, theirs, strict=True):
-            _check_classifiers(head, teacher_head)
-        self._divisor = int(getattr(teacher.data_preprocessor, 'pad_size_divisor', 1))
+        check_roi_head('student', self.student_head)
+        self.scores = RoIScores(teacher, self.activation)
+        self._same_stages = len(self._box_heads) == self.scores.num_stages
         cascade = isinstance(self.student_head.bbox_head, nn.ModuleList)
         self.taps: Mapping[str, str] = {
             f'{method}_{stage}': f'{path}.bbox_head{f".{stage}" if cascade else ""}.{method}(...)'
-            for stage in range(len(ours))
+            for stage in range(len(self._box_heads))
             for method in ('loss', 'get_targets')
         }
 
@@ -110,13 +99,23 @@ class RoIHeadAdapter(HeadAdapter):
         return _activation(self._box_heads[0])
 
     @property
+    def num_classes(self) -> int:
+        """See :attr:`HeadAdapter.num_classes`."""
+        return int(self._box_heads[0].num_classes)
+
+    @property
+    def num_teacher_classes(self) -> int:
+        """See :attr:`HeadAdapter.num_teacher_classes`."""
+        return self.scores.num_classes
+
+    @property
     def num_logits(self) -> int:
         """See :attr:`HeadAdapter.num_logits`."""
         return int(self._box_heads[0].fc_cls.out_features)
 
     def tables(self, step: Step) -> list[SampleTable]:
         """One table of the sampled RoIs per stage; those of a later stage are what the student refined."""
-        teacher = _TeacherStages(self.teacher_head, self._divisor, step.teacher)
+        teacher = self.scores.on(step.teacher)
         tables: list[SampleTable] = []
         for stage in range(len(self._box_heads)):
             if tables and not len(tables[-1]):
@@ -131,7 +130,7 @@ class RoIHeadAdapter(HeadAdapter):
         """The student's box heads, one per stage."""
         return _per_stage(self.student_head.bbox_head)
 
-    def _table(self, step: Step, stage: int, teacher: _TeacherStages) -> RoITable:
+    def _table(self, step: Step, stage: int, teacher: RoIScorer) -> RoITable:
         # Samplers such as OHEM rate candidates by the same method, but element by element.
         calls = step.record(f'loss_{stage}')
         loss = next((call for call in calls if call.get('reduction_override') is None), None)
@@ -151,7 +150,7 @@ class RoIHeadAdapter(HeadAdapter):
             object_ids=torch.cat([_object_ids(one) for one in sampled]),
             student_rows=loss['cls_score'],
             rois=loss['rois'],
-            run_teacher=lambda rois: teacher.logits(stage, rois),
+            run_teacher=lambda rois: teacher.logits(rois, stage if self._same_stages else None),
         )
 
 
@@ -171,48 +170,99 @@ def roi_logits(teacher: nn.Module, features: Sequence[Tensor], rois: Tensor) -> 
         (S, C) logits without gradient; softmax heads have the background in the last column.
     """
     roi_head: Any = teacher.roi_head
-    context = _context(roi_head, features)
-    return torch.stack(
-        [
-            _stage_logits(roi_head, features, rois, stage, context)
-            for stage in range(len(_per_stage(roi_head.bbox_head)))
-        ]
-    ).mean(dim=0)
+    stages = range(len(_per_stage(roi_head.bbox_head)))
+    return _mean_logits(roi_head, features, rois, stages, _context(roi_head, features))
+
+
+class RoIScores:
+    """A two-stage teacher as what scores the boxes of a student, of whatever kind its head is.
+
+    Args:
+        teacher: The teacher's network, with a ``roi_head``.
+        activation: What turns a row of the student's logits into probabilities.
+
+    Attributes:
+        num_classes: The teacher's foreground classes.
+        num_stages: Its stages.
+
+    Raises:
+        ValueError: The teacher's classifier cannot be read, or gives scores that say nothing of the student's.
+    """
+
+    def __init__(self, teacher: Any, activation: Activation) -> None:
+        self.roi_head: Any = teacher.roi_head
+        check_roi_head('teacher', self.roi_head)
+        stages = _per_stage(self.roi_head.bbox_head)
+        self.num_stages = len(stages)
+        self.num_classes = int(stages[0].num_classes)
+        self.log_odds = activation == 'sigmoid' and _activation(stages[0]) == 'softmax'
+        if activation == 'softmax' and _activation(stages[0]) == 'sigmoid':
+            raise ValueError(
+                f'activation: the student has softmax, the teacher ({_loss_name(stages[0])}) sigmoid, '
+                'whose scores leave none for the background: use the same kind of loss_cls in both heads'
+            )
+        self.divisor = int(getattr(teacher.data_preprocessor, 'pad_size_divisor', 1))
+
+    def on(self, images: TeacherPass) -> RoIScorer:
+        """The teacher on the images of one step."""
+        return RoIScorer(self, images)
 
 
 @dataclass
-class _TeacherStages:
-    """The teacher's box heads on the images of one step; whatever several stages share is computed once."""
+class RoIScorer:
+    """A two-stage teacher on the images of one step; whatever several stages share is computed once."""
 
-    roi_head: Any
-    divisor: int
+    scores: RoIScores
     images: TeacherPass
 
     @cached_property
     def features(self) -> tuple[Tensor, ...]:
+        """The teacher's feature maps."""
         features = self.images.features
-        _check_strides(self.roi_head, features, self.images.inputs.shape[-2:], self.divisor)
+        size = self.images.inputs.shape[-2:]
+        _check_strides(self.scores.roi_head, features, size, self.scores.divisor)
         return features
 
     @cached_property
     def context(self) -> dict[str, Tensor]:
-        return _context(self.roi_head, self.features)
+        """See :func:`_context`."""
+        return _context(self.scores.roi_head, self.features)
 
     @torch.no_grad()
-    def logits(self, stage: int, rois: Tensor) -> Tensor:
-        return _stage_logits(self.roi_head, self.features, rois, stage, self.context)
+    def logits(self, rois: Tensor, stage: int | None = None) -> Tensor:
+        """The teacher's logits at boxes, of the student's classes and with the student's meaning.
+
+        A softmax teacher's scores for a sigmoid student are the log-odds of each class,
+        ``log p_c - log(1 - p_c) = z_c - logsumexp of the other logits``, background included: their sigmoid is the
+        teacher's probability.
+
+        Args:
+            rois: (S, 5) index of the image in the batch and xyxy box in input pixels.
+            stage: The teacher's stage; None is the mean of all, see :func:`roi_logits`.
+
+        Returns:
+            (S, C) logits without gradient.
+        """
+        stages = range(self.scores.num_stages) if stage is None else (stage,)
+        rows = _mean_logits(self.scores.roi_head, self.features, rois, stages, self.context)
+        logits = self.images.classes.logits(rows)
+        return _log_odds(logits)[:, :-1] if self.scores.log_odds else logits
 
 
-def _stage_logits(
+def _mean_logits(
     roi_head: Any,
     features: Sequence[Tensor],
     rois: Tensor,
-    stage: int,
+    stages: Sequence[int],
     context: Mapping[str, Tensor],
 ) -> Tensor:
-    """(S, C) logits of one stage by the RoI head's own forward, which knows what is special about it."""
-    stages = (stage,) if isinstance(roi_head.bbox_head, nn.ModuleList) else ()
-    return roi_head._bbox_forward(*stages, features, rois, **context)['cls_score']
+    """(S, C) logits by the RoI head's own forward, which knows what is special about it; the mean of the stages."""
+    cascade = isinstance(roi_head.bbox_head, nn.ModuleList)
+    rows = [
+        roi_head._bbox_forward(*[stage] * cascade, features, rois, **context)['cls_score']
+        for stage in stages
+    ]
+    return torch.stack(rows).mean(dim=0)
 
 
 def _context(roi_head: Any, features: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -236,8 +286,19 @@ def _per_stage(modules: Any) -> list[Any]:
     return list(modules) if isinstance(modules, nn.ModuleList) else [modules]
 
 
-def _check_classifiers(student: Any, teacher: Any) -> None:
-    for role, head in (('student', student), ('teacher', teacher)):
+def check_roi_head(role: str, roi_head: Any) -> None:
+    """Whether the logits of a RoI head can be distilled.
+
+    Raises:
+        ValueError: They cannot; the message says why.
+    """
+    for kind in type(roi_head).__mro__:
+        if kind.__name__ in UNSUPPORTED:
+            raise ValueError(
+                f'{type(roi_head).__name__} cannot be distilled: {UNSUPPORTED[kind.__name__]}. Take '
+                'another RoI head, or a loss on features'
+            )
+    for head in _per_stage(roi_head.bbox_head):
         columns = getattr(getattr(head, 'fc_cls', None), 'out_features', None)
         expected = head.num_classes + (_activation(head) == 'softmax')
         if columns != expected:
@@ -247,20 +308,20 @@ def _check_classifiers(student: Any, teacher: Any) -> None:
                 f'logits) or sigmoid over classes ({head.num_classes}) can be distilled. Use '
                 'CrossEntropyLoss(use_sigmoid=False) as loss_cls'
             )
-    for what, fix, read in (
-        (
-            'number of classes',
-            'take a teacher trained on the same classes',
-            lambda head: head.num_classes,
-        ),
-        ('activation', 'use the same kind of loss_cls in both heads', _activation),
-    ):
-        ours, theirs = read(student), read(teacher)
-        if ours != theirs:
-            raise ValueError(
-                f'{what}: the student ({_loss_name(student)}) has {ours}, the teacher '
-                f'({_loss_name(teacher)}) {theirs}: {fix}'
-            )
+
+
+def _log_odds(logits: Tensor) -> Tensor:
+    """(S, C) softmax logits to the log-odds of every class against all others, in at least float32.
+
+    For the largest logit the sum over the others is taken without it: 1 - p would be 0 where p rounds to 1.
+    """
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    total = logits.logsumexp(dim=1, keepdim=True)
+    others = total + (-(logits - total).exp()).log1p()
+    largest = logits.argmax(dim=1, keepdim=True)
+    below = logits.scatter(1, largest, -torch.inf).logsumexp(dim=1, keepdim=True)
+    return logits - others.scatter(1, largest, below)
 
 
 def _check_strides(

@@ -125,6 +125,10 @@ class LogitLoss(DistillLoss):
         """(S, C) what is compared with the teacher's logits: the student's, before their rows are preprocessed."""
         return _at_least_float32(pairs.student)
 
+    def averaged_by(self, pairs: LogitPairs) -> Tensor | None:
+        """(S,) weights by which :meth:`compute` averages over samples; None where it does something else."""
+        return pairs.weights
+
     def _on(self, pairs: LogitPairs) -> Tensor:
         with _full_precision(pairs.student):
             value = self.compute(*self._preprocess(pairs), pairs)
@@ -142,10 +146,6 @@ class LogitLoss(DistillLoss):
 
     def _check_options(self, activation: Activation) -> None:
         """Compute the loss of no samples, so that a wrong option is an error now and not in the first step."""
-    def averaged_by(self, pairs: LogitPairs) -> Tensor | None:
-        """(S,) weights by which :meth:`compute` averages over samples; None where it does something else."""
-        return pairs.weights
-
         logits, numbers = torch.zeros(0, 2), torch.zeros(0, dtype=torch.long)
         nothing = LogitPairs(
             student=logits,

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from .classes import ClassMap
 from .pairs import Activation, FeaturePair, LogitPairs
 from .samples import Sampler, SampleTable
 
@@ -52,11 +53,13 @@ class TeacherPass:
         inputs: (B, 3, H, W) the student's normalised input.
         data_samples: The batch's data samples.
         run: Runs the teacher's backbone and neck on them.
+        classes: Brings the logits of the teacher's head to the student's classes.
     """
 
     inputs: Tensor
     data_samples: Sequence[Any]
     run: Callable[[Tensor, Sequence[Any]], tuple[Tensor, ...]]
+    classes: ClassMap = field(default_factory=ClassMap)
 
     @cached_property
     def features(self) -> tuple[Tensor, ...]:
@@ -75,6 +78,7 @@ class Step:
         run_teacher: Runs the teacher's backbone and neck on the step's input.
         head: Source of logit pairs, None when no active loss asks for logits.
         neck: Source of feature pairs, None when no active loss asks for features.
+        classes: Brings the logits of the teacher's head to the student's classes.
     """
 
     inputs: Tensor
@@ -83,12 +87,13 @@ class Step:
     run_teacher: Callable[[Tensor, Sequence[Any]], tuple[Tensor, ...]]
     head: HeadSource | None = None
     neck: NeckSource | None = None
+    classes: ClassMap = field(default_factory=ClassMap)
     _pairs: dict[Sampler, list[LogitPairs]] = field(default_factory=dict, init=False)
 
     @cached_property
     def teacher(self) -> TeacherPass:
         """The teacher on the step's pixels."""
-        return TeacherPass(self.inputs, self.data_samples, self.run_teacher)
+        return TeacherPass(self.inputs, self.data_samples, self.run_teacher, self.classes)
 
     @property
     def teacher_features(self) -> tuple[Tensor, ...]:

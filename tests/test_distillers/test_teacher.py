@@ -27,6 +27,7 @@ from torch import nn
 from zoo import batch, distiller, one_step, pair
 
 from mmkd.distillers import RANDOM_INIT, Distiller, Teacher
+from mmkd.structures import ClassMap
 
 PREPROCESSOR = nn.Identity()  # normalises nothing, as far as the pixels are concerned
 CLASSES = tuple('abcdefghij')
@@ -200,34 +201,111 @@ def checked(tmp_path: Path, classes: Any) -> Teacher:
     return make_teacher(checkpoint=save(make_teacher().model, tmp_path / 'teacher.pth', classes))
 
 
-def test_the_data_sets_classes_may_be_the_teachers(tmp_path: Path) -> None:
-    checked(tmp_path, CLASSES).check_classes(list(CLASSES))
+def named(names: Any, **options: Any) -> Teacher:
+    return Teacher(
+        **teacher_options(teacher_model()),
+        class_names=names,
+        **options,
+        student_preprocessor=PREPROCESSOR,
+    )
 
 
-def test_a_checkpoint_without_names_is_not_questioned() -> None:
-    make_teacher().check_classes(('x', 'y'))
+@pytest.mark.parametrize('names', [CLASSES, None], ids=['named', 'unnamed'])
+def test_nothing_is_done_where_the_classes_are_the_same(tmp_path: Path, names: Any) -> None:
+    teacher = checked(tmp_path, names)
+    assert teacher.match_classes(list(CLASSES), 10, 10) == ClassMap()
+    assert teacher.match_classes(None, 10, 10) == ClassMap()
 
 
-def test_classes_in_another_order_are_listed(tmp_path: Path) -> None:
+def test_classes_in_another_order_are_found_by_name(tmp_path: Path) -> None:
     order = ('b', 'a', *CLASSES[2:])
-    with pytest.raises(ValueError, match=r"class 0 is 'a', 'b' in the data set\n.*class 1 is 'b'"):
-        checked(tmp_path, CLASSES).check_classes(order)
+    columns = checked(tmp_path, CLASSES).match_classes(order, 10, 10).columns
+    assert columns == (1, 0, 2, 3, 4, 5, 6, 7, 8, 9)
 
 
-def test_another_number_of_classes_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r'10 classes, the data set has 3'):
-        checked(tmp_path, CLASSES).check_classes(CLASSES[:3])
+def test_classes_that_only_the_teacher_has_are_dropped(tmp_path: Path) -> None:
+    found = checked(tmp_path, CLASSES).match_classes(('j', 'c'), 2, 10)
+    assert found == ClassMap((9, 2), 10)
+
+
+def test_classes_that_the_teacher_lacks_are_listed_with_the_nearest_names() -> None:
+    teacher = named(('airplane', 'motorcycle', 'couch', 'cat'))
+    with pytest.raises(
+        ValueError,
+        match=r"trained on other classes: of the 4 .* lacks 3:\n  'aeroplane' \(nearest: 'airplane'\)\n"
+        r"  'Motorbike' \(nearest: 'motorcycle'\)\n  'sofa'\nit has 'airplane'(.|\n)*class_aliases="
+        r"\{'aeroplane': 'its name'\}",
+    ):
+        teacher.match_classes(('aeroplane', 'cat', 'Motorbike', 'sofa'), 4, 4)
+
+
+def test_aliases_say_what_the_teacher_calls_a_class() -> None:
+    teacher = named(('couch', 'cat'), class_aliases=dict(sofa='couch'))
+    assert teacher.match_classes(('cat', 'sofa'), 2, 2) == ClassMap((1, 0), 2)
+
+
+@pytest.mark.parametrize(
+    ('aliases', 'message'),
+    [
+        (dict(sofa='coach'), r"the teacher has no class 'coach' \(nearest: 'couch'\); its classes"),
+        (
+            dict(so_fa='couch'),
+            r"the data set has no class 'so_fa' \(nearest: 'sofa'\); its classes",
+        ),
+        (dict(sofa='cat'), r"more than one of the student's classes is the teacher's 'cat'"),
+    ],
+)
+def test_aliases_that_cannot_be_are_an_error(aliases: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=rf'teacher\.class_aliases: {message}'):
+        named(('couch', 'cat'), class_aliases=aliases).match_classes(('cat', 'sofa'), 2, 2)
+
+
+def test_aliases_need_names() -> None:
+    with pytest.raises(ValueError, match=r'does not name its classes: set teacher\.class_names'):
+        named(None, class_aliases=dict(sofa='couch'))
+
+
+def test_names_come_from_the_recipe_else_the_checkpoint_else_the_config(tmp_path: Path) -> None:
+    config = Config.fromfile(TINY_RETINANET)
+
+    def names(**options: Any) -> Any:
+        return Teacher(config=config, student_preprocessor=PREPROCESSOR, **options).classes
+
+    path = save(make_teacher(student_model()).model, tmp_path / 'teacher.pth', CLASSES)
+    bare = save(make_teacher(student_model()).model, tmp_path / 'bare.pth')
+    shapes = tuple(config.metainfo.classes)
+    assert names(checkpoint=bare) == shapes
+    assert names(checkpoint=path) == CLASSES
+    assert names(checkpoint=path, class_names=shapes[::-1]) == shapes[::-1]
+
+
+def test_other_numbers_of_classes_need_names() -> None:
+    unnamed = 'the student has 2, the teacher 10: take a teacher .* set teacher.class_names'
+    with pytest.raises(ValueError, match=unnamed):
+        make_teacher().check_num_classes(2, 10)
+    make_teacher().check_num_classes(10, 10)
+    named(CLASSES).check_num_classes(2, 10)
+    with pytest.raises(ValueError, match=r'head has 10 classes, of which 3 are named: .* all'):
+        named(CLASSES[:3]).check_num_classes(10, 10)
+
+
+@pytest.mark.parametrize('names', [None, CLASSES[:3]])
+def test_a_data_set_that_does_not_name_its_classes_is_told(names: Any) -> None:
+    with pytest.raises(ValueError, match=r'the student has 2, .* set metainfo\.classes'):
+        named(CLASSES).match_classes(names, 2, 10)
 
 
 def test_the_first_step_compares_with_the_data_set_of_the_run(tmp_path: Path) -> None:
     path = save(make_teacher().model, tmp_path / 'teacher.pth', CLASSES)
-    fresh_hub(dataset_meta=dict(classes=CLASSES[::-1]))
+    fresh_hub(dataset_meta=dict(classes=('z', *CLASSES[1:])))
     with DefaultScope.overwrite_default_scope('mmdet'):
-        model = Distiller(student_model(), teacher_options(teacher_model(), path), dict(ckd=CKD))
-    with pytest.raises(
-        ValueError, match=r"was trained on other classes(.|\n)*'a', 'j' in the data"
-    ):
-        one_step(model, batch(size=64, num_classes=10))
+        options = teacher_options(teacher_model(), path)
+        model = Distiller(student_model(), options, dict(ckd=CKD))
+        features_only = Distiller(student_model(), options, dict(pkd=dict(type='mmkd.PKDLoss')))
+    data = batch(size=64, num_classes=10)
+    with pytest.raises(ValueError, match=r"was trained on other classes(.|\n)*lacks 1:\n  'z'"):
+        one_step(model, data)
+    assert one_step(features_only, data)['loss_pkd'] > 0  # features have no classes
 
 
 # ---- a guest

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mmkd.distillers import Distiller
 from mmkd.heads import RoIHeadAdapter, roi_logits
-from mmkd.heads.roi import RoITable
+from mmkd.heads.roi import RoITable, _log_odds
 from mmkd.structures import Step
 
 RCNN = dict(train_cfg__rcnn__sampler__num=32)
@@ -421,10 +421,49 @@ def test_classifiers_that_do_not_match_are_an_error(change: Any, message: str) -
         zoo.distiller(student, teacher)
 
 
-def test_other_number_of_stages_is_an_error() -> None:
-    student, teacher = configs('faster')[0], configs('cascade')[1]
-    with pytest.raises(ValueError, match=r'number of stages: .* has 1, .* 3'):
-        zoo.distiller(student, teacher)
+@pytest.mark.parametrize(('student', 'teacher'), [('faster', 'cascade'), ('cascade', 'faster')])
+def test_a_teacher_with_other_stages_scores_every_stages_rois_with_their_mean(
+    student: str, teacher: str
+) -> None:
+    model = zoo.distiller(configs(student)[0], configs(teacher)[1], losses=dict(ckd=ALL))
+    steps = zoo.record_steps(model)
+    data = full_batch()
+    zoo.one_step(model, data, of='loss_ckd')
+    tables = steps[0].tables
+    assert len(tables) == STAGES.get(student, 1)
+    for table in tables:
+        stages = [
+            box_head_logits(model.teacher.model, data['inputs'], table.rois, stage)
+            for stage in range(STAGES.get(teacher, 1))
+        ]
+        rows = table.teacher_logits(torch.arange(len(table)))
+        torch.testing.assert_close(rows, torch.stack(stages).mean(0), rtol=1e-4, atol=1e-5)
+    assert zoo.gradient(model.student.backbone).abs().max() > 0
+
+
+def test_a_softmax_teachers_scores_for_a_sigmoid_student_are_log_odds() -> None:
+    student, teacher = configs('faster')
+    student.roi_head.bbox_head.loss_cls = SIGMOID
+    model = zoo.distiller(student, teacher, losses=dict(ckd=ALL))
+    steps = zoo.record_steps(model)
+    data = full_batch()
+    losses = zoo.one_step(model, data, of='loss_ckd')
+    (table,) = steps[0].tables
+    rows = table.teacher_logits(torch.arange(len(table)))
+    softmax = box_head_logits(model.teacher.model, data['inputs'], table.rois, 0).softmax(dim=1)
+    torch.testing.assert_close(rows.sigmoid(), softmax[:, :80], rtol=1e-4, atol=1e-6)
+    assert losses['loss_ckd'] > 0
+
+
+def test_log_odds_are_exact_where_a_probability_rounds_to_one() -> None:
+    logits = torch.tensor([[60.0, 1.0, -30.0, 2.0], [0.5, 0.5, 0.5, 0.5]])
+    expected = torch.zeros(2, 4, dtype=torch.float64)
+    for row in range(2):
+        for column in range(4):
+            others = [z.exp() for at, z in enumerate(logits[row].double()) if at != column]
+            expected[row, column] = logits[row, column].double() - sum(others).log()
+    torch.testing.assert_close(_log_odds(logits), expected.float(), rtol=1e-6, atol=1e-6)
+    assert _log_odds(logits.half()).dtype == torch.float32
 
 
 @pytest.mark.parametrize('kind', ['MultiInstanceRoIHead', 'TridentRoIHead'])
