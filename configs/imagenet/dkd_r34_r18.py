@@ -1,2 +1,2 @@
-_base_ = ['../_base_/pairs/imagenet_r34_r18.py', '../_base_/methods/dkd_imagenet.py']
+_base_ = '../_base_/pairs/imagenet_r34_r18.py'
 model = dict(losses={{_base_.dkd}})

@@ -28,7 +28,6 @@ from mmkd.functional import kd_loss
 from mmkd.structures import Step
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-RECIPES = sorted((REPOSITORY / 'configs' / 'imagenet').glob('*_r34_r18.py'))
 CLASSES = 5
 BATCH = 6
 CKD = dict(type='mmkd.CKDLoss')
@@ -515,50 +514,3 @@ def test_the_commands_train_a_student_and_test_it_with_its_plain_config(
         assert load_tool('test').main([*arguments, *options()]) == 0
         (metrics,) = tested.glob('*/*.json')
         assert json.loads(metrics.read_text())['accuracy/top1'] == validation['accuracy/top1']
-
-
-# ---- recipes ----
-
-
-def test_recipes_are_found() -> None:
-    assert {'ckd_r34_r18', 'kd_r34_r18', 'aekt_r34_r18'} <= {path.stem for path in RECIPES}
-
-
-@pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_takes_a_step_on_its_published_schedule(path: Path) -> None:
-    recipe = Config.fromfile(path)
-    recipe.model.teacher.checkpoint = 'random_init'
-    (name,) = recipe.model.losses
-    assert path.stem.startswith(name)
-    recipe.model.losses[name].weight = 1.0  # DKD's and AEKT's warm-up starts at 0
-    plain = Config.fromfile(path.with_name('plain_r18.py'))
-    for key in (
-        'train_dataloader',
-        'optim_wrapper',
-        'param_scheduler',
-        'train_cfg',
-        'val_evaluator',
-    ):
-        assert recipe[key] == plain[key]
-    assert recipe.model.student == plain.model
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        model = Distiller(
-            **{key: value for key, value in recipe.model.items() if key != 'type'},
-            data_preprocessor=recipe.data_preprocessor,
-        )
-    losses, step = take_step(model.train(), images=2)
-    assert losses[f'loss_{name}'] > 0
-    student, teacher = logits_of(step)
-    assert student.shape == teacher.shape == (2, 1000)
-    assert not model.teacher.convert_pixels.affine
-
-
-def test_ckds_published_settings() -> None:
-    config = Config.fromfile(REPOSITORY / 'configs' / 'imagenet' / 'ckd_r34_r18.py')
-    assert config.model.losses == dict(ckd=dict(type='mmkd.CKDLoss', weight=10.0, temperature=1.0))
-    assert config.model.teacher.checkpoint.endswith('resnet34_8xb32_in1k_20210831-f257d4e6.pth')
-    assert config.train_dataloader.batch_size * 8 == config.auto_scale_lr.base_batch_size == 512
-    optimizer = config.optim_wrapper.optimizer
-    assert (optimizer.lr, optimizer.momentum, optimizer.weight_decay) == (0.2, 0.9, 1e-4)
-    assert config.train_cfg.max_epochs == config.param_scheduler.T_max == 200
-    assert config.param_scheduler.type == 'CosineAnnealingLR'

@@ -1,0 +1,26 @@
+# What all classifiers share: their head, MMPretrain's runtime. A backbone, `in_channels` and `num_classes` are still to be
+# given.
+default_scope = 'mmpretrain'
+custom_imports = dict(imports=['mmkd', 'mmkd.models'], allow_failed_imports=False)
+model = dict(
+    type='ImageClassifier',
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(
+        type='LinearClsHead', loss=dict(type='CrossEntropyLoss', loss_weight=1.0), topk=(1, 5)
+    ),
+)
+val_evaluator = dict(type='Accuracy', topk=(1, 5))
+test_evaluator = val_evaluator
+val_cfg = {}
+test_cfg = {}
+default_hooks = dict(
+    logger=dict(type='LoggerHook', interval=100),
+    checkpoint=dict(type='CheckpointHook', interval=10, max_keep_ckpts=2),
+    visualization=dict(type='VisualizationHook', enable=False),
+)
+visualizer = dict(type='UniversalVisualizer', vis_backends=[dict(type='LocalVisBackend')])
+env_cfg = dict(
+    cudnn_benchmark=True,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'),
+)

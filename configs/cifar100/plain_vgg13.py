@@ -1,0 +1,6 @@
+# VGG13 with batch norm, 9.46M parameters.
+_base_ = '../_base_/cifar100.py'
+model = dict(
+    backbone=dict(type='mmkd.CifarVGG', depth=13),
+    head=dict(in_channels=512),
+)

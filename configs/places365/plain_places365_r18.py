@@ -1,0 +1,3 @@
+# ResNet18: the student of *_r34_r18.py.
+_base_ = '../_base_/places365.py'
+model = dict(backbone=dict(type='ResNet', depth=18), head=dict(in_channels=512))
