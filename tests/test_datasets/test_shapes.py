@@ -15,15 +15,17 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmkd.datasets import shapes
-from mmkd.datasets.shapes import CATEGORY_SETS, CLASSES, make_shapes
+from mmkd.datasets import coco, contours, shapes
+from mmkd.datasets.coco import CocoLayout
+from mmkd.datasets.objects import CLASSES, OBJECT_SETS
+from mmkd.datasets.shapes import make_shapes
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, str(ROOT / 'tools/make_shapes.py')]
 BASE_CONFIG = ROOT / 'configs/_base_/datasets/shapes_detection.py'
 
 # Annotations of 4 + 8 images at seed 0. When it no longer holds, sets that users have on disk are
-# not what the generator draws now: raise shapes.VERSION together with the new value.
+# not what the generator draws now: raise CocoLayout.version together with the new value.
 PINNED_VERSION = '1'
 PINNED_ANNOTATIONS = '4b01a529c2967c391919cf93189f21446d91fc3a443c48ad07488b996fed98f5'
 PINNED_MEAN_COLOURS = [122.7, 98.7, 111.2, 77.2, 64.9, 165.8, 118.7, 177.8]
@@ -132,8 +134,8 @@ class TestMasks:
         for _ in range(50):
             mask = rng.random((9, 12)) < density
             mask[0, 0] |= not mask.any()
-            outline = shapes.polygons(mask)
-            counts = coco_mask.decode(coco_mask.frPyObjects(shapes.run_lengths(mask), 9, 12))
+            outline = coco.polygons(mask)
+            counts = coco_mask.decode(coco_mask.frPyObjects(coco.run_lengths(mask), 9, 12))
             np.testing.assert_array_equal(counts, mask)
             if outline is None:
                 with_holes += 1
@@ -144,16 +146,16 @@ class TestMasks:
 
     def test_a_hole_has_no_polygon(self):
         mask = np.ones((5, 5), dtype=bool)
-        assert shapes.polygons(mask) == [[0, 0, 0, 5, 5, 5, 5, 0]]
+        assert coco.polygons(mask) == [[0, 0, 0, 5, 5, 5, 5, 0]]
         mask[2, 2] = False
-        assert shapes.polygons(mask) is None
+        assert coco.polygons(mask) is None
 
-    @pytest.mark.parametrize('category', CATEGORY_SETS['shapes'], ids=CLASSES)
+    @pytest.mark.parametrize('category', OBJECT_SETS['shapes'].categories('train'), ids=CLASSES)
     def test_outlines_fill_the_area_asked_for(self, category):
         for seed in range(5):
             outline = category.outline(np.random.default_rng(seed))
-            placed = shapes._place(outline, 40, 0.3, np.array([64, 64]))
-            assert shapes._rasterise(placed, 128).sum() / 255 == pytest.approx(40**2, rel=0.04)
+            placed = contours.place(outline, 40, 0.3, np.array([64, 64]))
+            assert contours.rasterise(placed, 128).sum() / 255 == pytest.approx(40**2, rel=0.04)
 
 
 class TestReproducibility:
@@ -180,7 +182,7 @@ class TestReproducibility:
             digest.update(path.read_bytes())
         # Pixels may differ by a rounding between builds of OpenCV, their means hardly.
         colours = [cv2.imread(str(p)).mean() for p in sorted((folder / 'val2017').iterdir())]
-        assert shapes.VERSION == PINNED_VERSION
+        assert CocoLayout.version == PINNED_VERSION
         assert digest.hexdigest() == PINNED_ANNOTATIONS
         assert colours == pytest.approx(PINNED_MEAN_COLOURS, abs=0.5)
 
@@ -214,12 +216,12 @@ class TestFolder:
 
     def test_set_of_another_version_or_with_lost_images_is_replaced(self, tmp_path, monkeypatch):
         arguments = {'train': 2, 'val': 2, 'workers': 1}
-        monkeypatch.setattr(shapes, 'VERSION', '0')
+        monkeypatch.setattr(CocoLayout, 'version', '0')
         out = make_shapes(tmp_path / 'shapes', **arguments)
         monkeypatch.undo()
         lines = []
         make_shapes(out, **arguments, log=lines.append)
-        assert f"train2017 has version '0' instead of '{shapes.VERSION}'" in lines[0]
+        assert f"train2017 has version '0' instead of '{CocoLayout.version}'" in lines[0]
         next((out / 'val2017').iterdir()).unlink()
         make_shapes(out, **arguments, log=lines.append)
         assert len(list((out / 'val2017').iterdir())) == 2
@@ -237,7 +239,7 @@ class TestFolder:
         def interrupt(*_):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(shapes, '_annotation', interrupt)
+        monkeypatch.setattr(coco, '_annotation', interrupt)
         with pytest.raises(KeyboardInterrupt):
             make_shapes(tmp_path / 'shapes', train=4, val=1, workers=1)
         assert list(tmp_path.iterdir()) == []
@@ -272,7 +274,7 @@ class TestFolder:
             ({'size': 63}, 'size must be at least 64, not 63'),
             ({'seed': -1}, 'seed must be at least 0, not -1'),
             ({'workers': 0}, 'workers must be at least 1, not 0'),
-            ({'categories': 'coco'}, "categories must be one of shapes, coco80, not 'coco'"),
+            ({'categories': 'coco'}, "categories must be one of shapes, textured, digits, coco80, not 'coco'"),
         ],
     )
     def test_arguments_out_of_range(self, tmp_path, arguments, message):
@@ -293,7 +295,7 @@ class TestCategories:
         assert len({a['category_id'] for a in annotations(coco)}) > 40
 
     def test_coco80_categories_look_different(self):
-        looks = {(category.outline, category.finish) for category in CATEGORY_SETS['coco80']}
+        looks = {(category.outline, category.finish) for category in OBJECT_SETS['coco80'].categories('val')}
         assert len(looks) == 80
 
     def test_small_images_have_no_large_objects(self, tmp_path):
@@ -307,7 +309,7 @@ class TestCommand:
         with pytest.raises(SystemExit, match='0'):
             shapes.main(['--help'])
         text = capsys.readouterr().out
-        for word in ('--train', '--val', '--size', '--seed', '--categories', '--workers', 'out'):
+        for word in ('--train', '--val', '--size', '--seed', '--objects', '--workers', '--task', 'out'):
             assert word in text
         assert 'not as a benchmark' in ' '.join(text.split())
 
@@ -327,7 +329,7 @@ class TestCommand:
     def test_loads_neither_pytorch_nor_openmmlab(self):
         code = (
             'import runpy, sys; runpy.run_path(sys.argv[1]); '
-            "print({'torch', 'mmengine', 'mmcv', 'mmdet'} & set(sys.modules))"
+            "print({'torch', 'mmcv', 'mmdet', 'sklearn'} & set(sys.modules))"
         )
         command = [sys.executable, '-c', code, shapes.__file__]
         assert subprocess.check_output(command, text=True) == 'set()\n'
