@@ -1,7 +1,7 @@
 """MMEngine registries of the ``mmkd`` scope, and building with errors that name the mistake.
 
 ``MODELS`` and ``HOOKS`` are children of MMEngine's own, so that a Runner finds ``mmkd.Distiller``.
-``LOSSES``, ``SAMPLERS`` and ``SCHEDULES`` hold what only a Distiller builds.
+``LOSSES``, ``SAMPLERS``, ``SCHEDULES`` and ``CONNECTORS`` hold what only a Distiller builds.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmkd', locations=['mmk
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmkd', locations=['mmkd.hooks'])
 LOSSES = Registry('loss', scope='mmkd', locations=['mmkd.losses'])
 SAMPLERS = Registry('sampler', scope='mmkd', locations=['mmkd.losses'])
+CONNECTORS = Registry('connector', scope='mmkd', locations=['mmkd.connectors'])
 SCHEDULES = Registry('schedule', scope='mmkd', locations=['mmkd.losses'])
 
 

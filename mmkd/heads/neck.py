@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmkd.structures import FeaturePair, Step
@@ -15,7 +16,7 @@ _PROBE_SIZE = 128
 
 
 class NeckAdapter:
-    """Pairs the neck's outputs level by level.
+    """Pairs the necks' outputs that have the same stride; a level that only one neck has is left out.
 
     Args:
         student: The student.
@@ -23,10 +24,11 @@ class NeckAdapter:
         loss: Name of a loss that asks for features, for the error.
 
     Attributes:
-        channels: Channels of student and teacher, one pair per feature level.
+        channels: Channels of student and teacher, one pair per common level, shallow to deep.
+        strides: Pixels of the input per cell, one per common level.
 
     Raises:
-        ValueError: Student or teacher has no neck, or they have other numbers of levels.
+        ValueError: Student or teacher has no neck, or no level is common to both.
     """
 
     taps: Mapping[str, str] = {'neck': 'neck'}
@@ -38,39 +40,58 @@ class NeckAdapter:
                     f'model.losses.{loss} compares neck features, but the {role} '
                     f'({type(model).__name__}) has no neck: give it one, or take a loss on logits'
                 )
-        levels = _zip_levels(_probe(student), _probe(teacher))
-        self.channels = [(ours.shape[1], theirs.shape[1]) for ours, theirs in levels]
+        ours, theirs = _probe(student), _probe(teacher)
+        our_levels, their_levels = _levels(ours), _levels(theirs)
+        common = [key for key in our_levels if key in their_levels]
+        our_strides, their_strides = (
+            [key[0] for key in keys] for keys in (our_levels, their_levels)
+        )
+        if not common:
+            raise ValueError(
+                f"model.losses.{loss} compares neck features of equal stride, but the student's levels have strides "
+                f"{our_strides}, the teacher's {their_strides}: give one neck a level of the other's, or take a loss "
+                'on logits'
+            )
+        self.strides = [stride for stride, _ in common]
+        self._pairs = [(our_levels[key], their_levels[key]) for key in common]
+        self.channels = [(ours[i].shape[1], theirs[k].shape[1]) for i, k in self._pairs]
+        if not len(common) == len(our_levels) == len(their_levels):
+            print_log(
+                f"neck features of strides {self.strides} are distilled: the student's levels have {our_strides}, "
+                f"the teacher's {their_strides}",
+                'current',
+            )
 
     def feature_pairs(self, step: Step) -> list[FeaturePair]:
-        """One pair per level.
+        """One pair per common level, of equal height and width.
 
-        Raises:
-            ValueError: Other number of levels, or a level of another shape.
+        Where the two differ by what one network pads more or by rounding, both are cut to the cells that both have:
+        padding is at the right and the bottom.
         """
-        levels = _zip_levels(step.record('neck')[0], step.teacher_features)
-        for level, (ours, theirs) in enumerate(levels):
-            if ours.shape != theirs.shape:
-                raise ValueError(
-                    f'neck level {level}: student {tuple(ours.shape)}, teacher {tuple(theirs.shape)}: '
-                    'the necks need the same out_channels and strides'
-                )
-        return [FeaturePair(level, ours, theirs) for level, (ours, theirs) in enumerate(levels)]
+        ours, theirs = step.record('neck')[0], step.teacher_features
+        pairs = []
+        for level, (i, k) in enumerate(self._pairs):
+            height, width = (
+                min(sizes) for sizes in zip(ours[i].shape[-2:], theirs[k].shape[-2:], strict=True)
+            )
+            pairs.append(
+                FeaturePair(level, ours[i][..., :height, :width], theirs[k][..., :height, :width])
+            )
+        return pairs
 
 
-def _zip_levels(
-    student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]
-) -> list[tuple[Tensor, Tensor]]:
-    if len(student_maps) != len(teacher_maps):
-        raise ValueError(
-            f"the student's neck gives {len(student_maps)} levels, the teacher's "
-            f'{len(teacher_maps)}: set num_outs of both necks alike'
-        )
-    return list(zip(student_maps, teacher_maps, strict=True))
+def _levels(maps: Sequence[Tensor]) -> dict[tuple[int, int], int]:
+    """Stride of a level, and how many levels before it have the same, to its position."""
+    strides = [_PROBE_SIZE // level.shape[-1] for level in maps]
+    return {
+        (stride, strides[:position].count(stride)): position
+        for position, stride in enumerate(strides)
+    }
 
 
 @torch.no_grad()
 def _probe(model: Any) -> Sequence[Tensor]:
-    """Neck outputs of a blank image; necks do not say alike how many channels their levels have.
+    """Neck outputs of a blank image; necks do not say alike how many channels and which strides their levels have.
 
     In eval mode, set and reset module by module: it changes no running statistics, and ``model.train()`` of a
     backbone may do more than set the mode.

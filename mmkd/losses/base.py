@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmkd.functional import center_rows, standardize_rows
 from mmkd.functional.processes import mean_over_processes
-from mmkd.registry import SAMPLERS, build
+from mmkd.registry import CONNECTORS, SAMPLERS, build
 from mmkd.structures import Activation, FeaturePair, HeadSource, LogitPairs, NeckSource, Step
 
 from .samplers import AllSamples
@@ -164,20 +164,77 @@ class LogitLoss(DistillLoss):
 
 
 class FeatureLoss(DistillLoss):
-    """A loss on neck feature maps."""
+    """A loss on neck feature maps, of the levels that both necks have: those of equal stride.
+
+    Args:
+        weight: See :class:`DistillLoss`.
+        strides: Which levels, by their strides, such as ``[8, 16, 32]``. Default: all that both necks have.
+        connector: Config of a connector, such as ``dict(type='mmkd.ConvConnector')``, that brings the student's map
+            to the teacher's width. There is one per level whose widths differ, trained with the student.
+    """
 
     needs: ClassVar[tuple[str, ...]] = ('features',)
+    any_width: ClassVar[bool] = False
+    """The loss itself takes maps of other widths than the teacher's, and no connector."""
+
+    def __init__(
+        self,
+        weight: float | Mapping[str, Any] | Schedule = 1.0,
+        strides: Sequence[int] | None = None,
+        connector: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(weight)
+        self.strides = None if strides is None else list(strides)
+        self._connector = connector
+        self._levels: list[int] | None = None
+        self.connectors = nn.ModuleDict()
+
+    def attach(self, head: HeadSource | None, neck: NeckSource | None) -> None:
+        """Choose the levels, and make the connectors of those that need one."""
+        super().attach(head, neck)
+        assert neck is not None
+        if self.strides is not None:
+            self._levels = self._find_levels(neck)
+        if self.any_width:
+            return
+        for level in self._levels or range(len(neck.channels)):
+            ours, theirs = neck.channels[level]
+            if ours == theirs:
+                continue
+            if self._connector is None:
+                raise ValueError(
+                    f"{type(self).__name__}: the student's neck has {ours} channels, the teacher's {theirs}: set "
+                    "connector=dict(type='mmkd.ConvConnector'), a layer between the two that is trained with the "
+                    'student, or the same out_channels of both necks'
+                )
+            options = dict(self._connector, in_channels=ours, out_channels=theirs)
+            where = f'{type(self).__name__}.connector'
+            self.connectors[str(level)] = build(CONNECTORS, options, where)
 
     def forward(self, step: Step) -> Tensor:
         """The scalar loss of all levels."""
-        pairs = [
-            FeaturePair(
-                pair.level, _at_least_float32(pair.student), _at_least_float32(pair.teacher)
-            )
-            for pair in step.feature_pairs
-        ]
+        pairs = [self._connected(pair) for pair in self._chosen(step.feature_pairs)]
         with _full_precision(pairs[0].student):
             return self.compute(pairs)
+
+    def _chosen(self, pairs: list[FeaturePair]) -> list[FeaturePair]:
+        return pairs if self._levels is None else [pairs[level] for level in self._levels]
+
+    def _connected(self, pair: FeaturePair) -> FeaturePair:
+        student, teacher = _at_least_float32(pair.student), _at_least_float32(pair.teacher)
+        if str(pair.level) in self.connectors:
+            with _full_precision(student):
+                student = self.connectors[str(pair.level)](student)
+        return FeaturePair(pair.level, student, teacher)
+
+    def _find_levels(self, neck: NeckSource) -> list[int]:
+        missing = [stride for stride in self.strides or () if stride not in neck.strides]
+        if missing or not self.strides:
+            raise ValueError(
+                f'{type(self).__name__}.strides: {missing or self.strides} cannot be distilled: both necks have '
+                f'levels of stride {neck.strides}'
+            )
+        return [level for level, stride in enumerate(neck.strides) if stride in self.strides]
 
     @abstractmethod
     def compute(self, pairs: list[FeaturePair]) -> Tensor:
@@ -191,10 +248,10 @@ def _full_precision(values: Tensor) -> torch.autocast:
 
 def _at_least_float32(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
 def _share(weights: Tensor) -> Tensor:
     """This process's samples by those of an average process: turns its mean into its share of the mean of all."""
     total = weights.sum()
     mean = mean_over_processes(total)
     return torch.where(mean > 0, total / mean, torch.ones_like(total))
-
-

@@ -15,7 +15,8 @@ from .base import FeatureLoss
 class PKDLoss(FeatureLoss):
     """Pearson correlation of neck maps (PKD, Cao et al., NeurIPS 2022); the published weight is 6 to 10.
 
-    See :func:`mmkd.functional.pkd_loss`.
+    See :func:`mmkd.functional.pkd_loss`. As published it trains nothing and wants necks of equal width; between others
+    a connector is needed.
     """
 
     def compute(self, pairs: list[FeaturePair]) -> Tensor:

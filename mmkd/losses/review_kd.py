@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -31,19 +31,22 @@ class ReviewKDLoss(FeatureLoss):
             for R50 and 2.0 for MobileNetV2.
         mid_channels: Channels of what is handed from a level to the next; default as many as the teacher's widest
             level has (256 with the usual FPN, as published).
+        strides: See :class:`mmkd.losses.FeatureLoss`.
 
     Raises:
         ValueError: ``mid_channels`` is not positive.
     """
 
+    any_width: ClassVar[bool] = True
     fusions: nn.ModuleList
 
     def __init__(
         self,
         weight: float | Mapping[str, Any] | Schedule = 1.0,
         mid_channels: int | None = None,
+        strides: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(weight)
+        super().__init__(weight, strides)
         if mid_channels is not None and mid_channels < 1:
             raise ValueError(f'ReviewKDLoss.mid_channels: {mid_channels} is not a positive number')
         self.mid_channels = mid_channels
@@ -52,11 +55,13 @@ class ReviewKDLoss(FeatureLoss):
         """Make one fusion per level of the neck."""
         super().attach(head, neck)
         assert neck is not None
-        middle = self.mid_channels or max(theirs for _, theirs in neck.channels)
-        deepest = len(neck.channels) - 1
+        levels = range(len(neck.channels)) if self._levels is None else self._levels
+        channels = [neck.channels[level] for level in levels]
+        middle = self.mid_channels or max(theirs for _, theirs in channels)
+        deepest = len(channels) - 1
         self.fusions = nn.ModuleList(
             Fusion(ours, middle, theirs, gated=level < deepest)
-            for level, (ours, theirs) in enumerate(neck.channels)
+            for level, (ours, theirs) in enumerate(channels)
         )
 
     def compute(self, pairs: list[FeaturePair]) -> Tensor:

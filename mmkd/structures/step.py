@@ -37,6 +37,8 @@ class NeckSource(Protocol):
 
     channels: list[tuple[int, int]]
     """Channels of student and teacher, one pair per feature level; known before the first step."""
+    strides: list[int]
+    """Pixels of the input per cell of the map, one per feature level."""
 
     def feature_pairs(self, step: Step) -> list[FeaturePair]:
         """One pair per feature level."""

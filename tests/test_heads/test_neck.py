@@ -1,4 +1,4 @@
-"""Necks are paired level by level, or the first difference is named."""
+"""Necks are paired by the strides of their levels."""
 
 from __future__ import annotations
 
@@ -58,12 +58,65 @@ def test_looking_at_the_channels_changes_neither_modes_nor_statistics() -> None:
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
-def test_another_number_of_levels_is_told() -> None:
-    teacher = teacher_model(neck__num_outs=4, bbox_head__anchor_generator__strides=[8, 16, 32, 64])
+def shallow(levels: int = 5, **other: Any) -> Any:
+    """A teacher whose levels have strides 4, 8, ...: one more than the student's at the shallow end."""
+    strides = [4 << level for level in range(levels)]
+    return teacher_model(
+        neck__start_level=0,
+        neck__num_outs=levels,
+        bbox_head__anchor_generator__strides=strides,
+        **other,
+    )
+
+
+@pytest.mark.parametrize(
+    ('teacher', 'strides'),
+    [
+        (teacher_model(), [8, 16, 32, 64, 128]),
+        (teacher_model(neck__num_outs=4), [8, 16, 32, 64]),
+        (shallow(), [8, 16, 32, 64]),
+    ],
+    ids=['same', 'fewer', 'shifted'],
+)
+def test_levels_are_those_of_equal_stride(teacher: Any, strides: list[int]) -> None:
+    teacher.bbox_head.anchor_generator.strides = student_model().bbox_head.anchor_generator.strides
+    model = distiller(student_model(), teacher, PKD)
+    assert model._neck.strides == strides
+    steps = record_steps(model)
+    data = batch(size=64, num_classes=NUM_CLASSES)
+    assert one_step(model, data)['loss_pkd'] > 0
+    pairs = steps[0].feature_pairs
+    ours, theirs = steps[0].record('neck')[0], model.teacher.features(**data)
+    assert [64 // pair.student.shape[-1] for pair in pairs[:4]] == strides[:4]
+    for pair in pairs:
+        assert any(
+            pair.student.shape == maps.shape and torch.equal(pair.student, maps) for maps in ours
+        )
+        assert any(
+            pair.teacher.shape == maps.shape and torch.equal(pair.teacher, maps) for maps in theirs
+        )
+
+
+def test_no_common_level_is_an_error_with_both_strides() -> None:
+    teacher = teacher_model(neck__num_outs=1, neck__start_level=0, neck__end_level=0)
     with pytest.raises(
-        ValueError, match=r"student's neck gives 5 levels, the teacher's 4: set num_o"
+        ValueError,
+        match=r"student's levels have strides \[8, 16, 32, 64, 128\], the teacher's \[4\]: ",
     ):
         adapt(teacher)
+
+
+def test_maps_of_a_teacher_that_pads_more_are_cut_to_the_students() -> None:
+    model = distiller(student_model(), teacher_model(data_preprocessor__pad_size_divisor=128), PKD)
+    steps = record_steps(model)
+    data = batch(size=96, num_classes=NUM_CLASSES)
+    assert one_step(model, data)['loss_pkd'] > 0
+    whole = model.teacher.features(**data)
+    assert whole[0].shape[-1] == 16
+    assert [pair.teacher.shape[-1] for pair in steps[0].feature_pairs] == [12, 6, 3, 2, 1]
+    for pair, maps in zip(steps[0].feature_pairs, whole, strict=True):
+        size = pair.student.shape[-1]
+        assert torch.equal(pair.teacher, maps[..., :size, :size])
 
 
 @pytest.mark.parametrize('role', ['student', 'teacher'])
@@ -77,11 +130,3 @@ def test_a_model_without_neck_is_named_with_the_loss(role: str) -> None:
         ValueError, match=rf'model\.losses\.pkd compares .* the {role} \(NoNeck\) has no neck'
     ):
         NeckAdapter(**pair, loss='pkd')
-
-
-def test_other_channels_are_told_where_a_loss_needs_them_equal() -> None:
-    wide = teacher_model(
-        neck__out_channels=24, bbox_head__in_channels=24, bbox_head__feat_channels=24
-    )
-    with pytest.raises(ValueError, match=r'student.*16.*teacher.*24.*out_channels'):
-        one_step(distiller(student_model(), wide, PKD), batch(size=64, num_classes=NUM_CLASSES))

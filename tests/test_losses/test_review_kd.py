@@ -132,6 +132,23 @@ def test_students_own_weights_and_random_numbers_are_as_without(distil):
     )
 
 
+def test_necks_of_other_width_and_levels_need_no_connector():
+    from zoo import batch, distiller, gradient, one_step, pair
+
+    student, teacher = pair('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py')
+    teacher.neck.update(out_channels=48, num_outs=4)
+    teacher.bbox_head.in_channels = 48
+    for strides, levels in ((None, 4), ([8, 32], 2)):
+        model = distiller(
+            student, teacher, dict(review_kd=dict(type='mmkd.ReviewKDLoss', strides=strides))
+        )
+        fusions = model.distill['review_kd'].fusions
+        assert [fusion.expand[0].out_channels for fusion in fusions] == [48] * levels
+        assert one_step(model, batch(), of='loss_review_kd')['loss_review_kd'] > 0
+        assert gradient(model.student.backbone).any()
+        assert all(parameter.grad.isfinite().all() for parameter in fusions.parameters())
+
+
 def test_wrong_width_is_named_when_built():
     with pytest.raises(ValueError, match=r'ReviewKDLoss\.mid_channels: 0 is not a positive number'):
         build(LOSSES, dict(type='mmkd.ReviewKDLoss', mid_channels=0), 'model.losses.review_kd')

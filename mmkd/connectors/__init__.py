@@ -1,0 +1,5 @@
+"""Feature adapters: layers between the student's maps and a loss, where the teacher's are of another width."""
+
+from .conv import ConvConnector
+
+__all__ = ['ConvConnector']
