@@ -93,9 +93,10 @@ def make_shapes(
     if categories not in OBJECT_SETS:
         raise ValueError(f'categories must be one of {", ".join(OBJECT_SETS)}, not {categories!r}')
     size = defaults.size if size is None else size
-    counts: dict[Split, int] = {}
-    for split, count, default in (('train', train, defaults.train), ('val', val, defaults.val)):
-        counts[split] = _count(split, count, default, task, categories)
+    counts: dict[Split, int] = {
+        'train': _count('train', train, defaults.train, task, categories),
+        'val': _count('val', val, defaults.val, task, categories),
+    }
     for name, value, least in (
         ('size', size, defaults.layout.smallest),
         ('seed', seed, 0),

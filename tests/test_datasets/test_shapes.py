@@ -274,7 +274,10 @@ class TestFolder:
             ({'size': 63}, 'size must be at least 64, not 63'),
             ({'seed': -1}, 'seed must be at least 0, not -1'),
             ({'workers': 0}, 'workers must be at least 1, not 0'),
-            ({'categories': 'coco'}, "categories must be one of shapes, textured, digits, coco80, not 'coco'"),
+            (
+                {'categories': 'coco'},
+                "categories must be one of shapes, textured, digits, coco80, not 'coco'",
+            ),
         ],
     )
     def test_arguments_out_of_range(self, tmp_path, arguments, message):
@@ -295,7 +298,10 @@ class TestCategories:
         assert len({a['category_id'] for a in annotations(coco)}) > 40
 
     def test_coco80_categories_look_different(self):
-        looks = {(category.outline, category.finish) for category in OBJECT_SETS['coco80'].categories('val')}
+        looks = {
+            (category.outline, category.finish)
+            for category in OBJECT_SETS['coco80'].categories('val')
+        }
         assert len(looks) == 80
 
     def test_small_images_have_no_large_objects(self, tmp_path):
@@ -309,7 +315,16 @@ class TestCommand:
         with pytest.raises(SystemExit, match='0'):
             shapes.main(['--help'])
         text = capsys.readouterr().out
-        for word in ('--train', '--val', '--size', '--seed', '--objects', '--workers', '--task', 'out'):
+        for word in (
+            '--train',
+            '--val',
+            '--size',
+            '--seed',
+            '--objects',
+            '--workers',
+            '--task',
+            'out',
+        ):
             assert word in text
         assert 'not as a benchmark' in ' '.join(text.split())
 
