@@ -96,6 +96,8 @@ class Distiller(BaseModel):
             self._start()
         weights = {name: loss.weight(progress) for name, loss in self.distill_losses.items()}
         active = {name: self.distill_losses[name] for name, weight in weights.items() if weight}
+        for name, loss in self.distill_losses.items():
+            loss.begin_step(active=name in active)
         if active:
             with self._taps.recording() as records:
                 losses = self.student.loss(inputs, data_samples)

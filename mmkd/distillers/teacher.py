@@ -16,6 +16,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
+from mmkd.heads import plain_weights
 from mmkd.structures import ClassMap
 
 from .isolation import isolated_rng
@@ -294,9 +295,7 @@ def _load_weights(
     """
     source = checkpoint.get('state_dict', checkpoint)
     weights = {
-        key.removeprefix('module.'): value
-        for key, value in source.items()
-        if not key.startswith('distill.')
+        key.removeprefix('module.'): value for key, value in plain_weights(model, source).items()
     }
     versions = getattr(source, '_metadata', {})
     missing: list[str] = []

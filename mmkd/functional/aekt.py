@@ -136,6 +136,42 @@ def aekt_loss(
     return weighted_mean(alpha * explicit_terms + beta * (temperature**2 * divergences), weights)
 
 
+def fold_serial_layer(
+    weight: Tensor, bias: Tensor, offset: Tensor, shift: Tensor
+) -> tuple[Tensor, Tensor]:
+    r"""A class layer and AEKT's serial layer behind it as one layer of the class layer's shape.
+
+    The class layer puts out A blocks of C logits s (linear: A = 1; a convolution: A priors at a
+    location), the serial layer makes :math:`z = (I + D) s + d` of each block. Both are linear, so
+    z is what a class layer with other weights puts out: :math:`W' = W + D W, b' = b + D b + d`.
+    With D and d zero these are W and b, bit for bit.
+
+    Args:
+        weight: Shape (A * C, ...).
+        bias: Shape (A * C,).
+        offset: D, shape (C, C).
+        shift: d, shape (C,).
+
+    Returns:
+        Weight and bias of the one layer, differentiable in all arguments.
+
+    Raises:
+        ValueError: A class layer's rows are no multiple of C.
+    """
+    num_logits = len(shift)
+    if len(weight) % num_logits:
+        raise ValueError(f'weight: {len(weight)} rows are no blocks of {num_logits} logits')
+    # One product of two matrices: what torch.matmul makes of more depends on who wants a gradient,
+    # and an export has to round as training does.
+    columns = weight.reshape(-1, num_logits, weight[0].numel()).transpose(0, 1).flatten(1)
+    added = offset.mm(columns).unflatten(1, (-1, weight[0].numel())).transpose(0, 1)
+    biases = bias.reshape(-1, num_logits)
+    return (
+        weight + added.reshape(weight.shape),
+        bias + (biases.mm(offset.t()) + shift).reshape(bias.shape),
+    )
+
+
 def _explicit_terms(
     student_odds: Tensor,
     teacher_odds: Tensor,

@@ -6,6 +6,7 @@ from .base import HeadAdapter, build_head_adapter, register_head_adapter
 from .classifier import ClassifierAdapter
 from .dense import Assignment, DenseHeadAdapter, DenseOutputs, SampledTargetsAdapter
 from .neck import NeckAdapter
+from .plain import plain_weights
 from .query import DETRHeadAdapter, QueryHeadAdapter, SparseRoIHeadAdapter
 from .roi import RoIHeadAdapter, roi_logits
 
@@ -23,6 +24,7 @@ __all__ = [
     'SampledTargetsAdapter',
     'SparseRoIHeadAdapter',
     'build_head_adapter',
+    'plain_weights',
     'register_head_adapter',
     'roi_logits',
 ]

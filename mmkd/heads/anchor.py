@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from .dense import Assignment, DenseOutputs, SampledTargetsAdapter, gather_rows,
 
 @register_head_adapter('AnchorHead')
 class AnchorHeadAdapter(SampledTargetsAdapter):
-    """RetinaNet and its kin (GHM, SSD, YOLOF): targets from ``_get_targets_single`` of MMDetection's AnchorHead."""
+    """RetinaNet and its kin (GHM, YOLOF): targets from ``_get_targets_single`` of MMDetection's AnchorHead."""
 
     def __init__(self, student: nn.Module, teacher: nn.Module, path: str) -> None:
         super().__init__(student, teacher, path)
@@ -34,6 +34,16 @@ class AnchorHeadAdapter(SampledTargetsAdapter):
     def priors(self, outputs: DenseOutputs) -> Tensor:
         """(P, 4) anchors of one image."""
         return torch.cat(self.grid(outputs))
+
+
+@register_head_adapter('SSDHead')
+class SSDHeadAdapter(AnchorHeadAdapter):
+    """SSD: AnchorHead's targets; every level has class layers of its own."""
+
+    @classmethod
+    def class_layers(cls, head: Any) -> list[str]:
+        """See :meth:`HeadAdapter.class_layers`."""
+        return [f'cls_convs.{level}.{len(convs) - 1}' for level, convs in enumerate(head.cls_convs)]
 
 
 @register_head_adapter('SABLRetinaHead')

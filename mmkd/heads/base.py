@@ -7,9 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from mmkd.structures import Activation, SampleTable, Step
+
+from .serial import ClassLayers, Fold
 
 HEAD_PATHS = ('roi_head', 'bbox_head', 'head')
 """Where detectors and classifiers keep the head that classifies."""
@@ -41,6 +43,8 @@ class HeadAdapter(ABC):
     def __init__(self, student: nn.Module, teacher: nn.Module, path: str) -> None:
         self.student_head: Any = student.get_submodule(path)
         self.teacher_head: Any = teacher.get_submodule(path)
+        self._path = path
+        self._class_layers: ClassLayers | None = None
 
     @property
     def activation(self) -> Activation:
@@ -66,6 +70,37 @@ class HeadAdapter(ABC):
     def aligns_with(cls, teacher: type[HeadAdapter]) -> bool:
         """Whether a teacher whose head ``teacher`` serves can teach a student whose head this class serves."""
         return teacher is cls
+
+    @classmethod
+    def class_layers(cls, head: Any) -> list[str]:
+        """Names, within ``head``, of the linear layers or convolutions that put out its class logits.
+
+        None where there is no such layer, or something comes between it and the logits. A layer may have several names.
+        """
+        return []
+
+    def fold_into_class_layers(self, fold: Fold) -> None:
+        """Let the student's class layers run with folded weights from now on; the losses see what they gave before.
+
+        Args:
+            fold: Weight and bias of a class layer to those that it runs with.
+
+        Raises:
+            ValueError: The head has no class layers that could, or another loss has done this already.
+        """
+        if self._class_layers is not None:
+            raise ValueError('a head takes one serial layer, and another loss has put one into it')
+        names = self.class_layers(self.student_head)
+        self._class_layers = ClassLayers(
+            self.student_head, self._path, names, self.num_logits, fold
+        )
+        self.taps = {**self.taps, **self._class_layers.taps}
+
+    def distilled(self, step: Step, logits: Tensor) -> Tensor:
+        """What the losses see of logits that a class layer of the student put out, see :class:`ClassLayers`."""
+        if self._class_layers is None:
+            return logits
+        return self._class_layers.unfolded(step, logits)
 
     @abstractmethod
     def tables(self, step: Step) -> list[SampleTable]:

@@ -16,6 +16,18 @@ from .base import HeadAdapter, adapter_class, register_head_adapter
 
 Token = Literal['distillation', 'mean']
 
+CLASS_LAYERS = (
+    'fc',
+    'fc2',
+    'head',
+    'head.linear',
+    'layers.head',
+    'layers.head_dist',
+    'conv_cls_head',
+    'trans_cls_head',
+)
+"""Where MMPretrain's heads (linear, ViG, EfficientFormer, LeViT, ViT, DeiT, Conformer) have their class layers."""
+
 
 @dataclass
 class ClassifierTable(SampleTable):
@@ -122,6 +134,14 @@ class ClassifierAdapter(HeadAdapter):
         return self._num_teacher_classes
 
     @classmethod
+    def class_layers(cls, head: Any) -> list[str]:
+        """See :meth:`HeadAdapter.class_layers`."""
+        last = len(head.layers) - 1 if isinstance(getattr(head, 'layers', None), nn.Module) else 0
+        names = (*CLASS_LAYERS, f'layers.{last}.fc')
+        modules = dict(head.named_modules())
+        return [name for name in names if isinstance(modules.get(name), nn.Linear)]
+
+    @classmethod
     def aligns_with(cls, teacher: type[HeadAdapter]) -> bool:
         """With every classifier; the constructor looks closer."""
         return issubclass(teacher, ClassifierAdapter)
@@ -145,7 +165,9 @@ class ClassifierAdapter(HeadAdapter):
 
     def student_logits(self, step: Step) -> Tensor:
         """(B, C) logits of the student's own step."""
-        return _prediction(step.record('logits')[0])
+        output = step.record('logits')[0]
+        parts = (output,) if isinstance(output, Tensor) else output
+        return _prediction(tuple(self.distilled(step, part) for part in parts))
 
     def labels(self, data_samples: Sequence[Any]) -> Tensor | None:
         """(B,) class of every image, or None where an image may have several."""

@@ -19,6 +19,18 @@ from mmkd.structures import Activation, SampleTable, Step, TeacherPass
 
 from .base import HeadAdapter, adapter_class
 
+CLASS_LAYERS = (
+    'retina_cls',
+    'atss_cls',
+    'gfl_cls',
+    'vfnet_cls',
+    'rtm_cls',
+    'reppoints_cls_out',
+    'multi_level_conv_cls',
+    'conv_cls',
+)
+"""Names that MMDetection's dense heads give to their class layers; a head has one of them, or none."""
+
 
 @dataclass(frozen=True)
 class Assignment:
@@ -162,6 +174,17 @@ class DenseHeadAdapter(HeadAdapter):
                 )
 
     @classmethod
+    def class_layers(cls, head: Any) -> list[str]:
+        """See :meth:`HeadAdapter.class_layers`; some heads have one for every level."""
+        name = next((name for name in CLASS_LAYERS if hasattr(head, name)), None)
+        if name is None:
+            return []
+        layer = getattr(head, name)
+        if isinstance(layer, nn.ModuleList):
+            return [f'{name}.{level}' for level in range(len(layer))]
+        return [name]
+
+    @classmethod
     def aligns_with(cls, teacher: type[HeadAdapter]) -> bool:
         """See :meth:`HeadAdapter.aligns_with`; what else has to agree is checked with the heads at hand."""
         return issubclass(teacher, DenseHeadAdapter)
@@ -179,6 +202,8 @@ class DenseHeadAdapter(HeadAdapter):
         """
         teacher = step.teacher
         outputs = self.student_outputs(step)
+        class_maps = [self.distilled(step, level) for level in outputs.class_maps]
+        outputs = replace(outputs, class_maps=class_maps)
         assignments = self.assignments(step, outputs)
         counts = [len(assigned.labels) for assigned in assignments]
         expected = [self.priors_per_image(outputs)] * len(outputs.class_maps[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -173,7 +173,11 @@ class QueryHeadAdapter(HeadAdapter):
 
     def tables(self, step: Step) -> list[SampleTable]:
         """One table per wanted layer, of the objects that both networks matched."""
-        layers = zip(self.student_matches(step), self.teacher_matches(step), strict=True)
+        ours = [
+            [replace(match, logits=self.distilled(step, match.logits)) for match in layer]
+            for layer in self.student_matches(step)
+        ]
+        layers = zip(ours, self.teacher_matches(step), strict=True)
         return [self._table(ours, theirs, step.classes) for ours, theirs in layers]
 
     def wanted(self, num_layers: int) -> range:
@@ -243,6 +247,13 @@ class DETRHeadAdapter(QueryHeadAdapter):
         super().__init__(student, teacher, path, layers=layers)
 
     @classmethod
+    def class_layers(cls, head: Any) -> list[str]:
+        """See :meth:`HeadAdapter.class_layers`: those of the decoder; one on the encoder's proposals is another."""
+        if not hasattr(head, 'cls_branches'):
+            return ['fc_cls']
+        return [f'cls_branches.{layer}' for layer in range(head.num_pred_layer - head.as_two_stage)]
+
+    @classmethod
     def classifier(cls, head: Any) -> Any:
         """The head itself."""
         return head
@@ -305,6 +316,11 @@ class SparseRoIHeadAdapter(QueryHeadAdapter):
 
     taps: Mapping[str, str] = {'stages': 'roi_head.bbox_loss()'}
     assigner_name = 'bbox_assigner'
+
+    @classmethod
+    def class_layers(cls, head: Any) -> list[str]:
+        """See :meth:`HeadAdapter.class_layers`."""
+        return [f'bbox_head.{stage}.fc_cls' for stage in range(head.num_stages)]
 
     @classmethod
     def classifier(cls, head: Any) -> Any:

@@ -113,6 +113,13 @@ class RoIHeadAdapter(HeadAdapter):
         """See :attr:`HeadAdapter.num_logits`."""
         return int(self._box_heads[0].fc_cls.out_features)
 
+    @classmethod
+    def class_layers(cls, head: Any) -> list[str]:
+        """See :meth:`HeadAdapter.class_layers`."""
+        if isinstance(head.bbox_head, nn.ModuleList):
+            return [f'bbox_head.{stage}.fc_cls' for stage in range(len(head.bbox_head))]
+        return ['bbox_head.fc_cls']
+
     def tables(self, step: Step) -> list[SampleTable]:
         """One table of the sampled RoIs per stage; those of a later stage are what the student refined."""
         teacher = self.scores.on(step.teacher)
@@ -148,7 +155,7 @@ class RoIHeadAdapter(HeadAdapter):
             labels=loss['labels'],
             weights=loss['label_weights'],
             object_ids=torch.cat([_object_ids(one) for one in sampled]),
-            student_rows=loss['cls_score'],
+            student_rows=self.distilled(step, loss['cls_score']),
             rois=loss['rois'],
             run_teacher=lambda rois: teacher.logits(rois, stage if self._same_stages else None),
         )

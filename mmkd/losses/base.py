@@ -51,6 +51,9 @@ class DistillLoss(nn.Module, ABC):
             ValueError: The loss means nothing on this pair; the message names the one to use instead.
         """
 
+    def begin_step(self, active: bool) -> None:
+        """Called before the student's own step; ``active`` is whether the weight is not 0 in it."""
+
     @abstractmethod
     def forward(self, step: Step) -> Tensor:
         """The unweighted scalar loss of a step."""

@@ -27,6 +27,15 @@ class HeadSource(Protocol):
         """C, the logits of one sample of the student."""
         ...
 
+    def fold_into_class_layers(
+        self, fold: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    ) -> None:
+        """Let the layers that put out the student's logits run with folded weights (weight and bias to those used).
+
+        The tables go on giving what they put out with their own weights.
+        """
+        ...
+
     def tables(self, step: Step) -> list[SampleTable]:
         """One table per set of predictions: one for most heads, one per stage of a cascade."""
         ...

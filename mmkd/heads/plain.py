@@ -1,0 +1,63 @@
+"""From the weights of a training checkpoint to those of the plain student."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from mmkd.functional.aekt import fold_serial_layer
+from mmkd.losses.aekt import TASK_LAYER
+
+from .base import HEAD_PATHS, adapter_class
+from .serial import check_class_layers
+
+DISTILL_PREFIX = 'distill.'
+"""What the names of weights begin with that a distillation adds to the student's."""
+
+
+def plain_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a plain student has of the weights of a distillation: without ``distill.*``, with AEKT's task layer in it.
+
+    The serial layer of ``mmkd.AEKTLoss(serial='distill_then_task')`` is folded into the class layers of the student's
+    head. Weights of a plain model come back as they are.
+
+    Args:
+        model: A plain student of the architecture that was trained; it is not changed.
+        weights: Name to weight; names may begin with ``module.``, as in the moving averages of MMEngine's EMAHook.
+
+    Returns:
+        The student's weights under the names they had.
+
+    Raises:
+        ValueError: There is a task layer, and the class layers of the head are not found or of another size.
+    """
+    names = {key.removeprefix('module.'): key for key in weights}
+    plain = {
+        key: weights[key] for name, key in names.items() if not name.startswith(DISTILL_PREFIX)
+    }
+    ending = f'.{TASK_LAYER}.offset'
+    for name, key in names.items():
+        if name.startswith(DISTILL_PREFIX) and name.endswith(ending):
+            shift = weights[names[f'{name.removesuffix("offset")}bias']]
+            for layer in _class_layers(model, len(shift)):
+                keys = [names[f'{layer}.{part}'] for part in ('weight', 'bias')]
+                weight, bias = (plain[at] for at in keys)
+                plain.update(
+                    zip(keys, fold_serial_layer(weight, bias, weights[key], shift), strict=True)
+                )
+    return plain
+
+
+def _class_layers(model: nn.Module, num_logits: int) -> list[str]:
+    """Names, all that each has, of the class layers of a model."""
+    path = next((path for path in HEAD_PATHS if hasattr(model, path)), None)
+    head = model if path is None else model.get_submodule(path)
+    adapter = adapter_class(head)
+    names = [] if adapter is None else adapter.class_layers(head)
+    layers = list(check_class_layers(head, names, num_logits).values())
+    return [
+        name
+        for name, module in model.named_modules(remove_duplicate=False)
+        if any(module is layer for layer in layers)
+    ]
