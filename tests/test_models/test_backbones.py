@@ -1,0 +1,81 @@
+"""The backbones in the configs of their recipes: published sizes, and the logits of the published code's networks.
+
+The teachers' logits are compared in tests/test_tools/test_convert_teacher.py, after a conversion of their files.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmpretrain.utils import register_all_modules
+from published import NETWORKS, TEACHERS, Network, images
+
+from mmkd.models import CifarResNet, CifarVGG, WideResNet
+from mmkd.registry import MODELS
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+PUBLISHED_MILLIONS = {
+    'resnet20': 0.278324,
+    'resnet32': 0.47,
+    'resnet56': 0.86,
+    'resnet110': 1.73,
+    'resnet8x4': 1.23,
+    'resnet32x4': 7.43,
+    'resnet50': 23.71,
+    'wrn_16_2': 0.70,
+    'wrn_40_1': 0.57,
+    'wrn_40_2': 2.26,
+    'vgg8': 3.97,
+    'vgg13': 9.46,
+    'mobilenet_v2': 0.81,
+    'shufflenet_v1': 0.95,
+    'shufflenet_v2': 1.36,
+    'mv1': 4.23,
+}
+
+register_all_modules(init_default_scope=False)
+
+
+def build(name: str) -> Any:
+    folder = 'imagenet' if name == 'mv1' else 'cifar100'
+    config = Config.fromfile(CONFIGS / folder / f'plain_{name}.py')
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        return MODELS.build(config.model)
+
+
+def test_all_networks_of_the_recipes_are_compared() -> None:
+    plain = {path.stem.removeprefix('plain_') for path in (CONFIGS / 'cifar100').glob('plain_*')}
+    assert plain | {'mv1'} == NETWORKS.keys() == PUBLISHED_MILLIONS.keys()
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_size_and_logits_are_the_published_ones(name: str) -> None:
+    model = build(name)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert abs(parameters / 1e6 - PUBLISHED_MILLIONS[name]) < 0.01
+    if name in TEACHERS:
+        return
+    network = Network(NETWORKS[name])
+    expected = network(images(name))
+    # Both name their weights in the order of the layers.
+    model.load_state_dict(dict(zip(model.state_dict(), network.weights.values(), strict=True)))
+    logits = model.double().eval()(images(name), mode='tensor')
+    torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ('backbone', 'options', 'message'),
+    [
+        (CifarResNet, dict(depth=18), r'CifarResNet\.depth: 18 is none of \[8, 14, 20'),
+        (WideResNet, dict(depth=20, width=2), r'WideResNet\.depth: 20 is not 6n\+4'),
+        (CifarVGG, dict(depth=15), r'CifarVGG\.depth: 15 is none of \[8, 11, 13'),
+    ],
+)
+def test_depths_that_do_not_exist(backbone: Any, options: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        backbone(**options)

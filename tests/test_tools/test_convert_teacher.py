@@ -1,0 +1,204 @@
+"""Files in the published formats become checkpoints that the Teacher loads, with the same logits."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from mmengine.registry import DefaultScope
+from mmpretrain.models import ClsDataPreprocessor
+from mmpretrain.utils import register_all_modules
+from published import NETWORKS, TEACHERS, Network, images
+from torch import Tensor, nn
+
+from mmkd.distillers import Teacher
+
+register_all_modules(init_default_scope=False)
+
+KEYS = {
+    'resnet56': {
+        'conv1.weight': (16, 3, 3, 3),
+        'layer1.0.conv1.weight': (16, 16, 3, 3),
+        'layer2.0.downsample.1.running_var': (32,),
+        'layer3.8.bn2.bias': (64,),
+        'fc.weight': (100, 64),
+    },
+    'resnet110': {'layer3.17.conv2.weight': (64, 64, 3, 3)},
+    'resnet32x4': {'conv1.weight': (32, 3, 3, 3), 'layer1.0.downsample.0.weight': (64, 32, 1, 1)},
+    'resnet50': {
+        'layer1.0.shortcut.0.weight': (256, 64, 1, 1),
+        'layer4.2.conv3.weight': (2048, 512, 1, 1),
+        'linear.bias': (100,),
+    },
+    'wrn_40_2': {
+        'block1.layer.0.convShortcut.weight': (32, 16, 1, 1),
+        'block3.layer.5.conv2.weight': (128, 128, 3, 3),
+        'bn1.weight': (128,),
+    },
+    'vgg13': {
+        'block0.0.bias': (64,),
+        'block4.4.num_batches_tracked': (),
+        'classifier.weight': (100, 512),
+    },
+}
+"""Some names and shapes of the published files, which tests/published.py has to make."""
+
+
+@pytest.fixture(scope='module')
+def tool(load_tool: Callable[[str], ModuleType]) -> ModuleType:
+    return load_tool('convert_teacher')
+
+
+def teacher_of(config: str, checkpoint: Path) -> Any:
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        return Teacher(config, checkpoint, student_preprocessor=ClsDataPreprocessor()).model
+
+
+def save_as_mdistiller(weights: dict[str, Tensor], path: Path) -> None:
+    """As CRD's code saves a teacher, in the file format of PyTorch before 1.6."""
+    content = dict(
+        epoch=240,
+        model=weights,
+        accuracy=torch.tensor(72.34),
+        optimizer=dict(state={}, param_groups=[dict(lr=5e-5, params=[0])]),
+    )
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize('name', TEACHERS)
+def test_a_published_cifar_teacher(name: str, tool: ModuleType, tmp_path: Path) -> None:
+    network = Network(NETWORKS[name])
+    expected = network(images(name))
+    for key, shape in KEYS[name].items():
+        assert network.weights[key].shape == shape
+    save_as_mdistiller(network.weights, tmp_path / 'ckpt_epoch_240.pth')
+    target = tmp_path / 'teachers' / 'teacher.pth'
+
+    assert tool.main([str(tmp_path / 'ckpt_epoch_240.pth'), str(target)]) == 0
+
+    config = torch.load(target, weights_only=True)['meta']['config']
+    assert config == f'configs/cifar100/plain_{name}.py'
+    teacher = teacher_of(config, target).double()
+    torch.testing.assert_close(teacher(images(name), mode='tensor'), expected, rtol=1e-9, atol=1e-9)
+
+
+def torchvision_resnet(depth: int, classes: int = 1000) -> nn.Module:
+    """With random statistics, so that a batch norm in another one's place shows."""
+    torch.manual_seed(0)
+    network = getattr(torchvision.models, f'resnet{depth}')(weights=None, num_classes=classes)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            nn.init.uniform_(module.running_var, 0.9, 1.1)
+    return network.double().eval()
+
+
+@pytest.mark.parametrize('depth', [34, 50])
+def test_torchvisions_resnets(depth: int, tool: ModuleType, tmp_path: Path) -> None:
+    network = torchvision_resnet(depth)
+    torch.save(network.state_dict(), tmp_path / 'resnet.pth')
+
+    config = tool.convert(tmp_path / 'resnet.pth', tmp_path / 'teacher.pth')
+
+    pixels = images('mv1', batch=1)
+    logits = teacher_of(config, tmp_path / 'teacher.pth').double()(pixels, mode='tensor')
+    torch.testing.assert_close(logits, network(pixels), rtol=1e-9, atol=1e-9)
+    given = f'mmpretrain::resnet/resnet{depth}_8xb32_in1k.py'
+    assert tool.convert(tmp_path / 'resnet.pth', tmp_path / 'teacher.pth', given) == given
+
+
+def test_a_resnet_of_places365_saved_from_several_gpus(tool: ModuleType, tmp_path: Path) -> None:
+    weights = nn.DataParallel(torchvision_resnet(50, classes=365)).state_dict()
+    assert 'module.conv1.weight' in weights
+    old = {key: value for key, value in weights.items() if 'num_batches_tracked' not in key}
+    torch.save(dict(epoch=90, arch='resnet50', state_dict=old), tmp_path / 'places.pth.tar')
+
+    config = tool.convert(tmp_path / 'places.pth.tar', tmp_path / 'teacher.pth')
+
+    assert config == 'configs/places365/plain_places365_r50.py'
+    assert teacher_of(config, tmp_path / 'teacher.pth').head.fc.out_features == 365
+
+
+@pytest.fixture(scope='module')
+def resnet8x4() -> dict[str, Tensor]:
+    network = Network(NETWORKS['resnet8x4'])
+    network(images('resnet8x4', batch=1))
+    return network.weights
+
+
+def without_one_weight(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value for key, value in weights.items() if key != 'layer2.0.bn1.bias'}
+
+
+def with_another_weight(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return weights | {'layer4.0.conv1.weight': torch.zeros(1)}
+
+
+def of_cifar10(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return weights | {'fc.weight': torch.zeros(10, 256), 'fc.bias': torch.zeros(10)}
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (without_one_weight, '1 weights are missing in the file:\n    backbone.layer2.0.bn1.bias'),
+        (
+            with_another_weight,
+            'of the file are unknown to the network:\n    backbone.layer4.0.conv1',
+        ),
+        (of_cifar10, r'head.fc.weight is \(10, 256\) in the file, \(100, 256\) in the network'),
+    ],
+)
+@pytest.mark.parametrize('named', [False, True], ids=['guessed', 'named'])
+def test_a_file_that_fits_no_network_is_compared_with_the_closest(
+    named: bool,
+    change: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+    message: str,
+    resnet8x4: dict[str, Tensor],
+    tool: ModuleType,
+    tmp_path: Path,
+) -> None:
+    save_as_mdistiller(change(resnet8x4), tmp_path / 'file.pth')
+    config = 'configs/cifar100/plain_resnet8x4.py'
+    with pytest.raises(tool.ConversionError, match=message) as error:
+        tool.convert(tmp_path / 'file.pth', tmp_path / 'out.pth', config if named else None)
+    assert config in str(error.value)
+    assert not (tmp_path / 'out.pth').exists()
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (dict(opt=argparse.Namespace(lr=0.05), model={}), 'holds other Python objects'),
+        (dict(epoch=240, optimizer={}), "no weights under 'model' or 'state_dict'.*: epoch"),
+        ([1, 2], 'holds no weights, but a list'),
+        ({}, 'holds no weights, but a dict'),
+    ],
+)
+def test_files_that_hold_no_weights(
+    content: Any, message: str, tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(content, tmp_path / 'file.pth')
+    with pytest.raises(tool.ConversionError, match=message):
+        tool.convert(tmp_path / 'file.pth', tmp_path / 'out.pth')
+    assert tool.main([str(tmp_path / 'file.pth'), str(tmp_path / 'out.pth')]) == 2
+    assert capsys.readouterr().err.startswith('Not converted: ')
+
+
+def test_files_that_are_not_there(
+    resnet8x4: dict[str, Tensor], tool: ModuleType, tmp_path: Path
+) -> None:
+    with pytest.raises(tool.ConversionError, match='there is no file'):
+        tool.convert(tmp_path / 'no.pth', tmp_path / 'out.pth')
+    save_as_mdistiller(resnet8x4, tmp_path / 'file.pth')
+    with pytest.raises(tool.ConversionError, match=r'--config: there is no file .*no\.py'):
+        tool.convert(tmp_path / 'file.pth', tmp_path / 'out.pth', str(tmp_path / 'no.py'))
+    (tmp_path / 'text.pth').write_text('<html>404</html>')
+    with pytest.raises(tool.ConversionError, match='is no file of weights'):
+        tool.convert(tmp_path / 'text.pth', tmp_path / 'out.pth')
