@@ -259,9 +259,11 @@ def _train_dataset(config: Config) -> Mapping[str, Any]:
     return node
 
 
-def _names(meta: Mapping[str, Any] | None) -> tuple[str, ...] | None:
+def _names(meta: Any) -> tuple[str, ...] | None:
     """Class names of a data set's meta data."""
-    names = (meta or {}).get('classes') or (meta or {}).get('CLASSES')
+    if not isinstance(meta, Mapping):
+        return None
+    names = meta.get('classes') or meta.get('CLASSES')
     return (names,) if isinstance(names, str) else tuple(names) if names else None
 
 

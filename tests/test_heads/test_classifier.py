@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -122,6 +122,7 @@ def distiller(
     losses: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
     pixels: Mapping[str, Any] = STUDENT_PIXELS,
+    class_names: Sequence[str] | None = None,
 ) -> Distiller:
     """Random weights throughout, also where heads start at zero."""
     torch.manual_seed(0)
@@ -131,7 +132,9 @@ def distiller(
         model = Distiller(
             student=student,
             teacher=dict(
-                config=dict(model=teacher, default_scope='mmpretrain'), checkpoint='random_init'
+                config=dict(model=teacher, default_scope='mmpretrain'),
+                checkpoint='random_init',
+                class_names=class_names,
             ),
             losses=dict(ckd=CKD) if losses is None else losses,
             head=options,
@@ -374,6 +377,18 @@ def test_half_precision() -> None:
         weight = torch.autograd.grad(values[name], model.head.fc.weight, retain_graph=True)[0]
         assert weight.any()
         assert torch.isfinite(weight).all()
+
+
+def test_other_classes_are_matched_by_name() -> None:
+    names = ('ant', 'bee', 'cat', 'dog', 'eel')
+    theirs = ('bee', 'fox', 'eel', 'ant', 'dog', 'cat', 'gnu')
+    fresh_hub(dataset_meta=dict(classes=names))
+    model = distiller(resnet(), resnet(16, classes=7), class_names=theirs)
+    losses, step = take_step(model)
+    _, logits = logits_of(step)
+    whole = model.teacher.model.head(step.teacher_features)
+    assert torch.equal(logits, whole[:, [theirs.index(name) for name in names]])
+    assert_reaches_backbone(model, losses['loss_ckd'])
 
 
 def test_classes_are_counted_where_the_backbone_classifies() -> None:

@@ -82,6 +82,10 @@ def _shrink_queries(model: Any) -> None:
 
 FAMILIES = {
     'dense': Family(_retinanet, r'bbox_head\.retina_cls'),
+    'objectness': Family(
+        _detector('yolox/yolox_tiny_8xb8-300e_coco', 'bbox_head'),
+        r'bbox_head\.multi_level_conv_cls',
+    ),
     'roi': Family(
         _detector(
             'faster_rcnn/faster-rcnn_r50_fpn_1x_coco',
