@@ -193,11 +193,14 @@ class Distiller(BaseModel):
     def _attach(self, head: Mapping[str, Any] | None) -> None:
         """Choose the adapters that the losses ask for, let them check the pair, attach their taps once."""
         needs = {need: name for name, loss in self.distill_losses.items() for need in loss.needs}
-        unknown = needs.keys() - {'logits', 'features'}
+        unknown = needs.keys() - {'logits', 'boxes', 'features'}
         if unknown:
-            raise ValueError(f'losses ask for {sorted(unknown)}; there are logits and features')
+            raise ValueError(
+                f'losses ask for {sorted(unknown)}; there are logits, boxes and features'
+            )
         student, teacher = self.student, self.teacher.model
-        self._head = build_head_adapter(student, teacher, head) if 'logits' in needs else None
+        reads_head = needs.keys() & {'logits', 'boxes'}
+        self._head = build_head_adapter(student, teacher, head) if reads_head else None
         if self._head is not None:
             self.teacher.check_num_classes(self._head.num_classes, self._head.num_teacher_classes)
         self._neck = (

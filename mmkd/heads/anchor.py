@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from mmkd.structures import Step
 
 from .base import register_head_adapter
-from .dense import Assignment, DenseOutputs, SampledTargetsAdapter, gather_rows, nearest_object
+from .dense import (
+    Assignment,
+    DenseOutputs,
+    Places,
+    SampledTargetsAdapter,
+    gather_rows,
+    nearest_object,
+)
 
 
 @register_head_adapter('AnchorHead')
@@ -31,10 +38,6 @@ class AnchorHeadAdapter(SampledTargetsAdapter):
                     'both heads the same anchor_generator (scales, ratios, octave_base_scale)'
                 )
 
-    def priors(self, outputs: DenseOutputs) -> Tensor:
-        """(P, 4) anchors of one image."""
-        return torch.cat(self.grid(outputs))
-
 
 @register_head_adapter('SSDHead')
 class SSDHeadAdapter(AnchorHeadAdapter):
@@ -48,19 +51,47 @@ class SSDHeadAdapter(AnchorHeadAdapter):
 
 @register_head_adapter('SABLRetinaHead')
 class SABLRetinaHeadAdapter(AnchorHeadAdapter):
-    """SABL on RetinaNet: AnchorHead's targets for one square per location; the buckets concern the boxes only."""
+    """SABL on RetinaNet: AnchorHead's targets for one square per location; the buckets concern the boxes only.
+
+    A box is decoded from the best bucket of each side, whose offset gets the gradient; which bucket that is gets none.
+    """
 
     prior_generator: ClassVar[str | None] = 'square_anchor_generator'
 
+    @classmethod
+    def read(cls, outputs: Sequence[Any]) -> DenseOutputs:
+        """See :meth:`DenseHeadAdapter.read`."""
+        class_maps, box_maps = outputs
+        return DenseOutputs(class_maps, list(zip(*box_maps, strict=True)))
 
-@register_head_adapter('ATSSHead', 'GFLHead', 'DDODHead')
+    @classmethod
+    def decode(cls, head: Any, code: Sequence[Tensor], places: Places) -> Tensor:
+        """See :meth:`DenseHeadAdapter.decode`."""
+        boxes, _ = head.bbox_coder.decode(places.priors, code)
+        return boxes
+
+
+@register_head_adapter('ATSSHead', 'DDODHead')
 class ATSSHeadAdapter(AnchorHeadAdapter):
-    """ATSS (with DyHead too), GFL and DDOD: ``_get_targets_single`` returns the anchors before the labels.
+    """ATSS (with DyHead too) and DDOD: ``_get_targets_single`` returns the anchors before the labels.
 
     DDOD assigns for the classification first, then for the boxes; the first assignment is taken.
     """
 
     labels_at: ClassVar[int] = 1
+
+
+@register_head_adapter('GFLHead')
+class GFLHeadAdapter(ATSSHeadAdapter):
+    """GFL: ATSS's targets; the sides of a box are distributions over their distance, in strides, from the centre."""
+
+    distributions: ClassVar[bool] = True
+
+    @classmethod
+    def decode(cls, head: Any, code: Sequence[Tensor], places: Places) -> Tensor:
+        """See :meth:`DenseHeadAdapter.decode`."""
+        distances = head.integral(code[0]) * places.strides.repeat(1, 2)
+        return head.bbox_coder.decode(head.anchor_center(places.priors), distances)
 
 
 @register_head_adapter('TOODHead')
@@ -76,6 +107,11 @@ class TOODHeadAdapter(AnchorHeadAdapter):
 
     taps: Mapping[str, str] = {'head': 'bbox_head', 'targets': 'bbox_head.get_targets()'}
     probabilities: ClassVar[bool] = True
+
+    @classmethod
+    def decode(cls, head: Any, code: Sequence[Tensor], places: Places) -> Tensor:
+        """The box maps hold boxes already, in units of the stride."""
+        return code[0] * places.strides.repeat(1, 2)
 
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
         """See :meth:`DenseHeadAdapter.assignments`."""
@@ -166,8 +202,8 @@ class FreeAnchorHeadAdapter(AnchorHeadAdapter):
 
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
         """See :meth:`DenseHeadAdapter.assignments`."""
-        box_maps = [maps.detach() for maps in step.record('head')[0][1]]
-        anchors = self.priors(outputs)
+        box_maps = [maps.detach() for maps in outputs.box_maps[0]]
+        anchors = self.decoder(self.student_head, outputs, step.inputs).priors
         assignments = []
         for image, (sample, bags) in enumerate(
             zip(step.data_samples, step.record('bags'), strict=True)

@@ -102,6 +102,20 @@ class HeadAdapter(ABC):
             return logits
         return self._class_layers.unfolded(step, logits)
 
+    def check_boxes(self, distributions: bool = False) -> None:
+        """Check that student and teacher predict boxes that can be paired, before a loss on boxes is used.
+
+        Args:
+            distributions: The loss compares the distributions of the sides of a box.
+
+        Raises:
+            ValueError: They don't; the message names the fix.
+        """
+        raise ValueError(
+            f'{type(self).__name__}, which serves {type(self.student_head).__name__}, gives no boxes: use a loss '
+            'on logits or features, or implement check_boxes() and the boxes of its sample tables'
+        )
+
     @abstractmethod
     def tables(self, step: Step) -> list[SampleTable]:
         """The step's candidate samples: one table per set of predictions (stages, decoder layers)."""

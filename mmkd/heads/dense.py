@@ -53,14 +53,31 @@ class DenseOutputs:
 
     Attributes:
         class_maps: Logits, (B, A*C, H, W) a level.
+        box_maps: Encoded boxes, (B, A*D, H, W) a level, for each part of the code; most heads have one part.
         objectness: Logits of a separate objectness, (B, A, H, W) a level, for heads whose class maps are trained
             under it and mean nothing without it; else None.
         probabilities: The class maps hold sigmoid probabilities in place of logits.
     """
 
     class_maps: Sequence[Tensor]
+    box_maps: Sequence[Sequence[Tensor]]
     objectness: Sequence[Tensor] | None = None
     probabilities: bool = False
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where S samples of a dense head lie.
+
+    Attributes:
+        priors: (S, 4) xyxy anchors or (S, 2) points in input pixels.
+        levels: (S,) feature levels.
+        strides: (S, 2) pixels from a cell to the next, along x and y.
+    """
+
+    priors: Tensor
+    levels: Tensor
+    strides: Tensor
 
 
 @dataclass
@@ -71,13 +88,15 @@ class DenseTable(SampleTable):
         student: What the student's head put out.
         run_teacher: Gives what the teacher's head puts out, of the same shapes.
         channels: C, logits of one prior.
-        priors: (P, 4) anchors of one image in input pixels, or None.
+        student_decoder: Decodes the student's boxes.
+        teacher_decoder: Decodes the teacher's boxes.
     """
 
     student: DenseOutputs
     run_teacher: Callable[[], DenseOutputs]
     channels: int
-    priors: Tensor | None
+    student_decoder: BoxDecoder
+    teacher_decoder: BoxDecoder
 
     @cached_property
     def teacher(self) -> DenseOutputs:
@@ -111,9 +130,55 @@ class DenseTable(SampleTable):
             confidence = confidence * torch.cat(objectness, dim=1).sigmoid()
         return confidence.flatten()
 
+    def student_confidence(self, index: Tensor) -> Tensor:
+        """(S,) likewise of the student, see :meth:`SampleTable.student_confidence`."""
+        confidence = super().student_confidence(index)
+        if self.student.objectness is not None:
+            objectness = gather_rows(self.student.objectness, index, channels=1)[:, 0]
+            confidence = confidence * objectness.detach().sigmoid()
+        return confidence
+
+    @property
+    def priors(self) -> Tensor | None:
+        """(P, 4) anchors of one image in input pixels, None for heads of points."""
+        priors = self.student_decoder.priors
+        return priors if priors.shape[1] == 4 else None
+
     def boxes(self, index: Tensor) -> Tensor | None:
         """(S, 4) the samples' anchors, None for heads of points."""
         return None if self.priors is None else self.priors[index % len(self.priors)]
+
+    def student_boxes(self, index: Tensor) -> Tensor:
+        """See :meth:`SampleTable.student_boxes`."""
+        return self.student_decoder(self._box_code(self.student, index), index)
+
+    def teacher_boxes(self, index: Tensor) -> Tensor:
+        """See :meth:`SampleTable.teacher_boxes`."""
+        return self.teacher_decoder(self._box_code(self.teacher, index), index)
+
+    def student_distributions(self, index: Tensor) -> Tensor | None:
+        """See :meth:`SampleTable.student_distributions`."""
+        return self._distributions(self.student, self.student_decoder, index)
+
+    def teacher_distributions(self, index: Tensor) -> Tensor | None:
+        """See :meth:`SampleTable.teacher_distributions`."""
+        return self._distributions(self.teacher, self.teacher_decoder, index)
+
+    def _distributions(
+        self, outputs: DenseOutputs, decoder: BoxDecoder, index: Tensor
+    ) -> Tensor | None:
+        if not decoder.family.distributions:
+            return None
+        (code,) = self._box_code(outputs, index)
+        return code.unflatten(1, (4, -1))
+
+    def _box_code(self, outputs: DenseOutputs, index: Tensor) -> list[Tensor]:
+        """(S, D) rows of each part of the boxes' code, in float32: pixels of a large image need more than 16 bits."""
+        priors = [maps.shape[1] // self.channels for maps in outputs.class_maps]
+        return [
+            gather_rows(levels, index, levels[0].shape[1] // priors[0]).float()
+            for levels in outputs.box_maps
+        ]
 
     def _logits(self, outputs: DenseOutputs, index: Tensor) -> Tensor:
         rows = gather_rows(outputs.class_maps, index, self.channels)
@@ -140,6 +205,10 @@ class DenseHeadAdapter(HeadAdapter):
         'targets': 'bbox_head._get_targets_single()',
     }
 
+    boxes_at: ClassVar[int] = 1
+    """Position of the box maps in the head's outputs."""
+    distributions: ClassVar[bool] = False
+    """The box maps hold a distribution for each side of a box."""
     prior_generator: ClassVar[str | None] = 'prior_generator'
     """Attribute of the head that knows strides and priors per location, None for heads that have none."""
     objectness_at: ClassVar[int | None] = None
@@ -225,9 +294,32 @@ class DenseHeadAdapter(HeadAdapter):
                 student=outputs,
                 run_teacher=lambda: self._run_teacher(teacher),
                 channels=self.num_logits,
-                priors=self.priors(outputs),
+                student_decoder=self.decoder(self.student_head, outputs, step.inputs),
+                teacher_decoder=self.teacher_family.decoder(
+                    self.teacher_head, outputs, step.inputs
+                ),
             )
         ]
+
+    def check_boxes(self, distributions: bool = False) -> None:
+        """See :meth:`HeadAdapter.check_boxes`."""
+        if not distributions:
+            return
+        for role, family, head in (
+            ('student', type(self), self.student_head),
+            ('teacher', self.teacher_family, self.teacher_head),
+        ):
+            if not family.distributions:
+                raise ValueError(
+                    f"the {role}'s {type(head).__name__} predicts the sides of a box as numbers, not as "
+                    'distributions: use mmkd.BoxGIoULoss or mmkd.BoxL1Loss, or a GFL head'
+                )
+        ours, theirs = self.student_head.reg_max, self.teacher_head.reg_max
+        if ours != theirs:
+            raise ValueError(
+                f'bins of a box distribution: the student has reg_max {ours}, the teacher {theirs}: give '
+                'both heads the same reg_max, or use mmkd.BoxGIoULoss'
+            )
 
     @abstractmethod
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
@@ -244,9 +336,38 @@ class DenseHeadAdapter(HeadAdapter):
 
     @classmethod
     def read(cls, outputs: Sequence[Any]) -> DenseOutputs:
-        """The parts of a head's forward result that the table needs; training and eval differ in the others only."""
+        """The parts of a head's forward result that the table needs.
+
+        Training and eval may differ in the others, and in the code of the boxes, which :meth:`decode` knows.
+        """
         objectness = None if cls.objectness_at is None else outputs[cls.objectness_at]
-        return DenseOutputs(outputs[0], objectness, cls.probabilities)
+        return DenseOutputs(outputs[0], [outputs[cls.boxes_at]], objectness, cls.probabilities)
+
+    @classmethod
+    def decode(cls, head: Any, code: Sequence[Tensor], places: Places) -> Tensor:
+        """Boxes of samples, as the head's own prediction decodes them, but not clipped to the image.
+
+        Args:
+            head: A head of this family, in training mode if ``code`` is of a training step, else in eval mode.
+            code: (S, D) rows of each part of its box maps.
+            places: The samples' priors.
+
+        Returns:
+            (S, 4) xyxy boxes in input pixels.
+        """
+        return head.bbox_coder.decode(places.priors, code[0])
+
+    @classmethod
+    def decoder(cls, head: Any, outputs: DenseOutputs, inputs: Tensor) -> BoxDecoder:
+        """What decodes the boxes of a head of this family.
+
+        Args:
+            head: The head.
+            outputs: What a head put out on ``inputs``, for the sizes of its maps.
+            inputs: (B, 3, H, W) pixels.
+        """
+        sizes = [(level.shape[-2], level.shape[-1]) for level in outputs.class_maps]
+        return BoxDecoder(cls, head, sizes, (inputs.shape[-2], inputs.shape[-1]), inputs.device)
 
     @classmethod
     def generator(cls, head: Any) -> Any:
@@ -265,15 +386,18 @@ class DenseHeadAdapter(HeadAdapter):
             )
         return getattr(head, cls.prior_generator)
 
-    def priors(self, outputs: DenseOutputs) -> Tensor | None:
-        """(P, 4) boxes of the priors of one image, or None for points."""
-        return None
+    @classmethod
+    def grid(
+        cls, head: Any, sizes: Sequence[tuple[int, int]], device: torch.device
+    ) -> list[Tensor]:
+        """Priors of one image as a head of this family makes them: (n, 4) anchors or (n, 2) points a level.
 
-    def grid(self, outputs: DenseOutputs) -> list[Tensor]:
-        """Priors of one image as the student's generator makes them: (n, 4) anchors or (n, 2) points a level."""
-        sizes = [tuple(level.shape[-2:]) for level in outputs.class_maps]
-        generator = self.generator(self.student_head)
-        return generator.grid_priors(sizes, device=outputs.class_maps[0].device)
+        Args:
+            head: The head.
+            sizes: Height and width of its maps, a level.
+            device: Where the priors should be.
+        """
+        return cls.generator(head).grid_priors(sizes, device=device)
 
     def priors_per_image(self, outputs: DenseOutputs) -> int:
         """P."""
@@ -298,6 +422,49 @@ class DenseHeadAdapter(HeadAdapter):
             for level in outputs.class_maps
         ]
         return replace(outputs, class_maps=class_maps)
+
+
+@dataclass
+class BoxDecoder:
+    """Decodes the boxes of one dense head; what does not depend on the samples is computed once, when first needed.
+
+    Attributes:
+        family: The head's adapter class.
+        head: The head.
+        sizes: Height and width of its maps, a level.
+        input_size: Height and width of the pixels it saw.
+        device: Where the maps are.
+    """
+
+    family: type[DenseHeadAdapter]
+    head: Any
+    sizes: Sequence[tuple[int, int]]
+    input_size: tuple[int, int]
+    device: torch.device
+
+    @cached_property
+    def levels(self) -> list[Tensor]:
+        """(n, 4) anchors or (n, 2) points of one image, a level."""
+        return self.family.grid(self.head, self.sizes, self.device)
+
+    @cached_property
+    def priors(self) -> Tensor:
+        """(P, 4) anchors or (P, 2) points of one image."""
+        return torch.cat(self.levels)
+
+    def __call__(self, code: Sequence[Tensor], index: Tensor) -> Tensor:
+        """(S, 4) boxes of the (S,) samples ``index``, see :meth:`DenseHeadAdapter.decode`."""
+        within = index % len(self.priors)
+        ends = torch.tensor([len(level) for level in self.levels], device=self.device).cumsum(0)
+        levels = torch.bucketize(within, ends, right=True)
+        height, width = self.input_size
+        strides = torch.tensor([[width / w, height / h] for h, w in self.sizes], device=self.device)
+        generator = self.family.generator(self.head)
+        if generator is not None:
+            strides = strides.new_tensor(_strides(generator))
+        return self.family.decode(
+            self.head, code, Places(self.priors[within], levels, strides[levels])
+        )
 
 
 class SampledTargetsAdapter(DenseHeadAdapter):

@@ -15,6 +15,7 @@ from .dense import (
     Assignment,
     DenseHeadAdapter,
     DenseOutputs,
+    Places,
     SampledTargetsAdapter,
     nearest_object,
 )
@@ -32,6 +33,13 @@ class RepPointsHeadAdapter(SampledTargetsAdapter):
     """RepPoints: the targets of the refinement stage, which its classification learns from."""
 
     last_round: ClassVar[bool] = True
+    boxes_at: ClassVar[int] = -1
+
+    @classmethod
+    def decode(cls, head: Any, code: Sequence[Tensor], places: Places) -> Tensor:
+        """The box around the refined points, in strides from the cell; eval mode gives it in place of the points."""
+        offsets = head.points2bbox(code[0]) if head.training else code[0]
+        return offsets * places.strides.repeat(1, 2) + places.priors.repeat(1, 2)
 
 
 class RegressedTargetsAdapter(DenseHeadAdapter):
@@ -43,7 +51,7 @@ class RegressedTargetsAdapter(DenseHeadAdapter):
 
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
         """See :meth:`DenseHeadAdapter.assignments`."""
-        points = self.grid(outputs)
+        points = self.decoder(self.student_head, outputs, step.inputs).levels
         levels = torch.arange(len(points), device=points[0].device).repeat_interleave(
             torch.tensor([len(level) for level in points], device=points[0].device)
         )
@@ -80,7 +88,19 @@ class RegressedTargetsAdapter(DenseHeadAdapter):
 
 @register_head_adapter('FCOSHead')
 class FCOSHeadAdapter(RegressedTargetsAdapter):
-    """FCOS, NAS-FCOS and heads derived from them: regression targets are the distances to the box's sides."""
+    """FCOS, NAS-FCOS and heads derived from them: regression targets are the distances to the box's sides.
+
+    With ``norm_on_bbox`` the head puts out distances in strides in training, in pixels in eval mode.
+    """
+
+    @classmethod
+    def decode(cls, head: Any, code: Sequence[Tensor], places: Places) -> Tensor:
+        """See :meth:`DenseHeadAdapter.decode`."""
+        in_strides = head.training and getattr(
+            head, 'norm_on_bbox', False
+        )  # VFNet has no such option
+        distances = code[0] * places.strides.repeat(1, 2) if in_strides else code[0]
+        return head.bbox_coder.decode(places.priors, distances)
 
 
 @register_head_adapter('FoveaHead')
@@ -100,10 +120,19 @@ class FoveaHeadAdapter(RegressedTargetsAdapter):
         edges = sides.new_tensor(self.student_head.base_edge_list)[levels]
         return (sides / edges[:, None, None]).clamp(1 / 16, 16).log()
 
+    @classmethod
+    def decode(cls, head: Any, code: Sequence[Tensor], places: Places) -> Tensor:
+        """See :meth:`DenseHeadAdapter.decode`; the head's own decoder cannot do without clipping."""
+        edges = code[0].new_tensor(head.base_edge_list)[places.levels]
+        from_corner, to_corner = (code[0].exp() * edges[:, None]).chunk(2, dim=1)
+        return torch.cat([places.priors - from_corner, places.priors + to_corner], dim=1)
+
 
 @register_head_adapter('VFNetHead')
 class VFNetHeadAdapter(RTMDetHeadAdapter, FCOSHeadAdapter):
-    """VFNet: ATSS's targets with ``use_atss=True``, the published setting, else FCOS's."""
+    """VFNet: ATSS's targets with ``use_atss=True``, the published setting, else FCOS's; the refined boxes."""
+
+    boxes_at: ClassVar[int] = -1
 
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
         """See :meth:`DenseHeadAdapter.assignments`."""
@@ -154,6 +183,11 @@ class YOLOXHeadAdapter(DenseHeadAdapter):
 
     objectness_at: ClassVar[int | None] = 2
 
+    @classmethod
+    def decode(cls, head: Any, code: Sequence[Tensor], places: Places) -> Tensor:
+        """See :meth:`DenseHeadAdapter.decode`."""
+        return head._bbox_decode(torch.cat([places.priors, places.strides], dim=1), code[0])
+
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
         """See :meth:`DenseHeadAdapter.assignments`."""
         assignments = []
@@ -183,11 +217,13 @@ class CenterNetHeadAdapter(DenseHeadAdapter):
 
     Cells where the heatmap's target is 1 are the centres. Where two objects share a cell, the label is that of the one
     whose size and offset the cell's captured regression targets hold. The logits are taken before the sigmoid that is
-    part of the head's forward.
+    part of the head's forward. The code of a box is its centre's offset within the cell and its size, in cells.
     """
 
     taps: Mapping[str, str] = {
         'head': 'bbox_head.heatmap_head',
+        'sizes': 'bbox_head.wh_head',
+        'offsets': 'bbox_head.offset_head',
         'targets': 'bbox_head.get_targets()',
     }
     prior_generator: ClassVar[str | None] = None
@@ -204,12 +240,37 @@ class CenterNetHeadAdapter(DenseHeadAdapter):
 
     def student_outputs(self, step: Step) -> DenseOutputs:
         """See :meth:`DenseHeadAdapter.student_outputs`."""
-        return DenseOutputs(step.record('head'))
+        boxes = [step.record('offsets'), step.record('sizes')]
+        return DenseOutputs(step.record('head'), boxes)
 
     @classmethod
     def run(cls, head: Any, features: Sequence[Tensor]) -> DenseOutputs:
         """See :meth:`DenseHeadAdapter.run`."""
-        return DenseOutputs([head.heatmap_head(level) for level in features])
+        boxes = [
+            [branch(level) for level in features] for branch in (head.offset_head, head.wh_head)
+        ]
+        return DenseOutputs([head.heatmap_head(level) for level in features], boxes)
+
+    @classmethod
+    def grid(
+        cls, head: Any, sizes: Sequence[tuple[int, int]], device: torch.device
+    ) -> list[Tensor]:
+        """(n, 2) column and row of every cell, a level."""
+        return [
+            torch.cartesian_prod(
+                torch.arange(height, dtype=torch.float, device=device),
+                torch.arange(width, dtype=torch.float, device=device),
+            ).flip(1)
+            for height, width in sizes
+        ]
+
+    @classmethod
+    def decode(cls, head: Any, code: Sequence[Tensor], places: Places) -> Tensor:
+        """See :meth:`DenseHeadAdapter.decode`."""
+        offsets, sizes = code
+        center = places.priors + offsets
+        corners = torch.cat([center - sizes / 2, center + sizes / 2], dim=1)
+        return corners * places.strides.repeat(1, 2)
 
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
         """See :meth:`DenseHeadAdapter.assignments`."""
@@ -259,6 +320,12 @@ class CenterNetUpdateHeadAdapter(DenseHeadAdapter):
         'positives': 'bbox_head.add_cls_pos_inds()',
         'centers': 'bbox_head._get_center3x3_region_index_targets()',
     }
+
+    @classmethod
+    def decode(cls, head: Any, code: Sequence[Tensor], places: Places) -> Tensor:
+        """The head puts out distances in strides in training, in pixels in eval mode."""
+        distances = code[0] * places.strides.repeat(1, 2) if head.training else code[0]
+        return head.bbox_coder.decode(places.priors, distances)
 
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
         """See :meth:`DenseHeadAdapter.assignments`."""

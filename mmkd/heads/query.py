@@ -23,7 +23,7 @@ class Matches:
 
     Attributes:
         logits: (M, C) classification logits.
-        boxes: (M, 4) predicted xyxy boxes in pixels of the network's input, without gradient.
+        boxes: (M, 4) predicted xyxy boxes in pixels of the network's input.
         labels: (M,) classes of the objects, in the numbers of the network.
         object_ids: (M,) indices of the objects among the image's ground truths.
     """
@@ -41,12 +41,14 @@ class QueryTable(SampleTable):
     Attributes:
         student_rows: (N, C) logits of the student's matched queries.
         teacher_rows: (N, C) logits of the teacher's matched queries.
-        student_boxes: (N, 4) boxes that the student's matched queries predict, xyxy in input pixels, no gradient.
+        student_box_rows: (N, 4) boxes that the student's matched queries predict, xyxy in input pixels.
+        teacher_box_rows: (N, 4) boxes that the teacher's matched queries predict.
     """
 
     student_rows: Tensor
     teacher_rows: Tensor
-    student_boxes: Tensor
+    student_box_rows: Tensor
+    teacher_box_rows: Tensor
 
     def student_logits(self, index: Tensor) -> Tensor:
         """See :meth:`SampleTable.student_logits`."""
@@ -58,13 +60,19 @@ class QueryTable(SampleTable):
 
     def teacher_confidence(self) -> Tensor:
         """See :meth:`SampleTable.teacher_confidence`."""
-        logits = self.teacher_rows.float()
-        scores = logits.sigmoid() if self.activation == 'sigmoid' else logits.softmax(dim=-1)
-        return scores[:, : self.num_classes].amax(dim=-1)
+        return self.highest_foreground(self.teacher_rows)
 
     def boxes(self, index: Tensor) -> Tensor:
-        """(S, 4) boxes that the student's matched queries predict."""
-        return self.student_boxes[index]
+        """(S, 4) boxes that the student's matched queries predict, without gradient."""
+        return self.student_box_rows[index].detach()
+
+    def student_boxes(self, index: Tensor) -> Tensor:
+        """See :meth:`SampleTable.student_boxes`."""
+        return self.student_box_rows[index]
+
+    def teacher_boxes(self, index: Tensor) -> Tensor:
+        """See :meth:`SampleTable.teacher_boxes`."""
+        return self.teacher_box_rows[index]
 
 
 class QueryHeadAdapter(HeadAdapter):
@@ -153,6 +161,14 @@ class QueryHeadAdapter(HeadAdapter):
         """See :attr:`HeadAdapter.num_logits`."""
         return self.num_classes + (self.activation == 'softmax')
 
+    def check_boxes(self, distributions: bool = False) -> None:
+        """See :meth:`HeadAdapter.check_boxes`."""
+        if distributions:
+            raise ValueError(
+                f'{type(self.student_head).__name__} predicts boxes as four numbers, not as distributions: use '
+                'mmkd.BoxL1Loss and mmkd.BoxGIoULoss'
+            )
+
     @classmethod
     @abstractmethod
     def classifier(cls, head: Any) -> Any:
@@ -187,28 +203,24 @@ class QueryHeadAdapter(HeadAdapter):
     def _table(
         self, ours: Sequence[Matches], theirs: Sequence[Matches], classes: ClassMap
     ) -> QueryTable:
-        kept, rows, targets = [], [], []
+        kept, kept_theirs = [], []
         for student, teacher in zip(ours, theirs, strict=True):
             same_object = student.object_ids[:, None] == teacher.object_ids
             at_student, at_teacher = same_object.nonzero(as_tuple=True)
             kept.append(at_student)
-            rows.append(student.logits[at_student])
-            targets.append(teacher.logits[at_teacher])
-        student_rows = torch.cat(rows)
+            kept_theirs.append(at_teacher)
+        student_rows = _pick(ours, 'logits', kept)
         return QueryTable(
             activation=self.activation,
             num_classes=self.num_classes,
             samples_per_image=[len(at) for at in kept],
-            labels=torch.cat([match.labels[at] for match, at in zip(ours, kept, strict=True)]),
+            labels=_pick(ours, 'labels', kept),
             weights=student_rows.new_ones(len(student_rows)),
-            object_ids=torch.cat(
-                [match.object_ids[at] for match, at in zip(ours, kept, strict=True)]
-            ),
+            object_ids=_pick(ours, 'object_ids', kept),
             student_rows=student_rows,
-            teacher_rows=classes.logits(torch.cat(targets)),
-            student_boxes=torch.cat(
-                [match.boxes[at] for match, at in zip(ours, kept, strict=True)]
-            ),
+            teacher_rows=classes.logits(_pick(theirs, 'logits', kept_theirs)),
+            student_box_rows=_pick(ours, 'boxes', kept),
+            teacher_box_rows=_pick(theirs, 'boxes', kept_theirs),
         )
 
 
@@ -375,7 +387,7 @@ def _matches(predictions: Any, objects: Any, assignment: Any) -> Matches:
     object_ids = assignment.gt_inds[query] - 1
     return Matches(
         logits=predictions.scores[query],
-        boxes=predictions.bboxes[query].detach(),
+        boxes=predictions.bboxes[query],
         labels=objects.labels[object_ids],
         object_ids=object_ids,
     )
@@ -385,7 +397,7 @@ def _stage_matches(outputs: Mapping[str, Any]) -> list[Matches]:
     """Matches of every image, of what ``SparseRoIHead.bbox_loss`` returns."""
     images = zip(
         outputs['cls_score'],
-        outputs['detached_proposals'],
+        outputs['decoded_bboxes'].view(*outputs['cls_score'].shape[:2], 4),
         outputs['sampling_results'],
         strict=True,
     )
@@ -398,6 +410,11 @@ def _stage_matches(outputs: Mapping[str, Any]) -> list[Matches]:
         )
         for logits, boxes, sampling in images
     ]
+
+
+def _pick(matches: Sequence[Matches], field: str, kept: Sequence[Tensor]) -> Tensor:
+    """A field of the kept matches of every image, image by image."""
+    return torch.cat([getattr(match, field)[at] for match, at in zip(matches, kept, strict=True)])
 
 
 def _distinct_queries(head: Any, layer: int, image: int) -> Tensor | slice:

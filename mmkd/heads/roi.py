@@ -22,24 +22,55 @@ UNSUPPORTED = {
 """RoI heads of the family that cannot be distilled, and why."""
 
 
+BoxCode = Tensor | Sequence[Tensor]
+"""(S, 4) or (S, classes * 4) encoded boxes as a box head predicts them; of buckets (SABL) a pair."""
+
+
+@dataclass(frozen=True)
+class RoIOutputs:
+    """What a stage of the teacher puts out at S RoIs.
+
+    Attributes:
+        logits: (S, C) logits of the student's classes.
+        code: The encoded boxes, None where the logits are those of several stages.
+    """
+
+    logits: Tensor
+    code: BoxCode | None
+
+
 @dataclass
 class RoITable(SampleTable):
     """Samples of one box head: the RoIs of one stage, image by image, positives first within an image.
 
+    Where a box head predicts a box for every class, the box of a sample is that of its label, for background that of
+    the teacher's best class.
+
     Attributes:
         student_rows: (N, C) logits of the student.
+        student_code: The student's encoded boxes at all RoIs.
         rois: (N, 5) index of the image and xyxy box in input pixels.
-        run_teacher: Gives the teacher's (S, C) logits at (S, 5) RoIs.
+        run_teacher: What the teacher puts out at (S, 5) RoIs.
+        decode_student: Gives boxes of (S, 5) RoIs, their code and (S,) classes.
+        decode_teacher: Likewise of the teacher, of the student's classes.
     """
 
     student_rows: Tensor
+    student_code: BoxCode
     rois: Tensor
-    run_teacher: Callable[[Tensor], Tensor]
+    run_teacher: Callable[[Tensor], RoIOutputs]
+    decode_student: Callable[[Tensor, BoxCode, Tensor], Tensor]
+    decode_teacher: Callable[[Tensor, BoxCode, Tensor], Tensor]
 
     @cached_property
-    def teacher_rows(self) -> Tensor:
-        """(N, C) logits of the teacher at all RoIs; kept, so that other samplers find them."""
+    def teacher_outputs(self) -> RoIOutputs:
+        """What the teacher puts out at all RoIs; kept, so that other samplers find it."""
         return self.run_teacher(self.rois)
+
+    @property
+    def teacher_rows(self) -> Tensor:
+        """(N, C) logits of the teacher at all RoIs."""
+        return self.teacher_outputs.logits
 
     def student_logits(self, index: Tensor) -> Tensor:
         """See :meth:`SampleTable.student_logits`."""
@@ -49,21 +80,41 @@ class RoITable(SampleTable):
         """See :meth:`SampleTable.teacher_logits`. Only the rows asked for are computed, unless all are known."""
         if not len(index):
             return self.student_rows.detach()[index]
-        if 'teacher_rows' in self.__dict__ or len(index) == len(self):
+        if 'teacher_outputs' in self.__dict__ or len(index) == len(self):
             return self.teacher_rows[index]
-        return self.run_teacher(self.rois[index])
+        return self.run_teacher(self.rois[index]).logits
 
     def teacher_confidence(self) -> Tensor:
         """See :meth:`SampleTable.teacher_confidence`."""
         if not len(self):
             return self.weights
-        if self.activation == 'sigmoid':
-            return self.teacher_rows.float().sigmoid().amax(dim=1)
-        return self.teacher_rows.float().softmax(dim=1)[:, : self.num_classes].amax(dim=1)
+        return self.highest_foreground(self.teacher_rows)
 
     def boxes(self, index: Tensor) -> Tensor:
         """(S, 4) the RoIs."""
         return self.rois[index, 1:5]
+
+    def student_boxes(self, index: Tensor) -> Tensor:
+        """See :meth:`SampleTable.student_boxes`."""
+        code = _code_at(self.student_code, index)
+        return self.decode_student(self.rois[index], code, self._box_classes(index))
+
+    def teacher_boxes(self, index: Tensor) -> Tensor:
+        """See :meth:`SampleTable.teacher_boxes`."""
+        if not len(index):
+            return self.student_boxes(index).detach()
+        code = self.teacher_outputs.code
+        assert code is not None
+        return self.decode_teacher(
+            self.rois[index], _code_at(code, index), self._box_classes(index)
+        )
+
+    def _box_classes(self, index: Tensor) -> Tensor:
+        """(S,) the class of which a sample's box is meant."""
+        assert self.labels is not None
+        labels = self.labels[index]
+        best = self.teacher_logits(index)[:, : self.num_classes].argmax(dim=1)
+        return torch.where((labels >= 0) & (labels < self.num_classes), labels, best)
 
 
 @register_head_adapter('StandardRoIHead', 'CascadeRoIHead')
@@ -120,6 +171,27 @@ class RoIHeadAdapter(HeadAdapter):
             return [f'bbox_head.{stage}.fc_cls' for stage in range(len(head.bbox_head))]
         return ['bbox_head.fc_cls']
 
+    def check_boxes(self, distributions: bool = False) -> None:
+        """See :meth:`HeadAdapter.check_boxes`."""
+        theirs = _per_stage(self.teacher_head.bbox_head)
+        for role, heads in (('student', self._box_heads), ('teacher', theirs)):
+            for head in heads:
+                if not head.with_reg:
+                    raise ValueError(
+                        f"the {role}'s {type(head).__name__} has with_reg=False and predicts no boxes, as in Grid "
+                        'R-CNN: use a loss on logits'
+                    )
+        if not self._same_stages:
+            raise ValueError(
+                f'number of stages: the student has {len(self._box_heads)}, the teacher {len(theirs)}, each of '
+                'which refines the boxes of the one before: take a teacher with as many stages, or a loss on logits'
+            )
+        if distributions:
+            raise ValueError(
+                f'{type(self.student_head).__name__} predicts a box as four numbers, not as distributions: '
+                'use mmkd.BoxGIoULoss or mmkd.BoxL1Loss'
+            )
+
     def tables(self, step: Step) -> list[SampleTable]:
         """One table of the sampled RoIs per stage; those of a later stage are what the student refined."""
         teacher = self.scores.on(step.teacher)
@@ -156,8 +228,11 @@ class RoIHeadAdapter(HeadAdapter):
             weights=loss['label_weights'],
             object_ids=torch.cat([_object_ids(one) for one in sampled]),
             student_rows=self.distilled(step, loss['cls_score']),
+            student_code=loss['bbox_pred'],
             rois=loss['rois'],
-            run_teacher=lambda rois: teacher.logits(rois, stage if self._same_stages else None),
+            run_teacher=lambda rois: teacher.outputs(rois, stage if self._same_stages else None),
+            decode_student=lambda rois, code, classes: _decode(head, rois, code, classes),
+            decode_teacher=lambda rois, code, classes: teacher.decode(rois, code, classes, stage),
         )
 
 
@@ -178,7 +253,7 @@ def roi_logits(teacher: nn.Module, features: Sequence[Tensor], rois: Tensor) -> 
     """
     roi_head: Any = teacher.roi_head
     stages = range(len(_per_stage(roi_head.bbox_head)))
-    return _mean_logits(roi_head, features, rois, stages, _context(roi_head, features))
+    return _forward(roi_head, features, rois, stages, _context(roi_head, features)).logits
 
 
 class RoIScores:
@@ -235,9 +310,13 @@ class RoIScorer:
         """See :func:`_context`."""
         return _context(self.scores.roi_head, self.features)
 
-    @torch.no_grad()
     def logits(self, rois: Tensor, stage: int | None = None) -> Tensor:
-        """The teacher's logits at boxes, of the student's classes and with the student's meaning.
+        """The logits of :meth:`outputs`."""
+        return self.outputs(rois, stage).logits
+
+    @torch.no_grad()
+    def outputs(self, rois: Tensor, stage: int | None = None) -> RoIOutputs:
+        """What the teacher puts out at boxes, logits of the student's classes and with the student's meaning.
 
         A softmax teacher's scores for a sigmoid student are the log-odds of each class,
         ``log p_c - log(1 - p_c) = z_c - logsumexp of the other logits``, background included: their sigmoid is the
@@ -248,28 +327,45 @@ class RoIScorer:
             stage: The teacher's stage; None is the mean of all, see :func:`roi_logits`.
 
         Returns:
-            (S, C) logits without gradient.
+            (S, C) logits and the boxes' code, without gradient.
         """
         stages = range(self.scores.num_stages) if stage is None else (stage,)
-        rows = _mean_logits(self.scores.roi_head, self.features, rois, stages, self.context)
-        logits = self.images.classes.logits(rows)
-        return _log_odds(logits)[:, :-1] if self.scores.log_odds else logits
+        outputs = _forward(self.scores.roi_head, self.features, rois, stages, self.context)
+        logits = self.images.classes.logits(outputs.logits)
+        if self.scores.log_odds:
+            logits = _log_odds(logits)[:, :-1]
+        return RoIOutputs(logits, outputs.code)
+
+    def decode(self, rois: Tensor, code: BoxCode, classes: Tensor, stage: int) -> Tensor:
+        """(S, 4) boxes of (S, 5) RoIs, their code by a stage and (S,) classes, in the student's numbers."""
+        head = _per_stage(self.scores.roi_head.bbox_head)[stage]
+        return _decode(head, rois, code, self.images.classes.labels(classes))
 
 
-def _mean_logits(
+def _decode(head: Any, rois: Tensor, code: BoxCode, classes: Tensor) -> Tensor:
+    """(S, 4) boxes as a box head refines RoIs in a cascade, but in float32 and not clipped to the image."""
+    precise = code.float() if isinstance(code, Tensor) else tuple(part.float() for part in code)
+    return head.regress_by_class(rois[:, 1:], classes, precise, dict(img_shape=None))
+
+
+def _code_at(code: BoxCode, index: Tensor) -> BoxCode:
+    return code[index] if isinstance(code, Tensor) else tuple(part[index] for part in code)
+
+
+def _forward(
     roi_head: Any,
     features: Sequence[Tensor],
     rois: Tensor,
     stages: Sequence[int],
     context: Mapping[str, Tensor],
-) -> Tensor:
-    """(S, C) logits by the RoI head's own forward, which knows what is special about it; the mean of the stages."""
+) -> RoIOutputs:
+    """What the RoI head's own forward gives, which knows what is special about it; logits are the stages' mean."""
     cascade = isinstance(roi_head.bbox_head, nn.ModuleList)
-    rows = [
-        roi_head._bbox_forward(*[stage] * cascade, features, rois, **context)['cls_score']
-        for stage in stages
+    results = [
+        roi_head._bbox_forward(*[stage] * cascade, features, rois, **context) for stage in stages
     ]
-    return torch.stack(rows).mean(dim=0)
+    logits = torch.stack([result['cls_score'] for result in results]).mean(dim=0)
+    return RoIOutputs(logits, results[0]['bbox_pred'] if len(results) == 1 else None)
 
 
 def _context(roi_head: Any, features: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -1,11 +1,13 @@
 """Registered losses, the samplers that choose their samples, and the schedules of their weights."""
 
 from .aekt import AEKTLoss
-from .base import DistillLoss, FeatureLoss, LogitLoss
+from .base import BoxLoss, DistillLoss, FeatureLoss, LogitLoss
+from .box import BoxGIoULoss, BoxL1Loss
 from .ckd import CKDLoss
 from .dist import DISTLoss
 from .dkd import DKDLoss
 from .kd import KDLoss
+from .ld import LDLoss
 from .nkd import NKDLoss
 from .pkd import PKDLoss
 from .qfl_kd import QFLKDLoss
@@ -26,6 +28,9 @@ from .schedules import (
 __all__ = [
     'AEKTLoss',
     'AllSamples',
+    'BoxGIoULoss',
+    'BoxL1Loss',
+    'BoxLoss',
     'CKDLoss',
     'Chain',
     'Constant',
@@ -35,6 +40,7 @@ __all__ = [
     'DistillLoss',
     'FeatureLoss',
     'KDLoss',
+    'LDLoss',
     'LinearWarmup',
     'LogitLoss',
     'NKDLoss',

@@ -12,9 +12,17 @@ from torch import Tensor, nn
 from mmkd.functional import center_rows, standardize_rows
 from mmkd.functional.processes import mean_over_processes
 from mmkd.registry import CONNECTORS, SAMPLERS, build
-from mmkd.structures import Activation, FeaturePair, HeadSource, LogitPairs, NeckSource, Step
+from mmkd.structures import (
+    Activation,
+    BoxPairs,
+    FeaturePair,
+    HeadSource,
+    LogitPairs,
+    NeckSource,
+    Step,
+)
 
-from .samplers import AllSamples
+from .samplers import AllSamples, Positives
 from .schedules import Progress, Schedule, build_schedule
 
 Rows = Literal['raw', 'center', 'standardize']
@@ -28,7 +36,7 @@ class DistillLoss(nn.Module, ABC):
     """
 
     needs: ClassVar[tuple[str, ...]]
-    """What the loss reads of a step: ``'logits'``, ``'features'``."""
+    """What the loss reads of a step: ``'logits'``, ``'boxes'``, ``'features'``."""
 
     def __init__(self, weight: float | Mapping[str, Any] | Schedule = 1.0) -> None:
         super().__init__()
@@ -44,7 +52,7 @@ class DistillLoss(nn.Module, ABC):
         The Distiller calls it once, before the optimizer is built.
 
         Args:
-            head: Where the logits come from; not None where the loss needs them.
+            head: Where logits and boxes come from; not None where the loss needs one of them.
             neck: Where the features come from; not None where the loss needs them.
 
         Raises:
@@ -164,6 +172,65 @@ class LogitLoss(DistillLoss):
             self.compute(logits, logits, nothing)
         except ValueError as error:
             raise ValueError(f'{type(self).__name__}.{error}') from None
+
+
+class BoxLoss(DistillLoss):
+    """A loss on aligned predicted boxes.
+
+    A box counts with the teacher's confidence times the sample's weight in the student's own classification loss.
+
+    Args:
+        weight: See :class:`DistillLoss`.
+        samples: Config of a sampler; default ``mmkd.Positives``: boxes of the background mean nothing.
+
+    Raises:
+        ValueError: (By :meth:`attach`) the heads give no pairs of boxes.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ('boxes',)
+    distributions: ClassVar[bool] = False
+    """The loss compares the distributions of the sides of a box."""
+
+    def __init__(
+        self,
+        weight: float | Mapping[str, Any] | Schedule = 1.0,
+        samples: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(weight)
+        where = f'{type(self).__name__}.samples'
+        self.sampler = Positives() if samples is None else build(SAMPLERS, samples, where)
+
+    def attach(self, head: HeadSource | None, neck: NeckSource | None) -> None:
+        """See :meth:`DistillLoss.attach`."""
+        super().attach(head, neck)
+        assert head is not None
+        try:
+            head.check_boxes(self.distributions)
+        except ValueError as error:
+            raise ValueError(f'{type(self).__name__}: {error}') from None
+
+    def forward(self, step: Step) -> Tensor:
+        """Mean over the head's sample tables (stages of a cascade, layers of a decoder)."""
+        values = [self._on(pairs) for pairs in step.box_pairs(self.sampler)]
+        return mean_over_processes(torch.stack(values).mean())
+
+    @abstractmethod
+    def compute(self, pairs: BoxPairs, weights: Tensor) -> Tensor:
+        """The scalar loss of one table, of boxes that count with (S,) ``weights``."""
+
+    def box_weights(self, pairs: BoxPairs) -> Tensor:
+        """(S,) how much every box counts."""
+        return pairs.teacher_confidence * pairs.weights
+
+    def averages(self) -> bool:
+        """Whether :meth:`compute` is a mean over boxes, by their weights, and not a sum."""
+        return True
+
+    def _on(self, pairs: BoxPairs) -> Tensor:
+        with _full_precision(pairs.student):
+            weights = self.box_weights(pairs)
+            value = self.compute(pairs, weights)
+            return value * _share(weights) if self.averages() else value
 
 
 class FeatureLoss(DistillLoss):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -27,7 +29,7 @@ class LogitPairs:
         weights: (S,) weight that the student's own classification loss gave a sample (0 for ignored ones).
         image_ids: (S,) index of the image within the batch.
         object_ids: (S,) index of the ground truth within its image that a sample belongs to, -1 for none.
-        boxes: (S, 4) xyxy boxes in pixels of the network's input, or None.
+        locate: Gives :attr:`boxes`.
     """
 
     student: Tensor
@@ -38,24 +40,70 @@ class LogitPairs:
     weights: Tensor
     image_ids: Tensor
     object_ids: Tensor
-    boxes: Tensor | None = None
+    locate: Callable[[], Tensor | None] = lambda: None
 
     def __post_init__(self) -> None:
-        if self.student.shape != self.teacher.shape:
-            raise ValueError(
-                f'logits of student {tuple(self.student.shape)} and teacher '
-                f'{tuple(self.teacher.shape)} are not aligned'
-            )
+        _check_aligned(self.student, self.teacher, 'logits')
         _check_finite(self.teacher, 'logits', 'samples')
 
     def __len__(self) -> int:
         return len(self.student)
+
+    @cached_property
+    def boxes(self) -> Tensor | None:
+        """(S, 4) xyxy boxes of the samples (anchors, RoIs) in pixels of the network's input, or None."""
+        return self.locate()
 
     @property
     def object_groups(self) -> Tensor:
         """(S,) integers, equal where two samples show the same object of the same image, -1 for none."""
         groups = self.image_ids * _MOST_OBJECTS + self.object_ids
         return torch.where(self.object_ids >= 0, groups, -1)
+
+
+@dataclass(frozen=True)
+class BoxPairs:
+    """S aligned pairs of predicted boxes, decoded as each head decodes them, but not clipped to the image.
+
+    Attributes:
+        student: (S, 4) xyxy boxes that the student predicts, in pixels of the network's input, attached to its graph.
+        teacher: (S, 4) boxes that the teacher predicts for the same samples, without gradient.
+        student_confidence: (S,) the student's highest foreground probability, times its objectness where the head has
+            one; without gradient.
+        teacher_confidence: (S,) likewise of the teacher.
+        image_sizes: (S, 2) width and height, in pixels and without padding, of the image that a sample is of.
+        labels: (S,) class that the student's own assignment gave a sample, or None.
+        weights: (S,) weight that the student's own classification loss gave a sample (0 for ignored ones).
+        image_ids: (S,) index of the image within the batch.
+        object_ids: (S,) index of the ground truth within its image that a sample belongs to, -1 for none.
+        student_distributions: (S, 4, bins) logits of where each side lies, attached, for heads that predict a
+            distribution (GFL); else None.
+        teacher_distributions: (S, 4, bins) likewise of the teacher, without gradient.
+    """
+
+    student: Tensor
+    teacher: Tensor
+    student_confidence: Tensor
+    teacher_confidence: Tensor
+    image_sizes: Tensor
+    labels: Tensor | None
+    weights: Tensor
+    image_ids: Tensor
+    object_ids: Tensor
+    student_distributions: Tensor | None = None
+    teacher_distributions: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        _check_aligned(self.student, self.teacher, 'boxes')
+        _check_finite(self.teacher, 'boxes', 'samples')
+        if self.student_distributions is not None and self.teacher_distributions is not None:
+            _check_aligned(
+                self.student_distributions, self.teacher_distributions, 'box distributions'
+            )
+            _check_finite(self.teacher_distributions, 'box distributions', 'samples')
+
+    def __len__(self) -> int:
+        return len(self.student)
 
 
 @dataclass(frozen=True)
@@ -68,6 +116,13 @@ class FeaturePair:
 
     def __post_init__(self) -> None:
         _check_finite(self.teacher, f'features of level {self.level}', 'images')
+
+
+def _check_aligned(student: Tensor, teacher: Tensor, what: str) -> None:
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f'{what} of student {tuple(student.shape)} and teacher {tuple(teacher.shape)} are not aligned'
+        )
 
 
 def _check_finite(teacher: Tensor, what: str, unit: str) -> None:

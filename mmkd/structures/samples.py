@@ -9,12 +9,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .pairs import Activation, LogitPairs
+from .pairs import Activation, BoxPairs, LogitPairs
 
 
 @dataclass
 class SampleTable(ABC):
-    """N candidate samples, ordered image by image; logits are fetched only for the samples asked for.
+    """N candidate samples, ordered image by image; outputs are fetched only for the samples asked for.
 
     The teacher is asked for its outputs *at given samples*, so that it can be something else than a live
     network without a change to heads or losses.
@@ -56,8 +56,36 @@ class SampleTable(ABC):
     def teacher_confidence(self) -> Tensor:
         """(N,) the teacher's highest foreground probability of every sample."""
 
+    def student_confidence(self, index: Tensor) -> Tensor:
+        """(S,) the student's highest foreground probability at the (S,) samples ``index``, without gradient."""
+        return self.highest_foreground(self.student_logits(index).detach())
+
     def boxes(self, index: Tensor) -> Tensor | None:
-        """(S, 4) xyxy boxes of the samples in input pixels, or None where a sample has no box."""
+        """(S, 4) where samples lie, whoever predicts what there: xyxy anchors, RoIs; None for what has no extent."""
+        return None
+
+    def student_boxes(self, index: Tensor) -> Tensor:
+        """(S, 4) xyxy boxes that the student predicts for the samples, in input pixels, attached to the graph.
+
+        Raises:
+            NotImplementedError: The head predicts none; its adapter's ``check_boxes`` says so before the first step.
+        """
+        raise NotImplementedError(f'{type(self).__name__} has no predicted boxes')
+
+    def teacher_boxes(self, index: Tensor) -> Tensor:
+        """(S, 4) xyxy boxes that the teacher predicts for the samples, in the student's input pixels, no gradient.
+
+        Raises:
+            NotImplementedError: As :meth:`student_boxes`.
+        """
+        raise NotImplementedError(f'{type(self).__name__} has no predicted boxes')
+
+    def student_distributions(self, index: Tensor) -> Tensor | None:
+        """(S, 4, bins) logits of the sides' distributions, attached; None for heads that predict none."""
+        return None
+
+    def teacher_distributions(self, index: Tensor) -> Tensor | None:
+        """(S, 4, bins) likewise of the teacher, without gradient."""
         return None
 
     def is_foreground(self) -> Tensor:
@@ -65,6 +93,12 @@ class SampleTable(ABC):
         if self.labels is None:
             return torch.zeros(len(self), dtype=torch.bool, device=self.weights.device)
         return (self.labels >= 0) & (self.labels < self.num_classes) & (self.weights > 0)
+
+    def highest_foreground(self, logits: Tensor) -> Tensor:
+        """(S,) the highest probability of a foreground class in each of (S, C) rows of logits."""
+        if self.activation == 'sigmoid':
+            return logits.amax(dim=-1).float().sigmoid()
+        return logits.float().softmax(dim=-1)[..., : self.num_classes].amax(dim=-1)
 
     def pairs(self, sampler: Sampler) -> LogitPairs:
         """The logit pairs of the samples that ``sampler`` picks."""
@@ -79,7 +113,36 @@ class SampleTable(ABC):
             weights=self.weights[index],
             image_ids=self.image_ids[index],
             object_ids=self.object_ids[index],
-            boxes=self.boxes(index),
+            locate=lambda: self.boxes(index),
+        )
+
+    def box_pairs(self, sampler: Sampler, image_sizes: Tensor) -> BoxPairs:
+        """The box pairs of the samples that ``sampler`` picks.
+
+        Args:
+            sampler: Picks the samples.
+            image_sizes: (B, 2) width and height of the batch's images in pixels.
+        """
+        with torch.no_grad():
+            index = sampler(self)
+            teacher_confidence = (
+                self.teacher_confidence()[index] if len(index) else self.weights[index]
+            )
+        teacher_distributions = self.teacher_distributions(index)
+        return BoxPairs(
+            student=self.student_boxes(index),
+            teacher=self.teacher_boxes(index).detach(),
+            student_confidence=self.student_confidence(index),
+            teacher_confidence=teacher_confidence,
+            image_sizes=image_sizes[self.image_ids[index]],
+            labels=None if self.labels is None else self.labels[index],
+            weights=self.weights[index],
+            image_ids=self.image_ids[index],
+            object_ids=self.object_ids[index],
+            student_distributions=self.student_distributions(index),
+            teacher_distributions=(
+                None if teacher_distributions is None else teacher_distributions.detach()
+            ),
         )
 
 

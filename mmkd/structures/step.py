@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from .classes import ClassMap
-from .pairs import Activation, FeaturePair, LogitPairs
+from .pairs import Activation, BoxPairs, FeaturePair, LogitPairs
 from .samples import Sampler, SampleTable
 
 
@@ -25,6 +26,10 @@ class HeadSource(Protocol):
     @property
     def num_logits(self) -> int:
         """C, the logits of one sample of the student."""
+        ...
+
+    def check_boxes(self, distributions: bool = False) -> None:
+        """Raise ValueError unless both heads predict boxes that can be paired, as distributions if these are asked."""
         ...
 
     def fold_into_class_layers(
@@ -87,7 +92,7 @@ class Step:
         data_samples: The batch's data samples.
         records: What each tap recorded, by the tap's name, in the order of the calls.
         run_teacher: Runs the teacher's backbone and neck on the step's input.
-        head: Source of logit pairs, None when no active loss asks for logits.
+        head: Source of logit and box pairs, None when no loss asks for either.
         neck: Source of feature pairs, None when no active loss asks for features.
         classes: Brings the logits of the teacher's head to the student's classes.
     """
@@ -100,6 +105,7 @@ class Step:
     neck: NeckSource | None = None
     classes: ClassMap = field(default_factory=ClassMap)
     _pairs: dict[Sampler, list[LogitPairs]] = field(default_factory=dict, init=False)
+    _box_pairs: dict[Sampler, list[BoxPairs]] = field(default_factory=dict, init=False)
 
     @cached_property
     def teacher(self) -> TeacherPass:
@@ -115,7 +121,7 @@ class Step:
     def tables(self) -> list[SampleTable]:
         """The head's sample tables."""
         if self.head is None:
-            raise RuntimeError('no head adapter: a loss on logits was built without one')
+            raise RuntimeError('no head adapter: a loss on logits or boxes was built without one')
         return self.head.tables(self)
 
     def logit_pairs(self, sampler: Sampler) -> list[LogitPairs]:
@@ -123,6 +129,21 @@ class Step:
         if sampler not in self._pairs:
             self._pairs[sampler] = [table.pairs(sampler) for table in self.tables]
         return self._pairs[sampler]
+
+    def box_pairs(self, sampler: Sampler) -> list[BoxPairs]:
+        """Pairs of predicted boxes at the samples that ``sampler`` picks, one per table; shared likewise."""
+        if sampler not in self._box_pairs:
+            self._box_pairs[sampler] = [
+                table.box_pairs(sampler, self.image_sizes) for table in self.tables
+            ]
+        return self._box_pairs[sampler]
+
+    @cached_property
+    def image_sizes(self) -> Tensor:
+        """(B, 2) width and height of the images in pixels, without padding."""
+        shapes = [sample.metainfo['img_shape'][:2] for sample in self.data_samples]
+        sizes = torch.tensor(shapes, dtype=torch.float, device=self.inputs.device)
+        return sizes.view(-1, 2).flip(1)
 
     @cached_property
     def feature_pairs(self) -> list[FeaturePair]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,11 +10,13 @@ from dense_runs import CASES, Run, pair, run, take_step
 from mmdet.models.dense_heads import RetinaHead
 from mmdet.registry import MODELS
 from mmengine.logging import MessageHub
+from predicted_boxes import disturbed, predicted_boxes
 from torch import Tensor
 
 from mmkd.heads import build_head_adapter
 from mmkd.heads.base import adapter_class
 from mmkd.heads.dense import gather_rows, logits_of, nearest_object
+from mmkd.losses import Positives
 
 
 @pytest.fixture(scope='module', params=CASES, autouse=False)
@@ -116,6 +119,73 @@ def test_teacher_is_confident_as_its_probabilities_say(stepped: Run):
         objectness = [fold(level, 1) for level in table.teacher.objectness]
         expected = expected * torch.cat(objectness, dim=1).flatten().sigmoid()
     torch.testing.assert_close(table.teacher_confidence(), expected)
+
+
+def test_boxes_are_those_of_each_heads_own_prediction(stepped: Run):
+    table = stepped.table
+    for role, network, boxes in (
+        ('student', stepped.model.student, table.student_boxes(everything(stepped))),
+        ('teacher', stepped.model.teacher.model, table.teacher_boxes(everything(stepped))),
+    ):
+        with torch.no_grad():
+            expected = predicted_boxes(network.bbox_head, network.extract_feat(stepped.step.inputs))
+        torch.testing.assert_close(boxes.clamp(min=0).detach(), expected, rtol=1e-4, atol=1e-2)
+        assert boxes.requires_grad == (role == 'student')
+
+
+def test_boxes_follow_what_the_student_predicts_in_training(stepped: Run):
+    table, student = stepped.table, stepped.model.student
+    before = table.student_boxes(everything(stepped)).detach()
+    with torch.no_grad(), disturbed(student.bbox_head):
+        features = student.extract_feat(stepped.step.inputs)
+        outputs = type(stepped.model._head).run(student.bbox_head, features)
+        boxes = replace(table, student=outputs).student_boxes(everything(stepped))
+        expected = predicted_boxes(student.bbox_head, features)
+    moved = (boxes.clamp(min=0) - before.clamp(min=0)).abs().mean()
+    assert moved > 0.1  # pixels
+    torch.testing.assert_close(boxes.clamp(min=0), expected, rtol=1e-4, atol=1e-2)
+
+
+def test_boxes_of_positives_have_a_gradient_in_their_own_cells_only(stepped: Run):
+    table = stepped.table
+    positives = table.is_foreground().nonzero().flatten()
+    (pairs,) = stepped.step.box_pairs(Positives())
+    maps = [level for part in table.student.box_maps for level in part]
+    picks = torch.randn(pairs.student.shape, generator=torch.Generator().manual_seed(0))
+    gradients = torch.autograd.grad(
+        (pairs.student * picks).sum(), maps, retain_graph=True, allow_unused=True
+    )
+    cells = set()
+    for number, gradient in enumerate(gradients):
+        if (
+            gradient is not None
+        ):  # else the boxes don't depend on this part (SABL's scores of buckets)
+            assert torch.isfinite(gradient).all()
+            touched = gradient.abs().sum(dim=1).flatten(1).nonzero().tolist()
+            level = number % len(table.student.class_maps)
+            cells |= {(image, level, cell) for image, cell in touched}
+    assert 0 < len(cells) <= len(positives)
+    assert {image for image, _, _ in cells} <= {0, 2}  # image 1 has no object
+    assert pairs.image_sizes.tolist() == [[table_size(stepped)] * 2] * len(positives)
+    confidence = table.teacher_confidence()[positives]
+    torch.testing.assert_close(pairs.teacher_confidence, confidence)
+
+
+def table_size(stepped: Run) -> float:
+    return float(stepped.step.inputs.shape[-1])
+
+
+def test_students_confidence_is_that_of_its_own_scores(stepped: Run):
+    table = stepped.table
+    rows = table.student_logits(everything(stepped)).detach()
+    scores = rows.softmax(dim=1)[:, :80] if table.activation == 'softmax' else rows.sigmoid()
+    expected = scores.amax(dim=1)
+    if table.student.objectness is not None:
+        objectness = [fold(level.detach(), 1) for level in table.student.objectness]
+        expected = expected * torch.cat(objectness, dim=1).flatten().sigmoid()
+    confidence = table.student_confidence(everything(stepped))
+    torch.testing.assert_close(confidence, expected)
+    assert not confidence.requires_grad
 
 
 def test_batch_without_objects_distils_the_teachers_samples(stepped: Run, request):

@@ -1,0 +1,81 @@
+"""LD on heads that predict the sides of a box as distributions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from mmkd.functional import ld_loss
+from mmkd.registry import LOSSES
+from mmkd.structures import BoxPairs
+
+from .base import BoxLoss
+from .schedules import Schedule
+
+
+@LOSSES.register_module()
+class LDLoss(BoxLoss):
+    """Localisation distillation (LD, Zheng et al., CVPR 2022) for GFL heads; the published weight is 0.25.
+
+    See :func:`mmkd.functional.ld_loss`. By default this is what MMDetection's LDHead adds to GFL's losses: a divergence
+    is averaged over the bins, a box counts with the *student's* highest class probability, and boxes are summed and not
+    averaged: more positives are a larger loss.
+
+    Args:
+        weight: Weight or schedule. Published: 0.25.
+        temperature: τ. Published: 10.
+        confidence: Whose highest class probability weighs a box: ``'student'`` (published) or ``'teacher'``.
+        average: ``'none'`` (published) sums over boxes, ``'confidence'`` divides by the sum of their weights.
+        samples: Config of a sampler; default ``mmkd.Positives`` (published).
+
+    Raises:
+        ValueError: An option is unknown, or (by :meth:`attach`) a head has no distributions or other bins.
+    """
+
+    distributions: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        weight: float | Mapping[str, Any] | Schedule = 0.25,
+        temperature: float = 10.0,
+        confidence: Literal['student', 'teacher'] = 'student',
+        average: Literal['none', 'confidence'] = 'none',
+        samples: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(weight, samples)
+        if not temperature > 0:
+            raise ValueError(f'LDLoss.temperature: {temperature} is not a positive number')
+        if confidence not in ('student', 'teacher'):
+            raise ValueError(
+                f"LDLoss.confidence: {confidence!r} is neither 'student' nor 'teacher'"
+            )
+        if average not in ('none', 'confidence'):
+            raise ValueError(f"LDLoss.average: {average!r} is neither 'none' nor 'confidence'")
+        self.temperature = temperature
+        self.confidence = confidence
+        self.average = average
+
+    def box_weights(self, pairs: BoxPairs) -> Tensor:
+        """See :meth:`BoxLoss.box_weights`."""
+        if self.confidence == 'teacher':
+            return super().box_weights(pairs)
+        return pairs.student_confidence * pairs.weights
+
+    def averages(self) -> bool:
+        """See :meth:`BoxLoss.averages`."""
+        return self.average == 'confidence'
+
+    def compute(self, pairs: BoxPairs, weights: Tensor) -> Tensor:
+        """See :func:`mmkd.functional.ld_loss`."""
+        assert pairs.student_distributions is not None
+        assert pairs.teacher_distributions is not None
+        value = ld_loss(
+            pairs.student_distributions,
+            pairs.teacher_distributions,
+            self.temperature,
+            weights,
+            avg_factor=None if self.averages() else 1.0,
+        )
+        return value / pairs.student_distributions.shape[-1]
