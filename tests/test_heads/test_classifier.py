@@ -72,6 +72,15 @@ def deit(width: int = 32, **options: Any) -> dict[str, Any]:
     return transformer('DistilledVisionTransformer', 'DeiTClsHead', width, **options)
 
 
+def timm_resnet(name: str, channels: int) -> dict[str, Any]:
+    return dict(
+        type='ImageClassifier',
+        backbone=dict(type='TIMMBackbone', model_name=name),
+        neck=dict(type='GlobalAveragePooling'),
+        head=head('LinearClsHead', channels),
+    )
+
+
 def conformer(width: int = 32) -> dict[str, Any]:
     arch = dict(embed_dims=width, depths=6, num_heads=2, channel_ratio=1)
     return dict(
@@ -210,6 +219,21 @@ def test_teacher_rows_are_what_the_teacher_predicts_on_the_same_images(name: str
     torch.testing.assert_close(
         step.tables[0].teacher_confidence(), expected.amax(dim=1), rtol=1e-4, atol=1e-5
     )
+
+
+def test_networks_of_timm_teach_and_learn() -> None:
+    pytest.importorskip('timm', reason='TIMMBackbone needs timm, which is no dependency')
+    student, teacher = timm_resnet('resnet10t', 512), timm_resnet('resnet14t', 2048)
+    model = distiller(student, teacher, dict(ckd=CKD, kd=dict(type='mmkd.KDLoss')))
+    losses, step = take_step(model)
+    for name in ('loss_ckd', 'loss_kd'):
+        assert_reaches_backbone(model, losses[name])
+    _, logits = logits_of(step)
+    network = model.teacher.model
+    with torch.no_grad():
+        predictions = network.predict(**network.data_preprocessor(raw_batch()))
+    expected = torch.stack([sample.pred_score for sample in predictions])
+    torch.testing.assert_close(logits.softmax(dim=1), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('token', ['distillation', 'mean'])
