@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmengine.logging import MessageHub
+from mmengine.logging import MessageHub, print_log
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
@@ -15,6 +15,7 @@ from mmkd.registry import LOSSES, MODELS, build
 from mmkd.structures import ClassMap, Step
 
 from .isolation import isolated_rng
+from .record import Observer, StepRecord
 from .taps import Taps
 from .teacher import Teacher
 from .watch import LossWatch
@@ -29,7 +30,8 @@ class Distiller(BaseModel):
     optimizer parameter groups, EMA copies and hooks see the student, and a saved checkpoint loads in plain
     MMDetection or MMPretrain. Attributes the distiller lacks resolve to the student.
 
-    With every weight at 0 a step is the student's own step and the teacher does not run.
+    With every weight at 0 a step is the student's own step and the teacher does not run. Once every weight is 0 for
+    good, its memory is freed.
 
     Args:
         student: Config of the student, as ``model`` in its own config file.
@@ -71,6 +73,7 @@ class Distiller(BaseModel):
         self._watch = LossWatch()
         self._started = False
         self._classes = ClassMap()
+        self._observers: list[Observer] = []
         self._attach(head)
 
     def forward(
@@ -90,6 +93,9 @@ class Distiller(BaseModel):
 
         Returns:
             Loss name to scalar tensor or list of them, as MMEngine's ``parse_losses`` takes it.
+
+        Raises:
+            RuntimeError: A loss has a weight again after the teacher was released.
         """
         progress = Progress.current()
         if not self._started:
@@ -98,6 +104,16 @@ class Distiller(BaseModel):
         active = {name: self.distill_losses[name] for name, weight in weights.items() if weight}
         for name, loss in self.distill_losses.items():
             loss.begin_step(active=name in active)
+        observers, self._observers = self._observers, []
+        values: dict[str, Tensor] = {}
+        step: Step | None = None
+        if not active:
+            self._release_teacher_if_over(progress)
+        elif self.teacher.released:
+            raise RuntimeError(
+                f'{", ".join(active)}: the weight is not 0, but the teacher was released when all weights were 0 for '
+                'good: training went back; build the model anew'
+            )
         if active:
             with self._taps.recording() as records:
                 losses = self.student.loss(inputs, data_samples)
@@ -110,22 +126,41 @@ class Distiller(BaseModel):
                 neck=self._neck,
                 classes=self._classes,
             )
+            task = dict(losses)
             for name, loss in active.items():
                 if f'loss_{name}' in losses:
                     raise ValueError(
                         f"model.losses.{name}: the student's own losses have a loss_{name} already: "
                         'give the distillation loss another name'
                     )
-                value = weights[name] * loss(step)
+                values[name] = loss(step)
+                value = weights[name] * values[name]
                 self._watch.check(name, value, progress)
                 losses[f'loss_{name}'] = value
         else:
             losses = self.student.loss(inputs, data_samples)
+            task = dict(losses)
         for name, loss in self.distill_losses.items():
             extras = [parameter for parameter in loss.parameters() if parameter.requires_grad]
             if name not in active and extras:  # DDP wants every parameter in every step's graph
                 losses[f'loss_{name}'] = sum(parameter.sum() for parameter in extras) * 0.0
+        for observer in observers:
+            observer(StepRecord(progress, task, weights, values, step))
         return losses
+
+    def observe_next_step(self, observer: Observer) -> None:
+        """Have ``observer`` called once, with the :class:`StepRecord` of the next training step.
+
+        It is called at the end of the step's forward pass. It may ask the record's graph for gradients
+        (``torch.autograd.grad`` with ``retain_graph=True``) and must leave it as it is.
+        """
+        self._observers.append(observer)
+
+    def predict_teacher(self, data: Any) -> list[Any]:
+        """The teacher's own predictions, see :meth:`Teacher.predict`, in the classes of the run's data set."""
+        if not self._started:
+            self._start()
+        return self.teacher.predict(data, self._classes)
 
     @property
     def distill_losses(self) -> dict[str, DistillLoss]:
@@ -171,6 +206,19 @@ class Distiller(BaseModel):
                 dataset_meta.get('classes'), self._head.num_classes, self._head.num_teacher_classes
             )
         self._started = True
+
+    def _release_teacher_if_over(self, progress: Progress) -> None:
+        """Free the teacher once no loss will ever have a weight again."""
+        losses = self.distill_losses.values()
+        if self.teacher.released or not all(loss.is_over(progress) for loss in losses):
+            return
+        self._taps.detach()
+        freed = self.teacher.release()
+        print_log(
+            f'from iteration {progress.iteration} on the weight of every distillation loss is 0: the teacher no longer '
+            f'runs, its {freed / 2**20:.1f} MiB are freed',
+            'current',
+        )
 
     def _share_tree(self, student: nn.Module) -> None:
         """Make the student's parameters, buffers and children this module's own.

@@ -16,12 +16,16 @@ class OutputTap:
 
     def __init__(self, module: nn.Module) -> None:
         self.recorded: list[Any] | None = None
-        module.register_forward_hook(self)
+        self._handle = module.register_forward_hook(self)
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         """Called by PyTorch after the module's forward."""
         if self.recorded is not None:
             self.recorded.append(output)
+
+    def detach(self) -> None:
+        """Take the hook off."""
+        self._handle.remove()
 
 
 class MethodTap:
@@ -33,6 +37,7 @@ class MethodTap:
     def __init__(self, owner: object, name: str) -> None:
         self.recorded: list[Any] | None = None
         self.method: Callable[..., Any] = getattr(owner, name)
+        self._owner, self._name, self._shadowed = owner, name, name in vars(owner)
         setattr(owner, name, self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -41,6 +46,15 @@ class MethodTap:
         if self.recorded is not None:
             self.recorded.append(result)
         return result
+
+    def detach(self) -> None:
+        """Put back what stood there before, unless something else stands there by now."""
+        if vars(self._owner).get(self._name) is not self:
+            return
+        if self._shadowed:
+            setattr(self._owner, self._name, self.method)
+        else:
+            delattr(self._owner, self._name)
 
 
 class ArgumentTap(MethodTap):
@@ -87,6 +101,11 @@ class Taps:
         finally:
             for tap in self._taps.values():
                 tap.recorded = None
+
+    def detach(self) -> None:
+        """Leave the student as it was, the last tap first: one method may have two."""
+        for tap in reversed(self._taps.values()):
+            tap.detach()
 
 
 def _resolve(student: nn.Module, path: str) -> object:

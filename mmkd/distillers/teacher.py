@@ -44,6 +44,7 @@ class Teacher:
     Attributes:
         model: The frozen network in eval mode.
         classes: Names of the teacher's classes in the order of its logits, None if nothing says.
+        released: Whether the weights are gone, see :meth:`release`.
 
     Raises:
         ValueError: No checkpoint is named; ``class_aliases`` cannot be.
@@ -66,6 +67,7 @@ class Teacher:
                 f"or URL of the trained teacher, or to '{RANDOM_INIT}' if noise is what you want"
             )
         self.checkpoint = str(checkpoint)
+        self.released = False
         loaded = _load_config(config)
         self.classes = _names(_train_dataset(loaded).get('metainfo'))
         self.model: Any
@@ -96,9 +98,42 @@ class Teacher:
         """
         return self.model.extract_feat(self.convert_pixels(inputs, data_samples))
 
+    @torch.no_grad()
+    def predict(self, data: Any, classes: ClassMap) -> list[Any]:
+        """What the teacher itself predicts, by its own data preprocessor and test settings.
+
+        Args:
+            data: A batch as a dataloader gives it: the pixels are not normalised yet.
+            classes: Brings the teacher's classes to the student's.
+
+        Returns:
+            Data samples with predictions, in the student's classes; those of other classes are left out.
+        """
+        self.model._set_device(next(self.model.parameters()).device)
+        batch = self.model.data_preprocessor(data, False)
+        samples = self.model(**batch, mode='predict')
+        for sample in samples:
+            _rename_classes(sample, classes)
+        return samples
+
     def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Apply ``fn``, such as a move to another device, to every parameter and buffer."""
-        self.model._apply(fn)
+        if not self.released:
+            self.model._apply(fn)
+
+    def release(self) -> int:
+        """Free the weights, for good; whoever else refers to parts of the network is left with its structure.
+
+        Returns:
+            Bytes of the parameters and buffers.
+        """
+        tensors = {
+            id(tensor): tensor for tensor in (*self.model.parameters(), *self.model.buffers())
+        }
+        freed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        self.apply(lambda tensor: tensor.to('meta'))
+        self.released = True
+        return freed
 
     def check_num_classes(self, student: int, teacher: int) -> None:
         """Whether the classes of student and teacher can be matched, as far as is known before training.
@@ -249,6 +284,21 @@ def _load_config(config: str | Path | Mapping[str, Any] | Config) -> Config:
     if 'model' not in loaded:
         raise ValueError('teacher.config has no `model`: give a config file or dict(model=...)')
     return loaded
+
+
+def _rename_classes(sample: Any, classes: ClassMap) -> None:
+    """Bring the predictions of one image to the student's classes."""
+    if classes.columns is None:
+        return
+    numbers = torch.full((classes.num_teacher,), -1)
+    numbers[list(classes.columns)] = torch.arange(len(classes.columns))
+    if 'pred_instances' in sample:
+        found = sample.pred_instances
+        found.labels = numbers.to(found.labels.device)[found.labels]
+        sample.pred_instances = found[found.labels >= 0]
+    elif 'pred_score' in sample:
+        sample.set_pred_score(sample.pred_score[list(classes.columns)])
+        sample.set_pred_label(sample.pred_score.argmax(dim=0, keepdim=True))
 
 
 def _train_dataset(config: Config) -> Mapping[str, Any]:

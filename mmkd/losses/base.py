@@ -23,7 +23,7 @@ from mmkd.structures import (
 )
 
 from .samplers import AllSamples, Positives
-from .schedules import Progress, Schedule, build_schedule
+from .schedules import Progress, Schedule, build_schedule, is_over
 
 Rows = Literal['raw', 'center', 'standardize']
 
@@ -45,6 +45,10 @@ class DistillLoss(nn.Module, ABC):
     def weight(self, progress: Progress) -> float:
         """The weight at this point of training."""
         return self._schedule(progress)
+
+    def is_over(self, progress: Progress) -> bool:
+        """Whether the weight is 0 from this point of training on, for ever."""
+        return is_over(self._schedule, progress)
 
     def attach(self, head: HeadSource | None, neck: NeckSource | None) -> None:
         """Check that the loss means something on this pair and make what it trains, if anything.
@@ -117,6 +121,19 @@ class LogitLoss(DistillLoss):
         """Mean over the head's sample tables (stages of a cascade, layers of a decoder)."""
         values = [self._on(pairs) for pairs in step.logit_pairs(self.sampler)]
         return mean_over_processes(torch.stack(values).mean())
+
+    @torch.no_grad()
+    def compared(self, step: Step) -> list[tuple[Tensor, Tensor, LogitPairs]]:
+        """What the loss compares in a step, to be looked at: it has no gradient.
+
+        Returns:
+            Per sample table the (S, C) rows of student and teacher, preprocessed, and the pairs that they come from.
+        """
+        tables = []
+        for pairs in step.logit_pairs(self.sampler):
+            with _full_precision(pairs.student):
+                tables.append((*self._preprocess(pairs), pairs))
+        return tables
 
     @abstractmethod
     def compute(self, student: Tensor, teacher: Tensor, pairs: LogitPairs) -> Tensor:

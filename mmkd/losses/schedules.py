@@ -77,7 +77,10 @@ class Progress:
 
 
 class Schedule(Protocol):
-    """A weight as a function of progress."""
+    """A weight as a function of progress.
+
+    A schedule may also have ``is_over(progress)``, see :func:`is_over`.
+    """
 
     def __call__(self, progress: Progress) -> float:
         """The weight."""
@@ -98,6 +101,10 @@ class Constant:
     def __call__(self, progress: Progress) -> float:
         """The weight."""
         return self.value
+
+    def is_over(self, progress: Progress) -> bool:
+        """See :func:`is_over`."""
+        return self.value == 0
 
 
 @dataclass(frozen=True)
@@ -147,6 +154,10 @@ class LinearWarmup(_Ramp):
         """The weight."""
         return self.value * self.fraction(progress)
 
+    def is_over(self, progress: Progress) -> bool:
+        """See :func:`is_over`."""
+        return self.value == 0
+
 
 @SCHEDULES.register_module()
 class CosineDecay(_Ramp):
@@ -155,6 +166,10 @@ class CosineDecay(_Ramp):
     def __call__(self, progress: Progress) -> float:
         """The weight."""
         return self.value * 0.5 * (1 + math.cos(math.pi * self.fraction(progress)))
+
+    def is_over(self, progress: Progress) -> bool:
+        """See :func:`is_over`."""
+        return self(progress) == 0  # it never rises again
 
 
 @SCHEDULES.register_module()
@@ -176,6 +191,10 @@ class Stop:
         """The weight."""
         progress.warn_beyond(self.at, self.by_epoch, 'Stop')
         return self.value if progress.position(self.by_epoch) < self.at else 0.0
+
+    def is_over(self, progress: Progress) -> bool:
+        """See :func:`is_over`."""
+        return self(progress) == 0
 
 
 @SCHEDULES.register_module()
@@ -207,6 +226,10 @@ class Steps:
         passed = sum(progress.position(self.by_epoch) >= milestone for milestone in self.milestones)
         return self.value * self.gamma**passed
 
+    def is_over(self, progress: Progress) -> bool:
+        """See :func:`is_over`."""
+        return self(progress) == 0  # a factor brings nothing back
+
 
 @SCHEDULES.register_module()
 class Chain:
@@ -222,6 +245,23 @@ class Chain:
     def __call__(self, progress: Progress) -> float:
         """The weight."""
         return math.prod(schedule(progress) for schedule in self.schedules)
+
+    def is_over(self, progress: Progress) -> bool:
+        """See :func:`is_over`."""
+        return any(is_over(schedule, progress) for schedule in self.schedules)
+
+
+def is_over(schedule: Schedule, progress: Progress) -> bool:
+    """Whether the weight is 0 from this point of training on, for ever.
+
+    What a schedule's own method ``is_over(progress)`` says; a schedule without one may always come back.
+
+    Args:
+        schedule: The schedule.
+        progress: The point of training.
+    """
+    method = getattr(schedule, 'is_over', None)
+    return method is not None and method(progress)
 
 
 def build_schedule(weight: float | Mapping[str, Any] | Schedule, where: str) -> Schedule:

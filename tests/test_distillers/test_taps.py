@@ -126,6 +126,31 @@ def test_a_copy_has_taps_of_its_own() -> None:
     assert twin.head.targets.method.__self__ is twin.head
 
 
+def test_detached_taps_leave_the_student_as_it_was() -> None:
+    student = Student()
+    before = dict(vars(student.head)), dict(vars(student.head.assigner))
+    both = {'arguments': 'head.targets(...)', 'results': 'head.targets()', 'outputs': 'head'}
+    taps = Taps(student, both)
+    assert vars(student.head) != before[0]
+    taps.detach()
+    assert (vars(student.head), vars(student.head.assigner)) == before
+    with taps.recording() as records:
+        student.head(torch.zeros(1, 2))
+        student.head.targets(1)
+    assert not any(records.values())
+
+
+def test_detached_taps_give_back_what_they_shadowed_and_spare_what_shadows_them() -> None:
+    first, second = Student(), Student()
+    first.head.targets = own = lambda *_: 5  # type: ignore[assignment,misc]
+    Taps(first, PATHS).detach()
+    assert first.head.targets is own
+    taps = Taps(second, PATHS)
+    second.head.targets = own  # type: ignore[assignment,misc]
+    taps.detach()
+    assert second.head.targets is own
+
+
 @pytest.mark.parametrize('path', ['neck', 'head.no_such()', 'neck.loss(...)'])
 def test_a_path_that_leads_nowhere_is_an_error(path: str) -> None:
     with pytest.raises(AttributeError, match=r'neck|no_such'):

@@ -19,6 +19,7 @@ from mmkd.losses import (
     Stop,
     build_schedule,
 )
+from mmkd.losses.schedules import is_over
 
 _names = itertools.count()
 
@@ -126,22 +127,84 @@ def test_progress_is_what_the_hub_says_fractions_of_an_epoch_included(iteration:
     assert progress.length(by_epoch=False) == 30
 
 
-def test_a_resumed_run_gets_the_weights_of_one_that_never_stopped() -> None:
+def every_kind(unit: int, by_epoch: bool) -> list[dict[str, Any]]:
+    """A schedule of each kind, with points of training in units of a tenth of an epoch."""
+    warmup = dict(type='LinearWarmup', end=1 * unit, by_epoch=by_epoch)
+    stop = dict(type='Stop', at=2 * unit, by_epoch=by_epoch)
+    return [
+        dict(type='Constant', value=0.5),
+        warmup,
+        dict(type='CosineDecay', begin=1 * unit, end=2 * unit, by_epoch=by_epoch),
+        dict(type='CosineDecay', by_epoch=by_epoch),
+        dict(type='Steps', milestones=[1 * unit, 2 * unit], by_epoch=by_epoch),
+        stop,
+        dict(type='Chain', schedules=[warmup, stop, 3]),
+    ]
+
+
+def follow(config: dict[str, Any], iterations: range) -> list[float]:
+    """The weight in each iteration of a run of 3 epochs of 10, from a schedule that is built for it."""
+    schedule = build_schedule(config, 'here')
+    seen = []
+    for iteration in iterations:
+        hub(iter=iteration, epoch=iteration // 10, max_iters=30, max_epochs=3)
+        seen.append(schedule(Progress.current()))
+    return seen
+
+
+@pytest.mark.parametrize(
+    ('by_epoch', 'by_iteration'),
+    list(zip(every_kind(1, by_epoch=True), every_kind(10, by_epoch=False), strict=True)),
+    ids=lambda config: config['type'],
+)
+def test_epochs_and_iterations_are_two_units_of_the_same(
+    by_epoch: dict[str, Any], by_iteration: dict[str, Any]
+) -> None:
+    weights = follow(by_epoch, range(30))
+    assert weights == pytest.approx(follow(by_iteration, range(30)), abs=1e-12)
+    assert (len(set(weights)) == 1) is (by_epoch['type'] == 'Constant')
+
+
+@pytest.mark.parametrize('stopped_after', [1, 9, 10, 13, 20, 29])
+@pytest.mark.parametrize(
+    'config', every_kind(1, by_epoch=True) + every_kind(10, by_epoch=False), ids=lambda c: c['type']
+)
+def test_a_resumed_run_gets_the_weights_of_one_that_never_stopped(
+    config: dict[str, Any], stopped_after: int
+) -> None:
     """No state: a new schedule in a new process, told the same iteration, gives the same weight."""
-    config = dict(type='Chain', schedules=[dict(type='LinearWarmup'), dict(type='Stop', at=2)])
+    parts = range(stopped_after), range(stopped_after, 30)
+    assert follow(config, range(30)) == follow(config, parts[0]) + follow(config, parts[1])
 
-    def weights(iterations: range) -> list[float]:
-        schedule = build_schedule(config, 'here')
-        seen = []
-        for iteration in iterations:
-            hub(iter=iteration, epoch=iteration // 10, max_iters=30, max_epochs=3)
-            seen.append(schedule(Progress.current()))
-        return seen
 
-    whole = weights(range(30))
-    assert whole == weights(range(13)) + weights(range(13, 30))
-    assert whole[15] == 0.5
-    assert whole[20:] == [0.0] * 10
+@pytest.mark.parametrize(
+    ('schedule', 'over_from'),
+    [
+        (Constant(0.5), None),
+        (Constant(0.0), 0),
+        (LinearWarmup(end=4), None),
+        (LinearWarmup(value=0.0, end=4), 0),
+        (CosineDecay(begin=2, end=6), 6),
+        (CosineDecay(begin=20, end=60, by_epoch=False), 6),
+        (CosineDecay(), 8),
+        (Stop(at=3), 3),
+        (Stop(at=30, by_epoch=False), 3),
+        (Steps(milestones=[2, 5], gamma=0.5), None),
+        (Steps(milestones=[2, 5], gamma=0), 2),
+        (Steps(milestones=[20, 50], gamma=0, by_epoch=False), 2),
+        (Chain([dict(type='LinearWarmup', begin=1, end=2), 2]), None),
+        (Chain([dict(type='LinearWarmup', begin=4, end=5), dict(type='Stop', at=6)]), 6),
+        (Chain([dict(type='CosineDecay', end=7), dict(type='Stop', at=50, by_epoch=False)]), 5),
+        (lambda progress: 0.0, None),
+    ],
+)
+def test_from_where_on_a_weight_is_0_for_ever(schedule: Any, over_from: float | None) -> None:
+    """A warm-up that has not begun is 0 too, and not over."""
+    for tenths in range(81):
+        progress = at(tenths / 10)
+        over = over_from is not None and tenths / 10 >= over_from
+        assert is_over(schedule, progress) is over
+        assert not over or schedule(progress) == 0
 
 
 def test_the_last_iteration_of_each_epoch_is_known() -> None:
