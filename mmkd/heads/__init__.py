@@ -2,13 +2,15 @@
 
 from . import point  # noqa: F401  (registers its adapters)
 from .anchor import AnchorHeadAdapter
-from .base import HeadAdapter, build_head_adapter, register_head_adapter
+from .base import HeadAdapter, register_head_adapter
+from .build import build_head_adapter
 from .classifier import ClassifierAdapter
 from .dense import Assignment, DenseHeadAdapter, DenseOutputs, SampledTargetsAdapter
 from .neck import NeckAdapter
 from .plain import plain_weights
 from .query import DETRHeadAdapter, QueryHeadAdapter, SparseRoIHeadAdapter
 from .roi import RoIHeadAdapter, roi_logits
+from .roi_teacher import RoITeacherAdapter
 
 __all__ = [
     'AnchorHeadAdapter',
@@ -21,6 +23,7 @@ __all__ = [
     'NeckAdapter',
     'QueryHeadAdapter',
     'RoIHeadAdapter',
+    'RoITeacherAdapter',
     'SampledTargetsAdapter',
     'SparseRoIHeadAdapter',
     'build_head_adapter',

@@ -1,8 +1,7 @@
-"""What a head adapter is, and which one serves a head."""
+"""What a head adapter is, and which family serves a head."""
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -28,8 +27,9 @@ class HeadAdapter(ABC):
 
     Args:
         student: The student, whose head is at ``path``.
-        teacher: The teacher's network, whose head is at ``path`` too.
+        teacher: The teacher's network.
         path: Name of the head's attribute.
+        teacher_path: Name of the teacher's head; default ``path`` too.
 
     A subclass may take options, as keyword-only arguments; a recipe sets them in ``model.head``.
 
@@ -40,9 +40,11 @@ class HeadAdapter(ABC):
     taps: Mapping[str, str]
     """Tap name to the module (``'bbox_head'``) or method (``'bbox_head.f()'``) of the student it listens to."""
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, path: str) -> None:
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module, path: str, teacher_path: str | None = None
+    ) -> None:
         self.student_head: Any = student.get_submodule(path)
-        self.teacher_head: Any = teacher.get_submodule(path)
+        self.teacher_head: Any = teacher.get_submodule(teacher_path or path)
         self._path = path
         self._class_layers: ClassLayers | None = None
 
@@ -70,6 +72,20 @@ class HeadAdapter(ABC):
     def aligns_with(cls, teacher: type[HeadAdapter]) -> bool:
         """Whether a teacher whose head ``teacher`` serves can teach a student whose head this class serves."""
         return teacher is cls
+
+    def check_boxes(self, distributions: bool = False) -> None:
+        """Check that student and teacher predict boxes that can be paired, before a loss on boxes is used.
+
+        Args:
+            distributions: The loss compares the distributions of the sides of a box.
+
+        Raises:
+            ValueError: They don't; the message names the fix.
+        """
+        raise ValueError(
+            f'{type(self).__name__}, which serves {type(self.student_head).__name__}, gives no boxes: use a loss '
+            'on logits or features, or implement check_boxes() and the boxes of its sample tables'
+        )
 
     @classmethod
     def class_layers(cls, head: Any) -> list[str]:
@@ -102,23 +118,13 @@ class HeadAdapter(ABC):
             return logits
         return self._class_layers.unfolded(step, logits)
 
-    def check_boxes(self, distributions: bool = False) -> None:
-        """Check that student and teacher predict boxes that can be paired, before a loss on boxes is used.
-
-        Args:
-            distributions: The loss compares the distributions of the sides of a box.
-
-        Raises:
-            ValueError: They don't; the message names the fix.
-        """
-        raise ValueError(
-            f'{type(self).__name__}, which serves {type(self.student_head).__name__}, gives no boxes: use a loss '
-            'on logits or features, or implement check_boxes() and the boxes of its sample tables'
-        )
-
     @abstractmethod
     def tables(self, step: Step) -> list[SampleTable]:
         """The step's candidate samples: one table per set of predictions (stages, decoder layers)."""
+
+    def student_tables(self, step: Step) -> list[SampleTable]:
+        """Likewise for a teacher whose outputs come from elsewhere: the tables' own teacher will not be asked."""
+        return self.tables(step)
 
 
 def register_head_adapter(*head_classes: str) -> Callable[[_Adapter], _Adapter]:
@@ -136,59 +142,12 @@ def register_head_adapter(*head_classes: str) -> Callable[[_Adapter], _Adapter]:
     return register
 
 
-def build_head_adapter(
-    student: nn.Module, teacher: nn.Module, options: Mapping[str, Any] | None = None
-) -> HeadAdapter:
-    """The adapter of the student's head: its own, else its family's (the nearest base class that has one).
-
-    Args:
-        student: The student.
-        teacher: The teacher's network.
-        options: Keyword options of the adapter, such as ``dict(layers='all')`` for query heads.
-
-    Raises:
-        ValueError: No adapter serves the student's head, or the teacher has another kind of head.
-        TypeError: The adapter has no such option.
-    """
-    path = next((path for path in HEAD_PATHS if hasattr(student, path)), None)
-    if path is None:
-        raise ValueError(
-            f'{type(student).__name__} has none of {", ".join(HEAD_PATHS)}: losses on logits need a head'
-        )
-    head = getattr(student, path)
-    adapter = adapter_class(head)
-    if adapter is None:
-        raise ValueError(
-            f'no head adapter serves {type(head).__name__}; known families: '
-            f'{", ".join(sorted(_ADAPTERS))}. Derive one from mmkd.heads.HeadAdapter, implement tables() '
-            f"and register it with @register_head_adapter('{type(head).__name__}')"
-        )
-    teacher_head = getattr(teacher, path, None)
-    teacher_adapter = None if teacher_head is None else adapter_class(teacher_head)
-    if teacher_adapter is None or not adapter.aligns_with(teacher_adapter):
-        found = 'no head there' if teacher_head is None else type(teacher_head).__name__
-        raise ValueError(
-            f"the student's {path} is a {type(head).__name__}, the teacher ({type(teacher).__name__}) has "
-            f'{found}: their logits cannot be aligned. Use a teacher of the same head family'
-        )
-    options = dict(options or {})
-    known = _options(adapter)
-    unknown = sorted(options.keys() - known)
-    if unknown:
-        raise TypeError(
-            f'model.head: {adapter.__name__}, which serves {type(head).__name__}, has no option '
-            f'{", ".join(unknown)}; its options are: {", ".join(known) or "none"}'
-        )
-    return adapter(student, teacher, path, **options)
-
-
 def adapter_class(head: nn.Module) -> type[HeadAdapter] | None:
     """The adapter registered for a head's class or for the nearest of its base classes that has one."""
     names = (cls.__name__ for cls in type(head).__mro__)
     return next((_ADAPTERS[name] for name in names if name in _ADAPTERS), None)
 
 
-def _options(adapter: type[HeadAdapter]) -> list[str]:
-    """Keyword-only parameters of the adapter's constructor."""
-    parameters = inspect.signature(adapter).parameters.values()
-    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+def known_heads() -> list[str]:
+    """Class names of the heads that adapters are registered for."""
+    return sorted(_ADAPTERS)

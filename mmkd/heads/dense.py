@@ -64,6 +64,22 @@ class DenseOutputs:
     objectness: Sequence[Tensor] | None = None
     probabilities: bool = False
 
+    def cut(self, sizes: Sequence[Sequence[int]]) -> DenseOutputs:
+        """Without the cells beyond these heights and widths, a level: those of a network that pads more."""
+
+        def cut(levels: Sequence[Tensor]) -> list[Tensor]:
+            return [
+                level[..., :height, :width]
+                for level, (height, width) in zip(levels, sizes, strict=True)
+            ]
+
+        return replace(
+            self,
+            class_maps=cut(self.class_maps),
+            box_maps=[cut(levels) for levels in self.box_maps],
+            objectness=None if self.objectness is None else cut(self.objectness),
+        )
+
 
 @dataclass(frozen=True)
 class Places:
@@ -292,7 +308,7 @@ class DenseHeadAdapter(HeadAdapter):
                 weights=torch.cat([assigned.weights for assigned in assignments]),
                 object_ids=torch.cat([assigned.object_ids for assigned in assignments]),
                 student=outputs,
-                run_teacher=lambda: self._run_teacher(teacher),
+                run_teacher=lambda: self._run_teacher(teacher, outputs),
                 channels=self.num_logits,
                 student_decoder=self.decoder(self.student_head, outputs, step.inputs),
                 teacher_decoder=self.teacher_family.decoder(
@@ -414,14 +430,18 @@ class DenseHeadAdapter(HeadAdapter):
         return result
 
     @torch.no_grad()
-    def _run_teacher(self, teacher: TeacherPass) -> DenseOutputs:
+    def _run_teacher(self, teacher: TeacherPass, student: DenseOutputs) -> DenseOutputs:
+        """The teacher's outputs, of the student's classes and cells."""
         outputs = self.teacher_family.run(self.teacher_head, teacher.features)
         channels = self.num_teacher_classes + self.num_logits - self.num_classes
         class_maps = [
             teacher.classes.logits(level.unflatten(1, (-1, channels)), dim=2).flatten(1, 2)
             for level in outputs.class_maps
         ]
-        return replace(outputs, class_maps=class_maps)
+        outputs = replace(outputs, class_maps=class_maps)
+        if self.prior_generator is None:  # strides are not known to be equal
+            return outputs
+        return outputs.cut([level.shape[-2:] for level in student.class_maps])
 
 
 @dataclass

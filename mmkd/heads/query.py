@@ -189,12 +189,18 @@ class QueryHeadAdapter(HeadAdapter):
 
     def tables(self, step: Step) -> list[SampleTable]:
         """One table per wanted layer, of the objects that both networks matched."""
-        ours = [
+        layers = zip(self._distilled_matches(step), self.teacher_matches(step), strict=True)
+        return [self._table(ours, theirs, step.classes) for ours, theirs in layers]
+
+    def student_tables(self, step: Step) -> list[SampleTable]:
+        """One table per wanted layer, of the objects that the student matched; as the teacher's, its own matches."""
+        return [self._table(ours, ours, ClassMap()) for ours in self._distilled_matches(step)]
+
+    def _distilled_matches(self, step: Step) -> list[list[Matches]]:
+        return [
             [replace(match, logits=self.distilled(step, match.logits)) for match in layer]
             for layer in self.student_matches(step)
         ]
-        layers = zip(ours, self.teacher_matches(step), strict=True)
-        return [self._table(ours, theirs, step.classes) for ours, theirs in layers]
 
     def wanted(self, num_layers: int) -> range:
         """Indices of the layers that get a table."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from mmdet.models import DetDataPreprocessor
 from mmdet.structures import DetDataSample
 from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.structures import DataSample
+from tiny import CKD, NUM_CLASSES, student_model, teacher_model
 from torch import Tensor
+from zoo import batch, distiller, one_step, record_steps
 
 from mmkd.distillers.pixels import PixelConverter
 
@@ -109,3 +112,57 @@ def test_without_data_samples_nothing_counts_as_padding() -> None:
     mean = torch.tensor(IMAGENET['mean']).flip(0) - torch.tensor(CAFFE['mean'])
     converted = PixelConverter(student, teacher)(inputs, [])
     torch.testing.assert_close(converted, mean.view(1, 3, 1, 1).expand(1, 3, 4, 4))
+
+
+CAFFE_TEACHER = {f'data_preprocessor__{key}': value for key, value in CAFFE.items()}
+
+
+@pytest.mark.parametrize(
+    'teacher',
+    [
+        dict(pad_size_divisor=32, pad_value=3.0),
+        dict(pad_size_divisor=16),
+        dict(pad_size_divisor=128, pad_value=3.0),
+    ],
+    ids=['same_divisor', 'smaller_divisor', 'larger_divisor'],
+)
+def test_a_real_teacher_of_other_normalisation_sees_what_it_was_trained_on(
+    teacher: dict[str, Any],
+) -> None:
+    """RGB, ImageNet's std and divisor 32 against BGR, std 1 and others, from raw images to features and logits."""
+    losses = dict(ckd=CKD, pkd=dict(type='mmkd.PKDLoss'))
+    options = {f'data_preprocessor__{key}': value for key, value in teacher.items()}
+    model = distiller(
+        student_model(),
+        teacher_model(**CAFFE_TEACHER, **options),
+        losses,
+    )
+    noise = torch.Generator().manual_seed(0)
+    sizes = [(64, 50), (41, 96)]  # together 64 x 96, a multiple of 16 and 32
+    raw = [torch.randint(0, 256, (3, *size), generator=noise, dtype=torch.uint8) for size in sizes]
+    samples = batch(num_classes=NUM_CLASSES, size=40)['data_samples']
+    for sample, size in zip(samples, sizes, strict=True):
+        sample.set_metainfo(dict(img_shape=size, ori_shape=size))
+    network = model.teacher.model
+    own = network.data_preprocessor(dict(inputs=raw, data_samples=copy.deepcopy(samples)), True)
+    with torch.no_grad():
+        expected = network.extract_feat(own['inputs'])
+        class_maps = network.bbox_head(expected)[0]
+
+    data = model.data_preprocessor(dict(inputs=raw, data_samples=samples), True)
+    steps = record_steps(model)
+    values = one_step(model, data)
+
+    assert all(values[f'loss_{name}'] > 0 for name in losses)
+    for ours, theirs in zip(steps[0].teacher_features, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    (table,) = steps[0].tables
+    cells = [
+        level.shape[-2:] for level in table.student.class_maps
+    ]  # a teacher that pads more has more
+    rows = [
+        level[..., :height, :width].permute(0, 2, 3, 1).flatten(1, 2)
+        for level, (height, width) in zip(class_maps, cells, strict=True)
+    ]
+    logits = table.teacher_logits(torch.arange(len(table)))
+    torch.testing.assert_close(logits, torch.cat(rows, dim=1).flatten(0, 1), rtol=1e-4, atol=1e-4)

@@ -1,0 +1,78 @@
+"""Which adapter serves a pair of heads."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from .base import HEAD_PATHS, HeadAdapter, adapter_class, known_heads
+from .roi_teacher import RoITeacherAdapter, is_two_stage
+
+
+def build_head_adapter(
+    student: nn.Module, teacher: nn.Module, options: Mapping[str, Any] | None = None
+) -> HeadAdapter:
+    """The adapter of the student's head: its own, else its family's (the nearest base class that has one).
+
+    Where the teacher's head is of another family and the teacher is a two-stage detector, its RoI head scores the
+    student's boxes: :class:`mmkd.heads.RoITeacherAdapter`.
+
+    Args:
+        student: The student.
+        teacher: The teacher's network.
+        options: Keyword options of the adapter, such as ``dict(layers='all')`` for query heads.
+
+    Raises:
+        ValueError: No adapter serves the student's head, or the teacher has another kind of head.
+        TypeError: The adapter has no such option.
+    """
+    path = next((path for path in HEAD_PATHS if hasattr(student, path)), None)
+    if path is None:
+        raise ValueError(
+            f'{type(student).__name__} has none of {", ".join(HEAD_PATHS)}: losses on logits need a head'
+        )
+    head = getattr(student, path)
+    adapter = adapter_class(head)
+    if adapter is None:
+        raise ValueError(
+            f'no head adapter serves {type(head).__name__}; known families: '
+            f'{", ".join(known_heads())}. Derive one from mmkd.heads.HeadAdapter, implement tables() '
+            f"and register it with @register_head_adapter('{type(head).__name__}')"
+        )
+    teacher_head = getattr(teacher, path, None)
+    teacher_adapter = None if teacher_head is None else adapter_class(teacher_head)
+    if teacher_adapter is not None and adapter.aligns_with(teacher_adapter):
+        return adapter(student, teacher, path, **_checked(options, head, adapter))
+    if not is_two_stage(teacher):
+        found = 'no head there' if teacher_head is None else type(teacher_head).__name__
+        raise ValueError(
+            f"the student's {path} is a {type(head).__name__}, the teacher ({type(teacher).__name__}) has "
+            f'{found}: their logits cannot be aligned. Use a teacher of the same head family, or a two-stage '
+            "detector, which scores any student's boxes"
+        )
+    checked = _checked(options, head, RoITeacherAdapter, adapter)
+    return RoITeacherAdapter(student, teacher, path, adapter, **checked)
+
+
+def _checked(
+    options: Mapping[str, Any] | None, head: nn.Module, *adapters: type[HeadAdapter]
+) -> dict[str, Any]:
+    """The options, each of which one of the adapters must have."""
+    options = dict(options or {})
+    known = [name for adapter in adapters for name in _options(adapter)]
+    unknown = sorted(options.keys() - known)
+    if unknown:
+        raise TypeError(
+            f'model.head: {adapters[0].__name__}, which serves {type(head).__name__}, has no option '
+            f'{", ".join(unknown)}; its options are: {", ".join(known) or "none"}'
+        )
+    return options
+
+
+def _options(adapter: type[HeadAdapter]) -> list[str]:
+    """Keyword-only parameters of the adapter's constructor."""
+    parameters = inspect.signature(adapter).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]

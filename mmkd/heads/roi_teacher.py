@@ -1,0 +1,205 @@
+"""A two-stage teacher for a student with any other head: its RoI head scores the boxes that the student predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmkd.structures import Activation, SampleTable, Step
+
+from .base import HeadAdapter, adapter_class
+from .roi import RoIHeadAdapter, RoIScores
+from .serial import Fold
+
+_MOST_ROIS = 2048
+"""RoIs that the teacher scores at once: 100 MiB of features of 256 channels and 7 x 7 cells."""
+
+
+@dataclass
+class ScoredBoxes(SampleTable):
+    """Some of a student's samples, with the teacher's scores of the boxes that the student predicts there.
+
+    Attributes:
+        table: The student's own samples, whose teacher is never asked.
+        places: (N,) which of them are samples here.
+        image_sizes: (B, 2) width and height of the images in pixels.
+        score: (S, 5) RoIs to the teacher's (S, C) logits.
+    """
+
+    table: SampleTable
+    places: Tensor
+    image_sizes: Tensor
+    score: Callable[[Tensor], Tensor]
+
+    @cached_property
+    def rois(self) -> Tensor:
+        """(N, 5) index of the image, and box in input pixels, clipped to the image as a two-stage detector's are."""
+        with torch.no_grad():
+            boxes = self.table.student_boxes(self.places).float()
+        limits = self.image_sizes[self.image_ids].repeat(1, 2).to(boxes)
+        boxes = torch.minimum(boxes.clamp(min=0), limits)
+        return torch.cat([self.image_ids[:, None].to(boxes), boxes], dim=1)
+
+    @cached_property
+    def teacher_rows(self) -> Tensor:
+        """(N, C) logits of the teacher at all boxes; kept, so that other samplers find them."""
+        return self._score(self.rois)
+
+    def student_logits(self, index: Tensor) -> Tensor:
+        """See :meth:`SampleTable.student_logits`."""
+        return self.table.student_logits(self.places[index])
+
+    def student_confidence(self, index: Tensor) -> Tensor:
+        """See :meth:`SampleTable.student_confidence`."""
+        return self.table.student_confidence(self.places[index])
+
+    def teacher_logits(self, index: Tensor) -> Tensor:
+        """See :meth:`SampleTable.teacher_logits`. Only the rows asked for are computed, unless all are known."""
+        if not len(index):
+            return self.student_logits(index).detach()
+        if 'teacher_rows' in self.__dict__ or len(index) == len(self):
+            return self.teacher_rows[index]
+        return self._score(self.rois[index])
+
+    def teacher_confidence(self) -> Tensor:
+        """See :meth:`SampleTable.teacher_confidence`."""
+        return self.highest_foreground(self.teacher_rows) if len(self) else self.weights
+
+    def boxes(self, index: Tensor) -> Tensor:
+        """(S, 4) the boxes that the teacher scores."""
+        return self.rois[index, 1:]
+
+    def student_boxes(self, index: Tensor) -> Tensor:
+        """See :meth:`SampleTable.student_boxes`."""
+        return self.table.student_boxes(self.places[index])
+
+    def _score(self, rois: Tensor) -> Tensor:
+        return torch.cat([self.score(some) for some in rois.split(_MOST_ROIS)])
+
+
+class RoITeacherAdapter(HeadAdapter):
+    """A student whose head predicts boxes, dense or of queries, with a two-stage teacher.
+
+    Labels, weights, objects and the student's logits are those that the adapter of the student's own head gives. The
+    teacher's logits are what its RoI head says of the box that the student predicts for a sample; its RPN is not
+    asked. A cascade scores the box with every stage; the mean of the logits counts.
+
+    A two-stage teacher has a softmax over classes and background. For a sigmoid student its logits are the log-odds
+    of each class, ``log p_c - log(1 - p_c)``, whose sigmoid is p_c: every loss for sigmoid heads compares what it
+    means to compare. A softmax student with background has the same columns as the teacher.
+
+    A RoI head cannot score each of 100,000 anchors. The samples are those that the student's assignment made positive,
+    and the ``candidates`` of each image that the student itself is most confident of. Samplers choose among these.
+
+    Args:
+        student: See :class:`HeadAdapter`.
+        teacher: A detector with a ``roi_head``.
+        path: Name of the student's head.
+        family: The adapter of the student's head.
+        candidates: Samples of an image that the student is most confident of; an image with fewer gives all it has.
+        options: Options of ``family``.
+
+    Raises:
+        ValueError: The student predicts no boxes; the teacher's scores cannot be read; ``candidates`` is less than 1.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        path: str,
+        family: type[HeadAdapter],
+        *,
+        candidates: int = 256,
+        **options: Any,
+    ) -> None:
+        super().__init__(student, teacher, path, 'roi_head')
+        if candidates < 1:
+            raise ValueError(f'model.head.candidates: {candidates} is less than 1 sample per image')
+        # A family checks and reads two heads. Only its student's side is wanted, so that it gets the student twice.
+        self.own = family(student, student, path, **options)
+        self.own.check_boxes()
+        self.taps = self.own.taps
+        self.scores = RoIScores(teacher, self.own.activation)
+        self.candidates = candidates
+
+    @property
+    def activation(self) -> Activation:
+        """See :attr:`HeadAdapter.activation`."""
+        return self.own.activation
+
+    @property
+    def num_classes(self) -> int:
+        """See :attr:`HeadAdapter.num_classes`."""
+        return self.own.num_classes
+
+    @property
+    def num_teacher_classes(self) -> int:
+        """See :attr:`HeadAdapter.num_teacher_classes`."""
+        return self.scores.num_classes
+
+    @property
+    def num_logits(self) -> int:
+        """See :attr:`HeadAdapter.num_logits`."""
+        return self.own.num_logits
+
+    def check_boxes(self, distributions: bool = False) -> None:
+        """The teacher's boxes are not compared with the student's."""
+        raise ValueError(
+            f'the teacher scores the boxes of the {type(self.student_head).__name__} and predicts none of its own '
+            'for them: use a loss on logits or features'
+        )
+
+    def fold_into_class_layers(self, fold: Fold) -> None:
+        """See :meth:`HeadAdapter.fold_into_class_layers`."""
+        self.own.fold_into_class_layers(fold)
+        self.taps = self.own.taps
+
+    def tables(self, step: Step) -> list[SampleTable]:
+        """The tables of the student's own head, without the samples that are no candidates."""
+        scorer = self.scores.on(step.teacher)
+        tables: list[SampleTable] = []
+        for table in self.own.student_tables(step):
+            places = _candidates(table, self.candidates)
+            images = table.image_ids[places]
+            tables.append(
+                ScoredBoxes(
+                    activation=table.activation,
+                    num_classes=table.num_classes,
+                    samples_per_image=images.bincount(minlength=len(step.inputs)).tolist(),
+                    labels=None if table.labels is None else table.labels[places],
+                    weights=table.weights[places],
+                    object_ids=table.object_ids[places],
+                    table=table,
+                    places=places,
+                    image_sizes=step.image_sizes,
+                    score=scorer.logits,
+                )
+            )
+        return tables
+
+
+def is_two_stage(detector: nn.Module) -> bool:
+    """Whether a detector has a RoI head that can score any boxes."""
+    roi_head: Any = getattr(detector, 'roi_head', None)
+    found = None if roi_head is None else adapter_class(roi_head)
+    return found is not None and issubclass(found, RoIHeadAdapter)
+
+
+@torch.no_grad()
+def _candidates(table: SampleTable, most: int) -> Tensor:
+    """(S,) the positives and the ``most`` of each image that the student is most confident of, ascending."""
+    chosen = table.is_foreground()
+    start = 0
+    for count in table.samples_per_image:
+        index = torch.arange(start, start + count, device=chosen.device)
+        if count > most:
+            index = index[table.student_confidence(index).topk(most).indices]
+        chosen[index] = True
+        start += count
+    return chosen.nonzero().flatten()
