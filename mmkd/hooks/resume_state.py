@@ -56,6 +56,7 @@ class ResumeStateHook(Hook):
         self._gathered: tuple[tuple[int, int, bool], list[dict[str, Any]]] | None = None
         self._saved: dict[str, Any] | None = None
         self._epoch_resumed = False
+        self._pass = 0
 
     # ---- while training ----
 
@@ -80,6 +81,11 @@ class ResumeStateHook(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Take the worker's state out of the batch."""
         _end_resuming(runner.train_dataloader)
+        if self._pass != _pass_of(runner.train_loop) and not _keeps_workers(
+            runner.train_dataloader
+        ):
+            self._worker_states.clear()
+        self._pass = _pass_of(runner.train_loop)
         if isinstance(data_batch, dict) and _BATCH_KEY in data_batch:
             worker, state = data_batch.pop(_BATCH_KEY)
             self._worker_states[worker] = state
@@ -208,7 +214,7 @@ class ResumeStateHook(Hook):
         if by_epoch and position:
             _enter_epoch(loop, position)
         elif position:
-            loop.dataloader_iterator.skip_iter = partial(_enter_stream, loop)
+            loop.dataloader_iterator.skip_iter = partial(self._enter_stream, loop)
 
     def _make_up(self, runner: Runner) -> None:
         """Put gradients and generators of the process back, then validate if that was due."""
@@ -222,6 +228,10 @@ class ResumeStateHook(Hook):
             torch.cuda.set_rng_state(state['cuda'].cpu())
         if not saved['validated'] and _validation_due(runner):
             runner.val_loop.run()
+
+    def _enter_stream(self, loop: Any, iterations: int) -> None:
+        _enter_stream(loop, iterations)
+        self._pass = _pass_of(loop)
 
 
 class _CollateWithState:
@@ -282,10 +292,13 @@ class _Continued:
         self._lead = lead
 
     def __iter__(self) -> Iterator[list[int]]:
+        # Run at the first batch: a dataloader makes two iterators when it starts workers and uses the second.
         rest, self._rest = self._rest, None
         if rest is None:
-            return iter(self.batch_sampler)
-        return itertools.chain(([] for _ in range(self._lead)), rest())
+            yield from self.batch_sampler
+        else:
+            yield from itertools.repeat([], self._lead)
+            yield from rest()
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
@@ -334,6 +347,11 @@ def _enter_stream(loop: Any, iterations: int) -> None:
     _end_resuming(loader)
     for _ in range(lead):
         next(iterator._iterator)
+
+
+def _pass_of(loop: Any) -> int:
+    """How often an IterBasedTrainLoop has begun its data again, each time with new workers."""
+    return loop.dataloader_iterator._epoch if hasattr(loop, 'dataloader_iterator') else 0
 
 
 def _end_resuming(loader: DataLoader) -> None:

@@ -13,9 +13,11 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmkd.checkpoints import load_safely
 from mmkd.utils.data_root import override_data_root
 from mmkd.utils.preflight import PreflightError
 from mmkd.utils.processes import local_rank
+from mmkd.utils.student_config import is_distiller
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,19 +36,25 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         default='none',
         help='what started the processes (tools/dist_train.sh says pytorch)',
     )
+    parser.add_argument(
+        '--allow-pickle',
+        action='store_true',
+        help='load checkpoints that hold more than weights too; what is in them can execute '
+        'anything: only for files you trust',
+    )
     # torch.distributed.launch passes --local-rank since PyTorch 2.0 and --local_rank before.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read ``args.config`` and apply the options of the command line to it.
+    """Read ``args.config``, apply the options of the command line to it, and have checkpoints loaded safely.
 
     The data folder comes from ``--cfg-options data_root=...``, else from the environment variable
     ``MMDET_DATASETS`` (configs of MMDetection only), else from the config; the work folder from
     ``--work-dir``, else from the config, else it is ``work_dirs/<name of the config>``.
 
     Args:
-        args: with ``config``, ``work_dir``, ``cfg_options``, ``launcher`` and ``local_rank``.
+        args: with ``config``, ``work_dir`` and what :func:`add_common_arguments` adds.
 
     Returns:
         The config as MMEngine's Runner takes it.
@@ -80,6 +88,11 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(args.config))[0])
+
+    # Here and not beside the runner: whatever a command loads, it loads after its config.
+    load_safely(allow_pickle=args.allow_pickle, option='--allow-pickle')
+    if args.allow_pickle and is_distiller(cfg.get('model')):
+        cfg.model.teacher.allow_pickle = True
 
     if cfg.get('default_scope') == 'mmpretrain':
         _set_mmpretrain_dataloaders(cfg)

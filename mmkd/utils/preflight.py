@@ -6,27 +6,28 @@ import inspect
 import os
 import os.path as osp
 import re
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlparse
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import DATASETS
-from mmengine.runner.checkpoint import (
-    get_external_models,
-    get_mmcls_models,
-    get_torchvision_models,
-)
 
+from mmkd.checkpoints import (
+    NETWORK_TIMEOUT_SECONDS,
+    CorruptCheckpointError,
+    cache_path,
+    check_hash,
+    download,
+    resolve_name,
+)
 from mmkd.utils.processes import local_rank
 from mmkd.utils.student_config import is_distiller
-
-NETWORK_TIMEOUT_SECONDS = 20
 
 COCO_DOWNLOADS = """\
 This is COCO 2017: from https://cocodataset.org/#download get
@@ -100,8 +101,6 @@ class _Download:
 
     checkpoint: _Checkpoint
     url: str
-    path: str
-    size: int | None
 
 
 def _check(cfg: Config, splits: tuple[str, ...], checkpoints: list[_Checkpoint]) -> None:
@@ -282,7 +281,7 @@ def _pretrained(node: Any, key: str) -> Iterator[tuple[str, dict]]:
 def _find_checkpoint(checkpoint: _Checkpoint) -> _Download | str | None:
     """None if the file is on this machine, a download if it can be had, else what is wrong."""
     try:
-        location = _location(checkpoint.name)
+        location = resolve_name(checkpoint.name)
     except KeyError:
         return f'{checkpoint.key}: no model is known as {checkpoint.name}: {checkpoint.advice}'
     if location.startswith(('http://', 'https://')):
@@ -293,56 +292,35 @@ def _find_checkpoint(checkpoint: _Checkpoint) -> _Download | str | None:
     return f'{checkpoint.key}: {location} does not exist: {checkpoint.advice}'
 
 
-def _location(name: str) -> str:
-    """The URL or path behind a checkpoint's name, resolved as MMEngine does.
-
-    Raises:
-        KeyError: the name belongs to a model zoo that has no such model.
-    """
-    scheme, separator, model = name.partition('://')
-    if not separator:
-        return name
-    if scheme in ('torchvision', 'modelzoo'):
-        return get_torchvision_models()[model]
-    if scheme in ('open-mmlab', 'openmmlab'):
-        return get_external_models()[model]
-    if scheme == 'mmcls':
-        return get_mmcls_models()[model]
-    return name
-
-
 def _find_download(checkpoint: _Checkpoint, url: str) -> _Download | str | None:
-    path = osp.join(torch.hub.get_dir(), 'checkpoints', osp.basename(urlparse(url).path))
+    path = cache_path(url)
     if osp.isfile(path):
+        try:
+            check_hash(path, osp.basename(path))
+        except CorruptCheckpointError as error:
+            return f'{checkpoint.key}: {path}: {error}. Remove it to download it again'
         return None
     try:
-        with urllib.request.urlopen(url, timeout=NETWORK_TIMEOUT_SECONDS) as response:
-            size = response.headers.get('Content-Length')
+        with urllib.request.urlopen(url, timeout=NETWORK_TIMEOUT_SECONDS):
+            return _Download(checkpoint, url)
     except (OSError, ValueError) as error:
-        return _unreachable(checkpoint, url, path, error)
-    return _Download(checkpoint, url, path, None if size is None else int(size))
+        return _unreachable(checkpoint, url, error)
 
 
-def _unreachable(checkpoint: _Checkpoint, url: str, path: str, error: Exception) -> str:
+def _unreachable(checkpoint: _Checkpoint, url: str, error: Exception) -> str:
     source = '' if url == checkpoint.name else f' (from {checkpoint.name})'
     return (
         f'{checkpoint.key}: cannot download {url}{source}: {error}\n'
-        f'Download it elsewhere and put it at {path}; or {checkpoint.advice}'
+        f'Download it elsewhere and put it at {cache_path(url)}; or {checkpoint.advice}'
     )
 
 
-def _download(download: _Download) -> str | None:
+def _download(wanted: _Download) -> str | None:
     """Fetch a checkpoint into PyTorch's cache; what went wrong, or None."""
-    os.makedirs(osp.dirname(download.path), exist_ok=True)
     try:
-        torch.hub.download_url_to_file(download.url, download.path)
-        # A connection that breaks off looks like the end of the file to torch.hub.
-        size = osp.getsize(download.path)
-        if download.size is not None and size != download.size:
-            os.remove(download.path)
-            raise OSError(f'only {size} of {download.size} bytes arrived')
-    except OSError as error:
-        return _unreachable(download.checkpoint, download.url, download.path, error)
+        download(wanted.url)
+    except (OSError, CorruptCheckpointError) as error:
+        return _unreachable(wanted.checkpoint, wanted.url, error)
     return None
 
 
@@ -391,8 +369,13 @@ def _work_dir_problems(work_dir: str) -> list[str]:
         folder = osp.dirname(folder)
     if not osp.isdir(folder):
         return [f'work_dir: {work_dir} cannot be made, {folder} is not a folder: give --work-dir']
-    if not os.access(folder, os.W_OK | os.X_OK):
-        return [f'work_dir: {folder} is not writable: give another folder with --work-dir']
+    try:
+        # Permissions do not tell: root passes them, and a file system can be read-only or full.
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        return [
+            f'work_dir: {folder} is not writable ({error.strerror}): give another folder with --work-dir'
+        ]
     return []
 
 

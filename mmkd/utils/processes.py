@@ -29,6 +29,23 @@ def local_rank(launcher: str) -> int:
     return int(os.environ.get(variable, 0)) if variable else 0
 
 
+def global_rank(launcher: str) -> int:
+    """The number of this process among those of all machines.
+
+    Args:
+        launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
+
+    Returns:
+        The number, from 0.
+    """
+    variable = {
+        'pytorch': 'RANK',
+        'slurm': 'SLURM_PROCID',
+        'mpi': 'OMPI_COMM_WORLD_RANK',
+    }.get(launcher)
+    return int(os.environ.get(variable, 0)) if variable else 0
+
+
 def prepare_cpu(cfg: Config) -> None:
     """Let ``cfg`` run as several processes where there is no GPU; elsewhere do nothing.
 

@@ -1,0 +1,361 @@
+"""Checkpoints: nothing in a file is executed, a hash in a name is checked, a file is written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import os
+import os.path as osp
+import pickle
+import re
+import tempfile
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import numpy as np
+import torch
+from mmengine.dist import get_dist_info, get_local_rank
+from mmengine.fileio import LocalBackend, get_file_backend, register_backend
+from mmengine.logging import HistoryBuffer, print_log
+from mmengine.runner.checkpoint import (
+    CheckpointLoader,
+    get_deprecated_model_names,
+    get_external_models,
+    get_mmcls_models,
+    get_torchvision_models,
+)
+
+NETWORK_TIMEOUT_SECONDS = 20
+_HASH_IN_NAME = re.compile(r'-([0-9a-f]{8,64})\.')
+_SCHEMES = (
+    '',
+    'http://',
+    'https://',
+    'torchvision://',
+    'modelzoo://',
+    'open-mmlab://',
+    'openmmlab://',
+    'mmcls://',
+    r'(\S+\:)?s3://',
+    r'(\S+\:)?petrel://',
+)
+
+
+class UnsafeCheckpointError(RuntimeError):
+    """A checkpoint can only be read by executing what is in it."""
+
+
+class CorruptCheckpointError(RuntimeError):
+    """A checkpoint is truncated or damaged, or is none."""
+
+
+# ---- reading ----
+
+
+def load_checkpoint(
+    name: str | Path,
+    map_location: Any = 'cpu',
+    *,
+    allow_pickle: bool = False,
+    option: str = 'allow_pickle=True',
+) -> Any:
+    """Load a checkpoint without executing anything in it.
+
+    What PyTorch's ``weights_only`` reads is allowed, and what MMEngine's checkpoints hold: NumPy arrays and numbers,
+    and the history of logged values.
+
+    Args:
+        name: A path, a URL or a model's name as MMEngine takes it (``torchvision://resnet50``). A URL is downloaded
+            once, into the cache of ``torch.hub``; a hash that ends its name, ``-0123abcd.pth``, is compared.
+        map_location: As for ``torch.load``.
+        allow_pickle: Read files that need unpickling too. They can execute anything: for files you trust only.
+        option: How the user sets ``allow_pickle``, for the error.
+
+    Returns:
+        What was saved.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CorruptCheckpointError: It is no whole checkpoint, or does not have the hash in its name.
+        UnsafeCheckpointError: It needs unpickling, and ``allow_pickle`` is not set.
+        OSError: The URL cannot be reached.
+    """
+    name = str(name)
+    location = resolve_name(name)
+    if location.startswith(('http://', 'https://')):
+        checkpoint = _load_file(_cached(location), map_location, allow_pickle, option)
+    elif '://' in location:
+        content = get_file_backend(location, backend_args=dict(backend='petrel')).get(location)
+        checkpoint = _load(io.BytesIO(content), location, map_location, allow_pickle, option)
+    else:
+        checkpoint = _load_file(osp.expanduser(location), map_location, allow_pickle, option)
+    if name.startswith('mmcls://'):  # whole classifiers, of which a detector takes the backbone
+        weights = checkpoint.get('state_dict', checkpoint)
+        prefix = 'backbone.'
+        checkpoint = dict(
+            state_dict={
+                key.removeprefix(prefix): value
+                for key, value in weights.items()
+                if key.startswith(prefix)
+            }
+        )
+    return checkpoint
+
+
+def load_safely(*, allow_pickle: bool = False, option: str = 'allow_pickle=True') -> None:
+    """Let all of MMEngine's loading in this process go through :func:`load_checkpoint`.
+
+    That is ``resume``, ``load_from``, ``init_cfg=dict(type='Pretrained')``, and what else calls MMEngine's
+    ``CheckpointLoader``. Its own loader falls back on unpickling.
+
+    Args:
+        allow_pickle: Read files that need unpickling too.
+        option: How the user sets it.
+    """
+
+    def load_from_mmkd(filename: str, map_location: Any = None, **_: Any) -> Any:
+        return load_checkpoint(filename, map_location, allow_pickle=allow_pickle, option=option)
+
+    CheckpointLoader.register_scheme(_SCHEMES, load_from_mmkd, force=True)
+
+
+def resolve_name(name: str) -> str:
+    """The URL or path behind a checkpoint's name, as MMEngine resolves it.
+
+    Raises:
+        KeyError: The name belongs to a model zoo that has no such model.
+    """
+    scheme, separator, model = name.partition('://')
+    if not separator:
+        return name
+    if scheme in ('torchvision', 'modelzoo'):
+        return get_torchvision_models()[model]
+    if scheme in ('open-mmlab', 'openmmlab'):
+        return get_external_models()[get_deprecated_model_names().get(model, model)]
+    if scheme == 'mmcls':
+        return get_mmcls_models()[model]
+    return name
+
+
+def check_whole(path: str | Path) -> None:
+    """Read a checkpoint of ``torch.save`` from end to end and compare its checksums.
+
+    ``torch.load`` itself notices a missing end, but not a damaged byte.
+
+    Raises:
+        CorruptCheckpointError: The file is truncated, damaged or no checkpoint; the message says which.
+    """
+    if osp.getsize(path) == 0:
+        raise CorruptCheckpointError(f'{path} is empty')
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, ValueError) as error:
+        raise CorruptCheckpointError(
+            f'{path} is truncated or no checkpoint ({osp.getsize(path)} bytes): {error}'
+        ) from error
+    if damaged is not None:
+        raise CorruptCheckpointError(f'{path} is damaged: the checksum of its {damaged} is wrong')
+
+
+def cache_path(url: str) -> str:
+    """Where the file behind a URL is kept on this machine."""
+    return osp.join(torch.hub.get_dir(), 'checkpoints', osp.basename(urlparse(url).path))
+
+
+def download(url: str) -> str:
+    """Fetch a checkpoint into PyTorch's cache, unless it is there.
+
+    Returns:
+        Its path.
+
+    Raises:
+        OSError: The URL cannot be reached, or the connection broke off.
+        CorruptCheckpointError: The file does not have the hash in its name; it is not kept.
+    """
+    path = cache_path(url)
+    if osp.isfile(path):
+        return path
+    os.makedirs(osp.dirname(path), exist_ok=True)
+    print_log(f'Downloading {url} to {path}', 'current')
+    descriptor, temporary = tempfile.mkstemp(dir=osp.dirname(path), suffix='.part')
+    try:
+        with (
+            os.fdopen(descriptor, 'wb') as file,
+            urllib.request.urlopen(url, timeout=NETWORK_TIMEOUT_SECONDS) as response,
+        ):
+            size = response.headers.get('Content-Length')
+            while block := response.read(1 << 20):
+                file.write(block)
+        # A connection that breaks off looks like the end of the file.
+        if size is not None and osp.getsize(temporary) != int(size):
+            raise OSError(f'only {osp.getsize(temporary)} of {size} bytes arrived')
+        check_hash(temporary, osp.basename(path))
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+    return path
+
+
+def check_hash(path: str | Path, name: str) -> None:
+    """Compare a file with the hash in its published name, ``name-0123abcd.pth``, if there is one.
+
+    Raises:
+        CorruptCheckpointError: They differ.
+    """
+    found = _HASH_IN_NAME.search(name)
+    if found is None:
+        return
+    with open(path, 'rb') as file:
+        digest = hashlib.file_digest(file, 'sha256').hexdigest()
+    if not digest.startswith(found[1]):
+        raise CorruptCheckpointError(
+            f'{name}: the SHA-256 of the file begins with {digest[: len(found[1])]}, not with the '
+            f'{found[1]} of its name: the file is damaged, or is another one'
+        )
+
+
+def _cached(url: str) -> str:
+    """The downloaded file; of the processes of one machine, the first downloads and checks."""
+    _, processes = get_dist_info()
+    if processes > 1 and get_local_rank() != 0:
+        torch.distributed.barrier()
+        return cache_path(url)
+    path = cache_path(url)
+    if osp.isfile(path):
+        check_hash(path, osp.basename(path))
+    else:
+        download(url)
+    if processes > 1:
+        torch.distributed.barrier()
+    return path
+
+
+def _load_file(path: str, map_location: Any, allow_pickle: bool, option: str) -> Any:
+    if not osp.isfile(path):
+        raise FileNotFoundError(f'{path} can not be found.')
+    return _load(path, path, map_location, allow_pickle, option)
+
+
+def _load(file: Any, name: str, map_location: Any, allow_pickle: bool, option: str) -> Any:
+    start = file.getvalue()[:1] if isinstance(file, io.BytesIO) else _first_byte(file)
+    if start not in (b'P', b'\x80'):  # of a zip archive and of a pickle
+        raise CorruptCheckpointError(f'{name} is empty or no checkpoint')
+    try:
+        with torch.serialization.safe_globals(_safe_globals()):
+            return torch.load(file, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        if hasattr(file, 'seek'):
+            file.seek(0)
+        if not allow_pickle:
+            raise _refusal(name, option, str(error)) from None
+        print_log(
+            f'{name} is unpickled, which can execute anything in it ({option})',
+            'current',
+            logging.WARNING,
+        )
+    except (RuntimeError, EOFError) as error:
+        raise CorruptCheckpointError(f'{name} is truncated or no checkpoint: {error}') from error
+    return torch.load(file, map_location=map_location, weights_only=False)
+
+
+def _first_byte(path: str) -> bytes:
+    with open(path, 'rb') as file:
+        return file.read(1)
+
+
+def _refusal(name: str, option: str, reason: str) -> UnsafeCheckpointError:
+    found = re.search(r'(?:GLOBAL|class|function|getattr)[ (]`?<?(?:class )?\'?([\w.]+)', reason)
+    return UnsafeCheckpointError(
+        f'{name} holds more than weights ({found[1] if found else "unknown objects"}): it would have to be '
+        'unpickled, which can execute anything in it. If you trust where it comes from, set '
+        f'{option}'
+    )
+
+
+def _safe_globals() -> list[Callable | tuple[Callable, str]]:
+    """What MMEngine's checkpoints hold beside weights; none of it executes what the file says."""
+    numpy_types = {type(np.dtype(code)) for code in np.typecodes['All'] if code not in 'OVMm'}
+    return [
+        np.ndarray,
+        np.dtype,
+        *numpy_types,
+        slice,
+        HistoryBuffer,
+        (np._core.multiarray._reconstruct, 'numpy.core.multiarray._reconstruct'),
+        (np._core.multiarray._reconstruct, 'numpy._core.multiarray._reconstruct'),
+        (np._core.multiarray.scalar, 'numpy.core.multiarray.scalar'),
+        (np._core.multiarray.scalar, 'numpy._core.multiarray.scalar'),
+        # How pickle writes the methods that a HistoryBuffer keeps.
+        (_history_method, 'builtins.getattr'),
+        (_history_method, '__builtin__.getattr'),
+    ]
+
+
+def _history_method(owner: Any, name: str) -> Any:
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
+        raise pickle.UnpicklingError(f'Unsupported function getattr({owner!r}, {name!r})')
+    return getattr(owner, name)
+
+
+# ---- writing ----
+
+
+@register_backend('mmkd_whole_files')
+class WholeFileBackend(LocalBackend):
+    """MMEngine's backend for local files; a file is whole or as it was before, also after a kill or on a full disk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._postponed: list[str] | None = None
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write beside the file, then rename.
+
+        Raises:
+            OSError: The disk is full or the folder not writable; the message says that earlier files are as they were.
+        """
+        path = str(filepath)
+        temporary = f'{path}.{os.getpid()}.tmp'
+        try:
+            os.makedirs(osp.dirname(path) or '.', exist_ok=True)
+            with open(temporary, 'wb') as file:
+                file.write(obj)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.remove(temporary)
+            raise OSError(
+                error.errno,
+                f'cannot save {path} ({len(obj) / 1e6:.1f} MB): {error.strerror}. The checkpoints saved before '
+                'are as they were: free some space or choose another folder, then go on with --resume',
+            ) from error
+
+    def remove(self, filepath: str | Path) -> None:
+        """Remove a file, at the end of :meth:`removing_last` if inside of it."""
+        if self._postponed is None:
+            super().remove(filepath)
+        else:
+            self._postponed.append(str(filepath))
+
+    @contextlib.contextmanager
+    def removing_last(self) -> Iterator[None]:
+        """Postpone removals to the end of the block, and leave them out if it raises."""
+        self._postponed = []
+        try:
+            yield
+            postponed = self._postponed
+        finally:
+            self._postponed = None
+        for path in postponed:
+            if osp.exists(path):
+                super().remove(path)

@@ -1,0 +1,172 @@
+"""One run per work folder, and where a run in it goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import os.path as osp
+import re
+import socket
+from collections.abc import Iterator
+from glob import escape, glob
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from mmkd.checkpoints import CorruptCheckpointError, check_whole
+from mmkd.utils.preflight import PreflightError
+from mmkd.utils.processes import global_rank
+
+LOCK_NAME = '.mmkd.lock'
+
+
+@contextlib.contextmanager
+def lock_work_dir(work_dir: str, launcher: str = 'none') -> Iterator[None]:
+    """Keep other runs out of the folder while the block runs.
+
+    The lock belongs to the process and ends with it, also after SIGKILL: a file that is left over locks nothing. Of the
+    processes of one run only the first takes it.
+
+    Args:
+        work_dir: The run's folder, made if it is not there.
+        launcher: What started the processes.
+
+    Raises:
+        PreflightError: Another run is in the folder; the message says which.
+    """
+    if global_rank(launcher) != 0:
+        yield
+        return
+    os.makedirs(work_dir, exist_ok=True)
+    path = osp.join(work_dir, LOCK_NAME)
+    with open(path, 'a+', encoding='utf-8') as file:
+        try:
+            # Not flock, which the dataloader's workers would inherit and hold on to for a while after a kill.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                print_log(
+                    f'{work_dir} cannot be locked ({error.strerror}): see that no other run uses it',
+                    'current',
+                    logging.WARNING,
+                )
+                yield
+                return
+            file.seek(0)
+            owner = file.read().strip() or 'unknown'
+            raise PreflightError(
+                [
+                    f'work_dir: another run is training in {work_dir} ({owner}): wait for it, stop it, or '
+                    'give another folder with --work-dir'
+                ]
+            ) from None
+        file.truncate(0)
+        file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
+        file.flush()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path)
+
+
+def resolve_resume(cfg: Config) -> None:
+    """Set ``cfg.load_from`` to the checkpoint from which ``--resume`` goes on: the last whole one.
+
+    Args:
+        cfg: With ``resume`` set, and ``load_from`` if the user named a file. Changed in place: without any checkpoint
+            in the folder, ``resume`` is unset and the run begins at its beginning.
+
+    Raises:
+        PreflightError: The named file is truncated or damaged, or all files of the folder are.
+    """
+    if not cfg.get('resume'):
+        return
+    if cfg.get('load_from'):
+        if '://' not in cfg.load_from and osp.isfile(cfg.load_from):
+            _check_named(cfg)
+        return
+    candidates = _checkpoints(_checkpoint_dir(cfg), cfg.work_dir)
+    problems = []
+    for path in candidates:
+        try:
+            check_whole(path)
+        except (CorruptCheckpointError, OSError) as error:
+            problems.append(str(error))
+            continue
+        if problems:
+            _warn(cfg, f'{"; ".join(problems)}. The run goes on from the one before: {path}')
+        cfg.load_from = path
+        return
+    if problems:
+        raise PreflightError(
+            [
+                f'--resume: no checkpoint in {cfg.work_dir} is whole: {"; ".join(problems)}. To begin at the '
+                'beginning, leave --resume out'
+            ]
+        )
+    _warn(cfg, f'--resume: there is no checkpoint in {cfg.work_dir} yet: the run begins')
+    cfg.resume = False
+
+
+def _check_named(cfg: Config) -> None:
+    try:
+        check_whole(cfg.load_from)
+    except CorruptCheckpointError as error:
+        raise PreflightError(
+            [
+                f'--resume: {error}: name an earlier checkpoint, or let --resume without a path find '
+                'the last whole one'
+            ]
+        ) from None
+
+
+def _checkpoint_dir(cfg: Config) -> str:
+    """Where MMEngine's CheckpointHook saves."""
+    out_dir = (cfg.get('default_hooks', {}).get('checkpoint') or {}).get('out_dir')
+    if out_dir is None:
+        return cfg.work_dir
+    return osp.join(out_dir, osp.basename(osp.normpath(cfg.work_dir)))
+
+
+def _checkpoints(folder: str, work_dir: str) -> list[str]:
+    """Paths of a run's checkpoints, last first, none later than the one MMEngine wrote down as the last.
+
+    A folder can hold later ones of an earlier, longer run.
+    """
+    last = ''
+    with (
+        contextlib.suppress(FileNotFoundError),
+        open(osp.join(work_dir, 'last_checkpoint')) as file,
+    ):
+        last = file.read().strip()
+    prefix, last_number = _name(last) if last else ('', None)
+    numbered = [
+        (number, path)
+        for path in glob(osp.join(escape(folder), '*.pth'))
+        for name, number in [_name(path)]
+        if number is not None
+        and (name == prefix if last else name in ('epoch_', 'iter_'))
+        and (last_number is None or number <= last_number)
+    ]
+    # Of a run that saves by epoch and by iteration and has no last_checkpoint, what was written last.
+    by_time = not last and len({_name(path)[0] for _, path in numbered}) > 1
+    numbered.sort(key=lambda item: osp.getmtime(item[1]) if by_time else item[0], reverse=True)
+    found = [path for _, path in numbered]
+    if last and osp.exists(last) and osp.abspath(last) not in map(osp.abspath, found):
+        found.insert(0, last)  # moved, or of another name
+    return found
+
+
+def _name(path: str) -> tuple[str, int | None]:
+    """``epoch_`` and 12 of ``epoch_12.pth``."""
+    found = re.fullmatch(r'(.*?)(\d+)\.pth', osp.basename(path))
+    return (found[1], int(found[2])) if found else (osp.basename(path), None)
+
+
+def _warn(cfg: Config, message: str) -> None:
+    if global_rank(cfg.get('launcher', 'none')) == 0:
+        print_log(message, 'current', logging.WARNING)
