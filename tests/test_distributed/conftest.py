@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,7 +20,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def launch() -> Callable[..., None]:
     """Run a script of this folder as several CPU processes and wait for them."""
 
-    def run(script: str, processes: int, *arguments: object, timeout: int = 300) -> None:
+    def run(script: str, processes: int, *arguments: object, timeout: int = 900) -> None:
         with socket.socket() as probe:
             probe.bind(('127.0.0.1', 0))
             port = probe.getsockname()[1]
@@ -40,6 +42,7 @@ def launch() -> Callable[..., None]:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
+                start_new_session=True,
             )
             for rank in range(processes)
         ]
@@ -47,7 +50,8 @@ def launch() -> Callable[..., None]:
             outputs = [process.communicate(timeout=timeout)[0] for process in started]
         finally:
             for process in started:
-                process.kill()
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
         assert not any(process.returncode for process in started), '\n'.join(outputs)
 
     return run

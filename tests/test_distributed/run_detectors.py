@@ -1,0 +1,186 @@
+"""Detectors that 1, 2 and 4 processes train with the same images; what each process got is saved.
+
+usage: python run_detectors.py FOLDER
+
+The numbers of processes are run one after the other, forked from one that has imported MMDetection.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import zoo
+from mmdet.utils import register_all_modules
+from mmengine.model import MMDistributedDataParallel
+from mmengine.optim import OptimWrapper
+from torch import Tensor
+
+from mmkd.distillers import Distiller
+
+CLASSES = 4
+PARTS = {1: [4], 2: [3, 1], 4: [1, 1, 1, 1]}
+"""Processes to the number of images of each; the third image has no object."""
+DENSE_LOSSES = dict(
+    ckd=dict(type='mmkd.CKDLoss', samples=dict(type='mmkd.TeacherTopK', k=8)),
+    ckd_of_positives=dict(
+        type='mmkd.CKDLoss',
+        symmetric=True,
+        chunk_size=8,
+        samples=dict(type='mmkd.PositivesAndTeacherTopK', k=1),
+    ),
+    ckd_of_none=dict(type='mmkd.CKDLoss', samples=dict(type='mmkd.Positives')),
+    aekt=dict(type='mmkd.AEKTLoss'),
+    aekt_later=dict(type='mmkd.AEKTLoss', weight=dict(type='LinearWarmup', begin=1, end=2)),
+    qfl=dict(type='mmkd.QFLKDLoss'),
+    qfl_mean=dict(type='mmkd.QFLKDLoss', average='samples'),
+)
+
+
+def main(folder: Path) -> int:
+    logging.disable(logging.INFO)
+    register_all_modules(init_default_scope=False)
+    for processes in PARTS:
+        forked = [
+            multiprocessing.get_context('fork').Process(target=work, args=(folder, rank, processes))
+            for rank in range(processes)
+        ]
+        for process in forked:
+            process.start()
+        for process in forked:
+            process.join()
+        if any(process.exitcode for process in forked):
+            return 1
+    return 0
+
+
+def work(folder: Path, rank: int, processes: int) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes))
+    dist.init_process_group(
+        'gloo', init_method=f'file://{folder}/store_{processes}', rank=rank, world_size=processes
+    )
+    answers: dict[str, Any] = dict(zip(('losses', 'gradients'), dense_gradients(), strict=True))
+    answers['weights'] = dense_weights()
+    answers['alone'] = ckd_alone()
+    if processes <= 2:
+        answers |= cascade_without_rois()
+    torch.save(answers, folder / f'{processes}.{rank}')
+    dist.destroy_process_group()
+
+
+def dense_gradients() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """One backward pass of an FCOS, whose own loss counts its positives over all processes."""
+    model = dense()
+    wrapped = parallel(model)
+    losses = wrapped(**model.data_preprocessor(images(), True), mode='loss')
+    total, values = model.parse_losses(losses)
+    total.backward()
+    return means(values), gradients(model)
+
+
+def dense_weights() -> dict[str, Tensor]:
+    """Four steps with accumulated gradients."""
+    model = dense()
+    wrapped = parallel(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    wrapper = OptimWrapper(optimizer, accumulative_counts=2)
+    wrapper.initialize_count_status(wrapped, init_counts=0, max_counts=4)
+    for _ in range(4):
+        wrapped.train_step(images(), wrapper)
+    return dict(model.state_dict())
+
+
+def ckd_alone() -> list[Tensor]:
+    """CKD that does not gather: of the two parts of two processes, or of this process's part."""
+    model = dense(dict(ckd=DENSE_LOSSES['ckd'] | dict(gather=False)))
+    whole = images()
+    parts = PARTS[2] if dist.get_world_size() == 1 else [len(whole['inputs'])]
+    values = []
+    for first, count in zip([0, *parts], parts, strict=False):
+        part = {name: values[first : first + count] for name, values in whole.items()}
+        losses = model(**model.data_preprocessor(part, True), mode='loss')
+        values.append(losses['loss_ckd'].detach())
+    return values
+
+
+def cascade_without_rois() -> dict[str, Any]:
+    """CKD of a cascade; the last process samples no RoI, so that MMDetection ends its cascade at once."""
+    pair = zoo.pair('mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py')
+    model = zoo.distiller(*pair, losses=dict(ckd=dict(type='mmkd.CKDLoss')))
+    propose = model.student.rpn_head.loss_and_predict
+
+    def propose_little(*args: Any, **kwargs: Any) -> Any:
+        losses, proposals = propose(*args, **kwargs)
+        for index, sample in enumerate(args[1]):
+            kept = 0 if len(sample.gt_instances) == 0 else 20
+            proposals[index] = proposals[index][:kept]
+        return losses, proposals
+
+    model.student.rpn_head.loss_and_predict = propose_little
+    steps = zoo.record_steps(model)
+    wrapped = parallel(model, find_unused_parameters=True)
+    order = [0, 1, 3, 2]  # the image without objects is the last
+    losses = wrapped(**model.data_preprocessor(images(order), True), mode='loss')
+    total, values = model.parse_losses(losses)
+    (losses['loss_ckd'] + 0 * total).backward()
+    return dict(
+        cascade_rois=[len(table) for table in steps[0].tables],
+        cascade_loss=means({'loss_ckd': values['loss_ckd']})['loss_ckd'],
+        cascade_gradients=gradients(model),
+    )
+
+
+def dense(losses: dict[str, Any] = DENSE_LOSSES) -> Distiller:
+    pair = zoo.pair(
+        'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py',
+        bbox_head__num_classes=CLASSES,
+        bbox_head__norm_cfg=dict(type='GN', num_groups=8, requires_grad=True),
+    )
+    return zoo.distiller(*pair, losses=losses)
+
+
+def parallel(model: Distiller, find_unused_parameters: bool = False) -> MMDistributedDataParallel:
+    return MMDistributedDataParallel(
+        model, broadcast_buffers=False, find_unused_parameters=find_unused_parameters
+    )
+
+
+def images(order: list[int] | None = None) -> dict[str, Any]:
+    """This process's part of four images, as the data loader gives them."""
+    noise = torch.Generator().manual_seed(1)
+    pixels = torch.randint(256, (4, 3, 64, 64), generator=noise, dtype=torch.uint8)
+    samples = zoo.batch(4, 64, CLASSES, boxes=(3, 2, 0, 1))['data_samples']
+    order = order or [0, 1, 2, 3]
+    parts = PARTS[dist.get_world_size()]
+    first = sum(parts[: dist.get_rank()])
+    mine = order[first : first + parts[dist.get_rank()]]
+    return dict(
+        inputs=[pixels[index] for index in mine], data_samples=[samples[index] for index in mine]
+    )
+
+
+def means(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The mean of every value over the processes."""
+    found = {}
+    for name, value in values.items():
+        dist.all_reduce(mean := value.detach().clone())
+        found[name] = mean / dist.get_world_size()
+    return found
+
+
+def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {
+        name: parameter.grad
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+if __name__ == '__main__':
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,76 @@
+"""Detectors under DDP train as one process with the images of all of them does; see run_detectors.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+Answers = dict[int, list[dict[str, Any]]]
+
+
+@pytest.fixture(scope='module')
+def answers(launch: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    """Number of processes to what each of them got."""
+    folder: Path = tmp_path_factory.mktemp('detectors')
+    launch('run_detectors.py', 1, folder)
+    return {
+        processes: [torch.load(folder / f'{processes}.{rank}') for rank in range(processes)]
+        for processes in (1, 2, 4)
+    }
+
+
+def assert_same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Equal to float32 rounding, tensor by tensor."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        error = (found[name].double() - value.double()).norm()
+        assert error <= 1e-4 * value.double().norm() + 1e-8, name
+
+
+@pytest.mark.parametrize('processes', [2, 4])
+def test_losses_are_those_of_the_whole_batch(answers: Answers, processes: int) -> None:
+    """One image has no object: of one process of four the positives are none."""
+    expected = answers[1][0]['losses']
+    assert {name for name, value in expected.items() if value == 0} == {'loss_aekt_later'}
+    for answer in answers[processes]:
+        assert_same(answer['losses'], expected)
+
+
+@pytest.mark.parametrize('processes', [2, 4])
+def test_gradients_are_those_of_the_whole_batch(answers: Answers, processes: int) -> None:
+    expected = answers[1][0]['gradients']
+    assert {'distill.aekt.serial_layer.offset', 'distill.aekt_later.serial_layer.offset'} <= (
+        expected.keys()
+    )
+    for answer in answers[processes]:
+        assert_same(answer['gradients'], expected)
+
+
+@pytest.mark.parametrize('processes', [2, 4])
+def test_accumulated_steps_end_with_the_same_weights(answers: Answers, processes: int) -> None:
+    """Without ``find_unused_parameters``: a loss whose weight is 0 so far keeps its extras in the graph."""
+    for answer in answers[processes]:
+        assert_same(answer['weights'], answers[1][0]['weights'])
+
+
+def test_without_gathering_each_process_contrasts_its_own(answers: Answers) -> None:
+    alone = [answer['alone'][0] for answer in answers[2]]
+    assert alone[0] == alone[1], 'the value of all processes'
+    torch.testing.assert_close(alone[0], torch.stack(answers[1][0]['alone']).mean())
+    assert alone[0] < answers[2][0]['losses']['loss_ckd'] - 0.1
+
+
+def test_a_process_without_rois_goes_along(answers: Answers) -> None:
+    first, second = answers[2]
+    assert min(first['cascade_rois']) > 0
+    assert second['cascade_rois'] == [0, 0, 0]
+    expected = answers[1][0]
+    for answer in (first, second):
+        torch.testing.assert_close(answer['cascade_loss'], expected['cascade_loss'])
+        assert_same(answer['cascade_gradients'], expected['cascade_gradients'])
+    assert any(gradient.any() for gradient in expected['cascade_gradients'].values())
