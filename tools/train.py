@@ -9,17 +9,24 @@ import sys
 # Works from a clone as well, before `pip install -e .`.
 sys.path.append(osp.dirname(osp.dirname(osp.abspath(__file__))))
 
+import torch
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
 
+from mmkd.hooks import ResumeStateHook, WholeCheckpointHook
 from mmkd.utils import (
     PreflightError,
     add_common_arguments,
     build_runner,
     check_before_training,
     close_process_group,
+    is_distiller,
     load_config,
+    lock_work_dir,
+    memory_advice,
     prepare_cpu,
     report_missing,
+    resolve_resume,
 )
 
 
@@ -29,6 +36,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('config', help='the recipe, or the config of a plain model')
     parser.add_argument('--work-dir', help='folder for logs and checkpoints')
     parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
+    parser.add_argument(
+        '--compile',
+        action='store_true',
+        help='torch.compile: backbones and necks of student and teacher; a plain config as a whole',
+    )
+    parser.add_argument(
+        '--channels-last',
+        action='store_true',
+        help='keep the weights of student and teacher in channels-last memory',
+    )
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
@@ -45,10 +62,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def apply_training_options(cfg: Config, args: argparse.Namespace) -> None:
-    """Set ``--amp``, ``--auto-scale-lr`` and ``--resume`` in ``cfg``."""
+    """Set in ``cfg`` what the options of the command line ask for."""
     if args.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.loss_scale = 'dynamic'
+    if args.compile:
+        target = cfg.model if is_distiller(cfg.model) else cfg
+        target.compile = target.get('compile') or True
+    if args.channels_last:
+        if not is_distiller(cfg.model):
+            raise PreflightError(
+                [
+                    '--channels-last: only a distillation has this option, model.channels_last; the '
+                    'model of this config is a plain one: leave it out'
+                ]
+            )
+        cfg.model.channels_last = True
     if args.auto_scale_lr:
         auto_scale_lr = cfg.get('auto_scale_lr') or {}
         missing = [name for name in ('enable', 'base_batch_size') if name not in auto_scale_lr]
@@ -68,7 +97,7 @@ def apply_training_options(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train; return the exit code: 0, or 2 if something is missing that training needs."""
+    """Train; return the exit code: 0, 1 without enough memory, 2 without what training needs."""
     args = parse_args(argv)
     try:
         cfg = load_config(args)
@@ -76,10 +105,29 @@ def main(argv: list[str] | None = None) -> int:
         check_before_training(cfg)
     except PreflightError as error:
         return report_missing(error, args.launcher)
-    prepare_cpu(cfg)
-    build_runner(cfg).train()
-    close_process_group()
+    try:
+        with lock_work_dir(cfg.work_dir, args.launcher):
+            resolve_resume(cfg)
+            train(cfg)
+    except PreflightError as error:
+        return report_missing(error, args.launcher)
+    except torch.OutOfMemoryError as error:
+        print(memory_advice(cfg, error), file=sys.stderr)
+        return 1
     return 0
+
+
+def train(cfg: Config) -> None:
+    """Train ``cfg`` with what makes a run resumable, whether or not its config asks for it."""
+    prepare_cpu(cfg)
+    runner = build_runner(cfg)
+    for index, hook in enumerate(runner.hooks):
+        if type(hook) is CheckpointHook:
+            runner.hooks[index] = WholeCheckpointHook.take_over(hook)
+    if not any(isinstance(hook, ResumeStateHook) for hook in runner.hooks):
+        runner.register_hook(ResumeStateHook())
+    runner.train()
+    close_process_group()
 
 
 if __name__ == '__main__':

@@ -7,9 +7,11 @@ from mmkd.utils.command_line import (
     report_missing,
 )
 from mmkd.utils.data_root import override_data_root
+from mmkd.utils.memory import memory_advice
 from mmkd.utils.preflight import PreflightError, check_before_testing, check_before_training
 from mmkd.utils.processes import close_process_group, local_rank, prepare_cpu
 from mmkd.utils.student_config import DropDistillWeights, is_distiller, student_config
+from mmkd.utils.work_dir import lock_work_dir, resolve_resume
 
 __all__ = [
     'DropDistillWeights',
@@ -22,8 +24,11 @@ __all__ = [
     'is_distiller',
     'load_config',
     'local_rank',
+    'lock_work_dir',
+    'memory_advice',
     'override_data_root',
     'prepare_cpu',
     'report_missing',
+    'resolve_resume',
     'student_config',
 ]
