@@ -288,6 +288,47 @@ def test_the_teacher_scores_the_students_rois_in_its_own_way(name: str) -> None:
         torch.testing.assert_close(table.teacher_confidence(), probability, rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+def predicted_boxes(network: nn.Module, inputs: Tensor, rois: Tensor, stage: int) -> Tensor:
+    """(S, classes * 4) or (S, 4) boxes by the box head's own prediction without NMS; clipped to x, y >= 0."""
+    head = network.roi_head
+    features = network.extract_feat(inputs)
+    context = {}
+    if hasattr(head, 'semantic_head'):
+        context['semantic_feat'] = head.semantic_head(features)[1]
+    if hasattr(head, 'glbctx_head'):
+        context['glbctx_feat'] = head.glbctx_head(features)[1]
+    stages = (stage,) if isinstance(head.bbox_head, nn.ModuleList) else ()
+    results = head._bbox_forward(*stages, features, rois, **context)
+    box_head = per_stage(head.bbox_head)[stage]
+    return box_head._predict_by_feat_single(
+        rois, results['cls_score'], results['bbox_pred'], dict(img_shape=(10**6, 10**6))
+    ).bboxes
+
+
+@pytest.mark.parametrize('name', ['faster', 'faster_c4', 'cascade', 'scnet', 'double_head', 'sabl'])
+def test_boxes_are_those_of_each_heads_own_prediction(name: str) -> None:
+    result = run(name)
+    for stage, table in enumerate(result.tables):
+        every = torch.arange(len(table))
+        best = table.teacher_logits(every)[:, :80].argmax(dim=1)
+        classes = torch.where(table.labels < 80, table.labels, best)
+        for network, boxes in (
+            (result.model.student, table.student_boxes(every).detach()),
+            (result.model.teacher.model, table.teacher_boxes(every)),
+        ):
+            expected = predicted_boxes(network, result.data['inputs'], table.rois, stage)
+            expected = expected.view(len(table), -1, 4)
+            if expected.shape[1] > 1:
+                other = expected[every, (classes + 1) % 80]
+                expected = expected[every, classes]
+                assert (expected - other).abs().mean() > 0.02  # more than what passes as equal
+            torch.testing.assert_close(
+                boxes.clamp(min=0), expected.reshape(-1, 4), rtol=1e-5, atol=1e-3
+            )
+        assert table.student_boxes(every).requires_grad
+
+
 @every_detector
 def test_nothing_runs_twice_and_the_teachers_rpn_never(name: str) -> None:
     result = run(name)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmkd.structures import FeaturePair, LogitPairs
+from mmkd.structures import BoxPairs, FeaturePair, LogitPairs
 
 
 def make_pairs(count: int = 3, **replaced: Any) -> LogitPairs:
@@ -70,3 +70,61 @@ def test_object_groups_tell_apart_images_and_objects() -> None:
 @pytest.mark.parametrize('count', [0, 2])
 def test_without_any_object_all_groups_are_none(count: int) -> None:
     assert make_pairs(count).object_groups.tolist() == [-1] * count
+
+
+def test_where_samples_lie_is_asked_for_once_and_only_when_read() -> None:
+    asked = []
+
+    def locate() -> torch.Tensor:
+        asked.append(1)
+        return torch.zeros(3, 4)
+
+    pairs = make_pairs(locate=locate)
+    assert not asked
+    assert pairs.boxes is pairs.boxes
+    assert len(asked) == 1
+    assert make_pairs().boxes is None
+
+
+def make_box_pairs(count: int = 3, **replaced: Any) -> BoxPairs:
+    fields: dict[str, Any] = dict(
+        student=torch.zeros(count, 4),
+        teacher=torch.ones(count, 4),
+        student_confidence=torch.ones(count),
+        teacher_confidence=torch.ones(count),
+        image_sizes=torch.ones(count, 2),
+        labels=None,
+        weights=torch.ones(count),
+        image_ids=torch.zeros(count, dtype=torch.long),
+        object_ids=torch.full((count,), -1),
+    )
+    return BoxPairs(**(fields | replaced))
+
+
+def test_boxes_that_are_not_aligned_are_refused() -> None:
+    assert len(make_box_pairs(2)) == 2
+    with pytest.raises(ValueError, match=r'boxes of student \(3, 4\) and teacher \(2, 4\)'):
+        make_box_pairs(teacher=torch.zeros(2, 4))
+    with pytest.raises(ValueError, match=r'box distributions of student \(3, 4, 17\) and teacher'):
+        make_box_pairs(
+            student_distributions=torch.zeros(3, 4, 17), teacher_distributions=torch.zeros(3, 4, 9)
+        )
+
+
+@pytest.mark.parametrize(
+    ('field', 'shape', 'message'),
+    [
+        ('teacher', (3, 4), r"teacher's boxes hold NaN or Inf in 1 of 3 samples"),
+        ('teacher_distributions', (3, 4, 5), r"teacher's box distributions hold NaN or Inf in 1"),
+    ],
+)
+def test_teacher_boxes_that_are_not_finite_are_counted(
+    field: str, shape: tuple[int, ...], message: str
+) -> None:
+    values = torch.zeros(shape)
+    values[1, 2] = torch.nan
+    options = {field: values}
+    if field != 'teacher':
+        options['student_distributions'] = torch.zeros(shape)
+    with pytest.raises(FloatingPointError, match=message):
+        make_box_pairs(**options)

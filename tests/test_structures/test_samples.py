@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import given_boxes
+import pytest
 import torch
 from torch import Tensor
 
@@ -86,3 +88,38 @@ def test_without_labels_nothing_is_foreground_and_pairs_have_none() -> None:
     table = make_table()
     assert not table.is_foreground().any()
     assert table.pairs(lambda _: torch.tensor([0])).labels is None
+
+
+def test_a_table_without_boxes_says_so() -> None:
+    table = make_table()
+    for boxes in (table.student_boxes, table.teacher_boxes):
+        with pytest.raises(NotImplementedError, match='HandMadeTable has no predicted boxes'):
+            boxes(torch.tensor([0]))
+    assert table.student_distributions(torch.tensor([0])) is None
+    assert table.teacher_distributions(torch.tensor([0])) is None
+
+
+def test_confidence_is_the_highest_foreground_probability() -> None:
+    rows = torch.tensor([[1.0, -1.0, 5.0], [0.0, 0.5, -1.0]])
+    table = make_table()
+    torch.testing.assert_close(table.highest_foreground(rows), rows.sigmoid().amax(1))
+    table.activation = 'softmax'  # the last column is the background
+    torch.testing.assert_close(table.highest_foreground(rows), rows.softmax(1)[:, :2].amax(1))
+    assert not table.student_confidence(torch.tensor([3])).requires_grad
+
+
+def test_box_pairs_hold_the_picked_samples_and_all_that_belongs_to_them() -> None:
+    table = given_boxes.make_table()
+    index = torch.tensor([2, 8])
+    pairs = table.box_pairs(lambda _: index, torch.tensor([[100.0, 60.0], [50.0, 80.0]]))
+    assert torch.equal(pairs.student, table.student[index])
+    assert torch.equal(pairs.teacher, table.teacher[index])
+    assert not pairs.teacher.requires_grad
+    torch.testing.assert_close(pairs.student_confidence.double(), table.ours[index])
+    assert torch.equal(pairs.teacher_confidence, table.theirs[index])
+    assert pairs.image_sizes.tolist() == [[100, 60], [50, 80]]
+    assert pairs.labels.tolist() == [0, 1]
+    assert pairs.weights.tolist() == [2, 1]
+    assert pairs.image_ids.tolist() == [0, 1]
+    assert torch.equal(pairs.student_distributions, table.student_bins[index])
+    assert not pairs.teacher_distributions.requires_grad

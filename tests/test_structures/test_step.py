@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import given_boxes
 import pytest
 import torch
 from torch import Tensor
@@ -99,3 +100,11 @@ def test_asking_for_what_no_adapter_serves_says_so() -> None:
         step.logit_pairs(AllSamples())
     with pytest.raises(RuntimeError, match='no neck adapter'):
         _ = step.feature_pairs
+
+
+def test_box_pairs_are_shared_by_losses_with_equal_samplers_and_know_their_images() -> None:
+    step = given_boxes.step_of(given_boxes.make_table())
+    first = step.box_pairs(Positives())
+    assert step.box_pairs(Positives()) is first
+    assert step.box_pairs(AllSamples()) is not first
+    assert step.image_sizes.tolist() == [[width, height] for height, width in given_boxes.IMAGES]
