@@ -1,8 +1,8 @@
 """Print the class pairs that a trained AEKT layer relates most.
 
-AEKT's serial layer maps the student's logits s to the distilled logits W s + b; it starts with W = I. W[a, b] above 0
-says that the logit of class b speaks for class a in what the teacher says, below 0 that it speaks against. A pair is
-ranked by the mean of both directions.
+AEKT's serial layer maps the student's logits s to the distilled logits W s + b, or with serial='distill_then_task' the
+distilled logits to the task's; it starts with W = I. W[a, b] above 0 says that the logit of class b speaks for class a
+behind the layer, below 0 that it speaks against. A pair is ranked by the mean of both directions.
 
     python tools/related_classes.py work_dirs/aekt/epoch_12.pth
     python tools/related_classes.py work_dirs/aekt/epoch_12.pth --top 50 --loss aekt
@@ -13,15 +13,20 @@ The layer is in the checkpoints of training (keys `distill.*`), not in an export
 from __future__ import annotations
 
 import argparse
+import os.path as osp
+import re
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
+# Works from a clone as well, before `pip install -e .`.
+sys.path.append(osp.dirname(osp.dirname(osp.abspath(__file__))))
+
 from torch import Tensor
 
-KEY_END = '.serial_layer.offset'
+from mmkd.utils.checkpoints import read_checkpoint
+
+KEY = re.compile(r'(?:module\.)?distill\.(?P<loss>.+)\.(?:serial|task)_layer\.offset')
 
 
 class Relation(NamedTuple):
@@ -48,7 +53,7 @@ class Relation(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_arguments(arguments)
     try:
-        print(report(args.checkpoint, args.loss, args.top))
+        print(report(args.checkpoint, args.loss, args.top, args.trust_checkpoint))
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f'related_classes: {error}')
 
@@ -60,22 +65,31 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint of a training with mmkd.AEKTLoss')
     parser.add_argument('--loss', help="the loss's name in model.losses, where there are several")
     parser.add_argument('--top', type=int, default=20, help='number of pairs (default: 20)')
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='unpickle whatever the checkpoint holds, which can run code that is in it',
+    )
     args = parser.parse_args(arguments)
     if args.top < 1:
         parser.error(f'--top {args.top}: at least 1 pair')
     return args
 
 
-def report(path: str, loss: str | None, top: int) -> str:
+def report(path: str, loss: str | None, top: int, trust: bool = False) -> str:
     """The table of the most related pairs of a checkpoint.
+
+    Args:
+        path: A checkpoint of training.
+        loss: Name of the AEKT loss; None for the only one.
+        top: Number of pairs.
+        trust: Unpickle whatever the file holds, see :func:`mmkd.utils.checkpoints.read_checkpoint`.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The checkpoint has no such layer, or one that was never trained.
+        ValueError: The checkpoint cannot be read, has no such layer, or one that was never trained.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'there is no file {path!r}')
-    checkpoint = torch.load(path, map_location='cpu', weights_only=False)
+    checkpoint = read_checkpoint(path, trust)
     offset = find_layer(checkpoint.get('state_dict', checkpoint), loss)
     if not offset.any():
         raise ValueError(f'{path}: the layer is the identity still: nothing has been learned')
@@ -97,15 +111,12 @@ def find_layer(state: Mapping[str, Tensor], loss: str | None = None) -> Tensor:
     Raises:
         ValueError: There is none, or none of this name, or several and no name.
     """
-    found = {
-        key.removeprefix('module.').removeprefix('distill.').removesuffix(KEY_END): value
-        for key, value in state.items()
-        if key.removeprefix('module.').startswith('distill.') and key.endswith(KEY_END)
-    }
+    matches = {key: KEY.fullmatch(key) for key in state}
+    found = {match['loss']: state[key] for key, match in matches.items() if match}
     if not found:
         raise ValueError(
             'the checkpoint has no AEKT layer: take a checkpoint of the training itself (not an exported '
-            "student) of a recipe with mmkd.AEKTLoss and serial='task_then_distill'"
+            "student) of a recipe with mmkd.AEKTLoss and another serial than 'none'"
         )
     if loss is None and len(found) > 1:
         raise ValueError(f'the checkpoint has several AEKT layers: choose --loss {"|".join(found)}')

@@ -7,9 +7,10 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-DISTILL_PREFIX = 'distill.'
+from mmkd.heads import plain_weights
 
 
 def is_distiller(model: Any) -> bool:
@@ -20,9 +21,9 @@ def is_distiller(model: Any) -> bool:
 def student_config(cfg: Config) -> Config:
     """Return the config of the student alone, that a distillation recipe trains.
 
-    ``model`` becomes ``model.student`` and hooks of the ``mmkd`` scope, which watch a distillation,
-    are left out, so neither the teacher's config nor its checkpoint is needed to build it.
-    Datasets, evaluators and schedule stay as they are.
+    ``model`` becomes ``model.student``; hooks of the ``mmkd`` scope, which watch a distillation, and
+    the import of ``mmkd`` are left out, so that neither the teacher nor this package is needed to
+    build it. Datasets, evaluators, schedule and imports of other packages stay as they are.
 
     Args:
         cfg: a recipe, or the config of a plain model. It is not changed.
@@ -35,25 +36,36 @@ def student_config(cfg: Config) -> Config:
         return cfg
     cfg.model = cfg.model.student
     if cfg.get('custom_hooks'):
-        cfg.custom_hooks = [
-            hook for hook in cfg.custom_hooks if not str(hook.get('type')).startswith('mmkd.')
-        ]
+        cfg.custom_hooks = [hook for hook in cfg.custom_hooks if not _is_ours(hook.get('type'))]
+    imports = (cfg.get('custom_imports') or {}).get('imports')
+    if imports:
+        imports = [imports] if isinstance(imports, str) else list(imports)
+        cfg.custom_imports.imports = [name for name in imports if name.split('.')[0] != 'mmkd']
+        if not cfg.custom_imports.imports:
+            cfg.pop('custom_imports')
     return cfg
 
 
-class DropDistillWeights(Hook):
-    """Remove the trainable extras of a distillation (``distill.*``) from a loaded checkpoint.
+def _is_ours(hook: Any) -> bool:
+    """Whether a hook's ``type``, a name or a class, is of this package."""
+    return str(getattr(hook, '__module__', hook)).split('.')[0] == 'mmkd'
 
-    A plain student has no place for them, and MMEngine would report each as an unexpected key.
-    The hook must run before ``EMAHook`` reads the checkpoint, hence its priority.
+
+class DropDistillWeights(Hook):
+    """Make the weights of a loaded training checkpoint the plain student's, see :func:`mmkd.heads.plain_weights`.
+
+    A plain student has no place for the trainable extras of a distillation (``distill.*``), and MMEngine would report
+    each as an unexpected key. The hook must run before ``EMAHook`` reads the checkpoint, hence its priority.
     """
 
     priority = 'VERY_HIGH'
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Drop ``distill.*`` from the weights and from their moving average."""
+        """Drop or fold ``distill.*`` of the weights and of their moving average."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         for key in ('state_dict', 'ema_state_dict'):
             weights = checkpoint.get(key, {})
-            for name in list(weights):
-                if name.removeprefix('module.').startswith(DISTILL_PREFIX):
-                    del weights[name]
+            plain = plain_weights(model, weights)
+            for name in [name for name in weights if name not in plain]:
+                del weights[name]
+            weights.update(plain)

@@ -17,7 +17,13 @@ def tool(load_tool):
 def checkpoint(tmp_path):
     """A checkpoint of three classes in which b is related to c, and a opposed to b."""
 
-    def save(classes=('ant', 'bee', 'cat'), losses=('aekt',), trained=True, extra_logit=False):
+    def save(
+        classes=('ant', 'bee', 'cat'),
+        losses=('aekt',),
+        trained=True,
+        extra_logit=False,
+        kind='serial_layer',
+    ):
         layer = SerialLayer(3 + extra_logit)
         if trained:
             with torch.no_grad():
@@ -28,7 +34,7 @@ def checkpoint(tmp_path):
         state = {'bbox_head.weight': torch.ones(1)}
         for loss in losses:
             for key, value in layer.state_dict().items():
-                state[f'distill.{loss}.serial_layer.{key}'] = value
+                state[f'distill.{loss}.{kind}.{key}'] = value
         meta = dict(dataset_meta=dict(classes=classes)) if classes else {}
         path = tmp_path / 'epoch_1.pth'
         torch.save(dict(state_dict=state, meta=meta), path)
@@ -37,8 +43,9 @@ def checkpoint(tmp_path):
     return save
 
 
-def test_prints_pairs_by_the_mean_of_both_directions(tool, checkpoint, capsys):
-    tool.main([checkpoint()])
+@pytest.mark.parametrize('kind', ['serial_layer', 'task_layer'])
+def test_prints_pairs_by_the_mean_of_both_directions(tool, checkpoint, capsys, kind):
+    tool.main([checkpoint(kind=kind)])
 
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines[1:]] == [
@@ -62,15 +69,17 @@ def test_names_background_and_nameless_classes(tool):
     assert tool.class_names({}, 2) == ['class 0', 'class 1']
 
 
-def test_reads_the_state_of_a_real_distiller(tool, tiny_config, tmp_path):
+@pytest.mark.parametrize('serial', ['task_then_distill', 'distill_then_task'])
+def test_reads_the_state_of_a_real_distiller(tool, tiny_config, tmp_path, serial):
     register_all_modules()
     model = tiny_config.model
     distiller = Distiller(
         student=model,
         teacher=dict(config=dict(model=model), checkpoint='random_init'),
-        losses=dict(adaptive=dict(type='mmkd.AEKTLoss')),
+        losses=dict(adaptive=dict(type='mmkd.AEKTLoss', serial=serial)),
     )
-    torch.nn.init.ones_(distiller.distill['adaptive'].serial_layer.offset)
+    (layer,) = distiller.distill['adaptive'].children()
+    torch.nn.init.ones_(layer.offset)
     path = tmp_path / 'epoch_1.pth'
     meta = dict(dataset_meta=tiny_config.train_dataloader.dataset.metainfo)
     torch.save(dict(state_dict=distiller.state_dict(), meta=meta), path)

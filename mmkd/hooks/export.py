@@ -1,0 +1,67 @@
+"""Exports the student when training has ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmengine.dist import master_only
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+
+from mmkd.registry import HOOKS
+from mmkd.utils.export import export_student
+
+
+@HOOKS.register_module()
+class ExportStudentHook(Hook):
+    """Writes the last and the best checkpoint as published students, see :func:`mmkd.utils.export.export_student`.
+
+    The best is there where ``default_hooks.checkpoint`` has ``save_best``; each metric of a list has its own. The
+    checkpoints of training stay as they are. One process writes.
+
+    Args:
+        out_dir: Folder within the run's ``work_dir``.
+
+    Raises:
+        ValueError: ``out_dir`` leaves the ``work_dir``.
+    """
+
+    priority = 'LOWEST'  # after CheckpointHook
+
+    def __init__(self, out_dir: str = 'exported') -> None:
+        if Path(out_dir).is_absolute() or '..' in Path(out_dir).parts:
+            raise ValueError(
+                f'ExportStudentHook.out_dir: {out_dir!r} is not within the work_dir: give a folder '
+                "such as 'exported'"
+            )
+        self.out_dir = out_dir
+
+    @master_only
+    def after_train(self, runner: Runner) -> None:
+        """Export."""
+        checkpoints = _checkpoints(runner)
+        if not checkpoints:
+            runner.logger.warning(
+                'ExportStudentHook: the run has saved no checkpoint, so there is nothing to export: set '
+                'default_hooks.checkpoint'
+            )
+        folder = Path(runner.work_dir) / self.out_dir
+        for checkpoint in checkpoints:
+            student = export_student(runner.cfg, checkpoint, folder, trust=True)  # its own files
+            print_log(
+                f'The student of {checkpoint} is exported to {student.checkpoint} with the config '
+                f'{student.config.name}',
+                'current',
+            )
+
+
+def _checkpoints(runner: Runner) -> list[str]:
+    """The last and the best checkpoints that the run has saved and kept."""
+    found: list[str | None] = []
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook):
+            last = hook.last_ckpt or runner.message_hub.get_info('last_ckpt')  # of before a resume
+            best = getattr(hook, 'best_ckpt_path_dict', None) or {}
+            found += [last, getattr(hook, 'best_ckpt_path', None), *best.values()]
+    return [path for path in dict.fromkeys(found) if path is not None and Path(path).is_file()]

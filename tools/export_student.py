@@ -1,0 +1,64 @@
+"""Export the student of a run: a checkpoint and a config for MMDetection or MMPretrain, without its teacher.
+
+    python tools/export_student.py configs/ckd/retinanet_r101_r50.py work_dirs/retinanet_r101_r50/epoch_24.pth
+
+writes NAME-HASH.pth and NAME.py into the folder `exported` beside the checkpoint. See docs/export.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os.path as osp
+import sys
+from pathlib import Path
+
+# Works from a clone as well, before `pip install -e .`.
+sys.path.append(osp.dirname(osp.dirname(osp.abspath(__file__))))
+
+from mmengine.config import Config, DictAction
+
+from mmkd.utils.export import export_student
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='the recipe, or the config of a plain model')
+    parser.add_argument('checkpoint', help='checkpoint of its training')
+    parser.add_argument(
+        '--out-dir', help='folder of the two files (default: exported, beside the checkpoint)'
+    )
+    parser.add_argument(
+        '--name', help="beginning of their names (default: config's and checkpoint's)"
+    )
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='unpickle whatever the checkpoint holds, which can run code that is in it',
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, help='override settings: KEY=VALUE'
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Export; return the exit code: 0, or 2 if something is wrong with what was given."""
+    args = parse_args(argv)
+    out_dir = args.out_dir or Path(args.checkpoint).parent / 'exported'
+    try:
+        cfg = Config.fromfile(args.config)
+        if args.cfg_options:
+            cfg.merge_from_dict(args.cfg_options)
+        student = export_student(cfg, args.checkpoint, out_dir, args.name, args.trust_checkpoint)
+    except (OSError, ValueError) as error:
+        print(f'export_student: {error}', file=sys.stderr)
+        return 2
+    print(f'checkpoint: {student.checkpoint}\nconfig: {student.config}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
