@@ -249,8 +249,28 @@ def test_teacher_of_another_dense_family_is_read_as_its_own(student, teacher):
     assert stepped.gradient.abs().sum() > 0
 
 
-def test_teacher_that_pads_otherwise_is_refused():
-    model = build('RetinaNet', data_preprocessor__pad_size_divisor=256)
+@pytest.mark.parametrize('name', ['RetinaNet', 'YOLOX'])
+def test_teacher_that_pads_more_is_read_at_the_students_cells(name):
+    model = build(name, data_preprocessor__pad_size_divisor=256)
+    stepped = take_step(model, zoo.batch())
+    table = stepped.table
+    with torch.no_grad():
+        features = model.teacher.features(stepped.step.inputs, stepped.step.data_samples)
+        whole = model.teacher.model.bbox_head(features)[0]
+    cells = [level.shape[-2:] for level in table.student.class_maps]
+    assert [2 * height for height, _ in cells[:3]] == [level.shape[-2] for level in whole[:3]]
+    rows = [
+        fold(level[..., :height, :width], table.channels)
+        for level, (height, width) in zip(whole, cells, strict=True)
+    ]
+    assert_same_rows(
+        table.teacher_logits(everything(stepped)), torch.cat(rows, dim=1).flatten(0, 1)
+    )
+    assert table.teacher_boxes(everything(stepped)).shape == (len(table), 4)
+
+
+def test_teacher_of_unknown_strides_that_pads_more_is_refused():
+    model = build('CenterNet', data_preprocessor__pad_size_divisor=256)
     with pytest.raises(ValueError, match=r'class maps of the levels: .*pad_size_divisor'):
         take_step(model, zoo.batch())
 

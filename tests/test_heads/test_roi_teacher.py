@@ -293,6 +293,27 @@ def test_other_classes_are_matched_by_name() -> None:
     torch.testing.assert_close(rows.sigmoid(), probabilities, rtol=1e-4, atol=1e-5)
 
 
+def test_a_serial_layer_goes_into_the_students_own_head() -> None:
+    aekt = dict(type='mmkd.AEKTLoss', serial='distill_then_task')
+    model = distiller(STUDENTS['RetinaNet'](), faster_rcnn(), losses=dict(aekt=aekt))
+    with torch.no_grad():
+        for parameter in model.distill['aekt'].parameters():
+            parameter.add_(0.3)
+    steps = zoo.record_steps(model)
+    losses = zoo.one_step(model, zoo.batch(num_classes=CLASSES), of='loss_aekt')
+    assert losses['loss_aekt'] > 0
+    assert zoo.gradient(model.student.backbone).any()
+    table = steps[0].tables[0]
+    every = torch.arange(len(table))
+    own = torch.stack([table.student_logits(every), table.table.student_logits(table.places)])
+    assert torch.equal(own[0], own[1])
+    maps = steps[0].record('head')[0][0]  # what is behind the serial layer, which the task sees
+    seen = [
+        level.unflatten(1, (-1, CLASSES)).permute(0, 3, 4, 1, 2).flatten(1, 3) for level in maps
+    ]
+    assert not torch.allclose(torch.cat(seen, dim=1).flatten(0, 1)[table.places], own[0])
+
+
 def test_a_copy_shares_the_teacher_and_reads_its_own_student() -> None:
     model = run('RetinaNet').model
     twin = copy.deepcopy(model)
