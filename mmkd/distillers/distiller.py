@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from mmengine.logging import MessageHub, print_log
 from mmengine.model import BaseModel
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from mmkd.registry import LOSSES, MODELS, build
 from mmkd.structures import ClassMap, Step
 
 from .isolation import isolated_rng
+from .precision import compile_parts
 from .record import Observer, StepRecord
 from .taps import Taps
 from .teacher import Teacher
@@ -42,6 +44,10 @@ class Distiller(BaseModel):
             Runner passes it on.
         head: Options of the adapter that aligns the heads, such as ``dict(layers='all')`` for every decoder layer of
             a query head; see the adapter's class in :mod:`mmkd.heads`.
+        compile: Compile backbone and neck of student and teacher, see :func:`compile_parts`: True, or options of
+            ``torch.compile``.
+        channels_last: Keep the weights of student and teacher, and therefore their feature maps, in channels-last
+            memory.
 
     Raises:
         ValueError, TypeError, RuntimeError, FileNotFoundError: Something of the recipe cannot work; the message names
@@ -55,6 +61,8 @@ class Distiller(BaseModel):
         losses: Mapping[str, Mapping[str, Any]] | None = None,
         head: Mapping[str, Any] | None = None,
         data_preprocessor: Mapping[str, Any] | None = None,
+        compile: bool | Mapping[str, Any] = False,
+        channels_last: bool = False,
     ) -> None:
         if data_preprocessor is not None:
             student = {'data_preprocessor': data_preprocessor, **student}
@@ -75,6 +83,13 @@ class Distiller(BaseModel):
         self._classes = ClassMap()
         self._observers: list[Observer] = []
         self._attach(head)
+        self._channels_last = channels_last
+        if channels_last:
+            self.to(memory_format=torch.channels_last)
+        if compile:
+            options = {} if compile is True else compile
+            compile_parts(self.student, options)
+            compile_parts(self.teacher.model, options)
 
     def forward(
         self, inputs: Tensor, data_samples: list[Any] | None = None, mode: str = 'tensor'
@@ -125,6 +140,7 @@ class Distiller(BaseModel):
                 head=self._head,
                 neck=self._neck,
                 classes=self._classes,
+                teacher_precision=self.teacher.precision,
             )
             task = dict(losses)
             for name, loss in active.items():
@@ -179,7 +195,11 @@ class Distiller(BaseModel):
         """Initialise the student; the teacher is loaded already and the losses initialise themselves."""
         distill = self._modules.pop('distill')  # past the student's init_cfg and its random numbers
         try:
+            if self._channels_last:  # random numbers are drawn in memory's order
+                self.student.to(memory_format=torch.contiguous_format)
             self.student.init_weights()
+            if self._channels_last:
+                self.student.to(memory_format=torch.channels_last)
         finally:
             self._modules['distill'] = distill
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mmkd.structures import ClassMap
 
 from .isolation import isolated_rng
 from .pixels import PixelConverter
+from .precision import TeacherPrecision
 
 RANDOM_INIT = 'random_init'
 """``checkpoint`` of a teacher that is wanted untrained, in a test or a dry run."""
@@ -39,6 +41,8 @@ class Teacher:
             else what ``train_dataloader`` of the config says.
         class_aliases: What the teacher calls those of the student's classes that it calls otherwise, such as
             ``{'motorbike': 'motorcycle'}``.
+        dtype: ``'float32'``, ``'float16'`` or ``'bfloat16'``, the number type that the teacher computes in; default the
+            student's: float32, or what autocast (``--amp``) makes of it. See :class:`TeacherPrecision`.
         student_preprocessor: The student's data preprocessor, whose output the teacher has to read.
 
     Attributes:
@@ -59,6 +63,7 @@ class Teacher:
         *,
         class_names: Sequence[str] | None = None,
         class_aliases: Mapping[str, str] | None = None,
+        dtype: str | None = None,
         student_preprocessor: nn.Module,
     ) -> None:
         if checkpoint is None:
@@ -83,6 +88,7 @@ class Teacher:
         self._check_aliases()
         self.model.requires_grad_(False)
         self.model.eval()
+        self._precision = TeacherPrecision(self.model, dtype)
         self.convert_pixels = PixelConverter(student_preprocessor, self.model.data_preprocessor)
 
     @torch.no_grad()
@@ -96,7 +102,14 @@ class Teacher:
         Returns:
             The feature maps of ``extract_feat``, shallow to deep.
         """
-        return self.model.extract_feat(self.convert_pixels(inputs, data_samples))
+        if next(self.model.parameters()).device != inputs.device:
+            self.model.to(inputs.device)  # FSDP moves the student's parameters one by one
+        with self.precision():
+            return self.model.extract_feat(self.convert_pixels(inputs, data_samples))
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """The context in which whatever part of the teacher runs, computes in the teacher's number type."""
+        return self._precision(next(self.model.parameters()).device)
 
     @torch.no_grad()
     def predict(self, data: Any, classes: ClassMap) -> list[Any]:
@@ -111,7 +124,8 @@ class Teacher:
         """
         self.model._set_device(next(self.model.parameters()).device)
         batch = self.model.data_preprocessor(data, False)
-        samples = self.model(**batch, mode='predict')
+        with self.precision():
+            samples = self.model(**batch, mode='predict')
         for sample in samples:
             _rename_classes(sample, classes)
         return samples

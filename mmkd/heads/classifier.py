@@ -235,7 +235,9 @@ class ArcFaceAdapter(ClassifierAdapter):
 
 @torch.no_grad()
 def _teacher_logits(head: Any, images: TeacherPass) -> Tensor:
-    return images.classes.logits(_prediction(head(images.features)))
+    with images.precision():
+        logits = _prediction(head(images.features))
+    return images.classes.logits(logits)
 
 
 def _prediction(output: Tensor | tuple[Tensor, ...]) -> Tensor:

@@ -432,7 +432,8 @@ class DenseHeadAdapter(HeadAdapter):
     @torch.no_grad()
     def _run_teacher(self, teacher: TeacherPass, student: DenseOutputs) -> DenseOutputs:
         """The teacher's outputs, of the student's classes and cells."""
-        outputs = self.teacher_family.run(self.teacher_head, teacher.features)
+        with teacher.precision():
+            outputs = self.teacher_family.run(self.teacher_head, teacher.features)
         channels = self.num_teacher_classes + self.num_logits - self.num_classes
         class_maps = [
             teacher.classes.logits(level.unflatten(1, (-1, channels)), dim=2).flatten(1, 2)

@@ -189,7 +189,9 @@ class QueryHeadAdapter(HeadAdapter):
 
     def tables(self, step: Step) -> list[SampleTable]:
         """One table per wanted layer, of the objects that both networks matched."""
-        layers = zip(self._distilled_matches(step), self.teacher_matches(step), strict=True)
+        with step.teacher.precision():
+            teacher = self.teacher_matches(step)
+        layers = zip(self._distilled_matches(step), teacher, strict=True)
         return [self._table(ours, theirs, step.classes) for ours, theirs in layers]
 
     def student_tables(self, step: Step) -> list[SampleTable]:

@@ -330,7 +330,8 @@ class RoIScorer:
             (S, C) logits and the boxes' code, without gradient.
         """
         stages = range(self.scores.num_stages) if stage is None else (stage,)
-        outputs = _forward(self.scores.roi_head, self.features, rois, stages, self.context)
+        with self.images.precision():
+            outputs = _forward(self.scores.roi_head, self.features, rois, stages, self.context)
         logits = self.images.classes.logits(outputs.logits)
         if self.scores.log_odds:
             logits = _log_odds(logits)[:, :-1]

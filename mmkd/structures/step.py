@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -70,12 +71,14 @@ class TeacherPass:
         data_samples: The batch's data samples.
         run: Runs the teacher's backbone and neck on them.
         classes: Brings the logits of the teacher's head to the student's classes.
+        precision: Gives the context in which the teacher's head runs.
     """
 
     inputs: Tensor
     data_samples: Sequence[Any]
     run: Callable[[Tensor, Sequence[Any]], tuple[Tensor, ...]]
     classes: ClassMap = field(default_factory=ClassMap)
+    precision: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     @cached_property
     def features(self) -> tuple[Tensor, ...]:
@@ -95,6 +98,7 @@ class Step:
         head: Source of logit and box pairs, None when no loss asks for either.
         neck: Source of feature pairs, None when no active loss asks for features.
         classes: Brings the logits of the teacher's head to the student's classes.
+        teacher_precision: Gives the context in which the teacher's head runs.
     """
 
     inputs: Tensor
@@ -104,13 +108,16 @@ class Step:
     head: HeadSource | None = None
     neck: NeckSource | None = None
     classes: ClassMap = field(default_factory=ClassMap)
+    teacher_precision: Callable[[], AbstractContextManager[Any]] = nullcontext
     _pairs: dict[Sampler, list[LogitPairs]] = field(default_factory=dict, init=False)
     _box_pairs: dict[Sampler, list[BoxPairs]] = field(default_factory=dict, init=False)
 
     @cached_property
     def teacher(self) -> TeacherPass:
         """The teacher on the step's pixels."""
-        return TeacherPass(self.inputs, self.data_samples, self.run_teacher, self.classes)
+        return TeacherPass(
+            self.inputs, self.data_samples, self.run_teacher, self.classes, self.teacher_precision
+        )
 
     @property
     def teacher_features(self) -> tuple[Tensor, ...]:
