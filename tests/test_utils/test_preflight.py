@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
 import http.server
+import socket
 import threading
 import urllib.error
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,18 +58,25 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight.urllib.request, 'urlopen', unreachable)
 
 
+@contextlib.contextmanager
+def serving(handler: Callable[..., http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    """A local web server; its address."""
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as web:
+        thread = threading.Thread(target=web.serve_forever)
+        thread.start()
+        yield f'http://127.0.0.1:{web.server_port}'
+        web.shutdown()
+        thread.join()
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     """A folder and the URL under which a local web server shows it."""
     folder = tmp_path / 'served'
     folder.mkdir()
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as web:
-        thread = threading.Thread(target=web.serve_forever)
-        thread.start()
-        yield folder, f'http://127.0.0.1:{web.server_port}'
-        web.shutdown()
-        thread.join()
+    with serving(handler) as address:
+        yield folder, address
 
 
 def problems(cfg: Config) -> list[str]:
@@ -170,9 +180,10 @@ def test_a_teacher_without_weights_by_wish_passes(recipe: Config) -> None:
 
 @pytest.mark.usefixtures('no_network')
 def test_an_unreachable_url_says_where_to_put_the_file(recipe: Config, tmp_path: Path) -> None:
-    url = 'https://example.org/models/teacher-0123abcd.pth'
+    name = f'teacher-{hashlib.sha256(b"weights").hexdigest()[:8]}.pth'
+    url = f'https://example.org/models/{name}'
     recipe.model.teacher.checkpoint = url
-    cached = tmp_path / 'hub' / 'checkpoints' / 'teacher-0123abcd.pth'
+    cached = tmp_path / 'hub' / 'checkpoints' / name
 
     (problem,) = problems(recipe)
 
@@ -182,8 +193,11 @@ def test_an_unreachable_url_says_where_to_put_the_file(recipe: Config, tmp_path:
     assert '--cfg-options model.teacher.checkpoint=PATH' in problem
 
     cached.parent.mkdir(parents=True)
-    cached.touch()
+    cached.write_bytes(b'weights')
     check_before_training(recipe)
+
+    cached.write_bytes(b'other weights')
+    assert 'Remove it to download it again' in problems(recipe)[0]
 
 
 @pytest.mark.usefixtures('no_network')
@@ -240,21 +254,44 @@ def test_nothing_is_downloaded_for_a_run_that_cannot_start(
     assert not (tmp_path / 'hub').exists()
 
 
-def test_a_download_that_breaks_off_leaves_no_file(
-    cfg: Config, server: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_download_that_breaks_off_leaves_no_file(cfg: Config, tmp_path: Path) -> None:
+    class BreaksOff(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header('Content-Length', '7')
+            self.end_headers()
+            self.wfile.write(b'wei')
+
+    with serving(BreaksOff) as address:
+        cfg.load_from = f'{address}/weights.pth'
+        (problem,) = problems(cfg)
+
+    assert 'only 3 of 7 bytes arrived' in problem
+    assert list((tmp_path / 'hub' / 'checkpoints').iterdir()) == []
+
+
+def test_a_download_with_another_hash_than_its_name_is_refused(
+    cfg: Config, server: tuple[Path, str], tmp_path: Path
 ) -> None:
     folder, address = server
-    (folder / 'weights.pth').write_bytes(b'weights')
-    cfg.load_from = f'{address}/weights.pth'
-    cached = tmp_path / 'hub' / 'checkpoints' / 'weights.pth'
-    monkeypatch.setattr(
-        torch.hub, 'download_url_to_file', lambda url, path: Path(path).write_bytes(b'wei')
-    )
+    (folder / 'weights-0123abcd.pth').write_bytes(b'weights')
+    cfg.load_from = f'{address}/weights-0123abcd.pth'
 
     (problem,) = problems(cfg)
 
-    assert 'only 3 of 7 bytes arrived' in problem
-    assert not cached.exists()
+    assert 'not with the 0123abcd of its name' in problem
+    assert list((tmp_path / 'hub' / 'checkpoints').iterdir()) == []
+
+
+def test_a_server_that_never_answers_is_given_up(
+    cfg: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, 'NETWORK_TIMEOUT_SECONDS', 0.2)
+    with socket.socket() as silent:
+        silent.bind(('127.0.0.1', 0))
+        silent.listen()
+        cfg.load_from = f'http://127.0.0.1:{silent.getsockname()[1]}/weights.pth'
+        assert 'timed out' in problems(cfg)[0]
 
 
 def test_a_page_that_is_gone_is_a_problem(cfg: Config, server: tuple[Path, str]) -> None:
@@ -265,6 +302,14 @@ def test_a_page_that_is_gone_is_a_problem(cfg: Config, server: tuple[Path, str])
 def test_a_resume_from_a_missing_file_is_named(cfg: Config) -> None:
     cfg.resume, cfg.load_from = True, 'gone.pth'
     assert problems(cfg)[0].startswith('--resume: gone.pth does not exist')
+
+
+def test_a_folder_that_cannot_be_written_is_named(cfg: Config) -> None:
+    # Permissions do not stop root, who may run this; no one makes files there.
+    cfg.work_dir = '/proc/self/work'
+    (problem,) = problems(cfg)
+    assert problem.startswith('work_dir: /proc/self is not writable')
+    assert '--work-dir' in problem
 
 
 def test_all_problems_come_in_one_message(cfg: Config, tmp_path: Path) -> None:

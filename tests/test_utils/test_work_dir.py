@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmkd.utils import PreflightError, lock_work_dir, resolve_resume, work_dir
+
+HOLD = (
+    'import sys, time\n'
+    'from mmkd.utils.work_dir import lock_work_dir\n'
+    'with lock_work_dir(sys.argv[1]):\n'
+    '    print("locked", flush=True)\n'
+    '    time.sleep(600)\n'
+)
+
+
+def test_a_second_run_is_refused_and_a_dead_one_is_not_in_the_way(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, '-c', HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    try:
+        while 'locked' not in holder.stdout.readline():
+            assert holder.poll() is None
+        with (
+            pytest.raises(
+                PreflightError, match=rf'another run .*process {holder.pid} on .*--work-dir'
+            ),
+            lock_work_dir(str(tmp_path)),
+        ):
+            raise AssertionError('locked twice')
+    finally:
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.wait()
+        holder.stdout.close()
+
+    assert (tmp_path / '.mmkd.lock').exists()
+    with lock_work_dir(str(tmp_path)):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_the_first_process_of_a_run_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('RANK', '1')
+    with lock_work_dir(str(tmp_path), 'pytorch'):
+        assert list(tmp_path.iterdir()) == []
+
+
+def checkpoints(folder: Path, *names: str, last: str | None = None) -> Config:
+    for name in names:
+        torch.save(dict(state_dict={}), folder / name)
+    if last is not None:
+        (folder / 'last_checkpoint').write_text(str(folder / last) if last else '')
+    return Config(dict(work_dir=str(folder), resume=True, load_from=None))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def test_the_last_checkpoint_is_taken(tmp_path: Path) -> None:
+    cfg = checkpoints(tmp_path, 'epoch_2.pth', 'epoch_9.pth', 'epoch_10.pth', last='epoch_10.pth')
+    resolve_resume(cfg)
+    assert cfg.load_from == str(tmp_path / 'epoch_10.pth')
+
+
+def test_one_of_an_earlier_longer_run_is_not(tmp_path: Path) -> None:
+    cfg = checkpoints(tmp_path, 'epoch_2.pth', 'epoch_10.pth', 'best_1.pth', last='epoch_2.pth')
+    resolve_resume(cfg)
+    assert cfg.load_from == str(tmp_path / 'epoch_2.pth')
+
+
+def test_a_note_that_was_cut_off_is_done_without(tmp_path: Path) -> None:
+    cfg = checkpoints(tmp_path, 'iter_9.pth', 'iter_10.pth', 'best_99.pth', last='')
+    resolve_resume(cfg)
+    assert cfg.load_from == str(tmp_path / 'iter_10.pth')
+
+
+def test_the_one_before_a_truncated_one_is_taken_and_both_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = checkpoints(tmp_path, 'epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth', last='epoch_3.pth')
+    cut(tmp_path / 'epoch_3.pth')
+    warnings: list[str] = []
+    monkeypatch.setattr(work_dir, 'print_log', lambda text, *_: warnings.append(text))
+    resolve_resume(cfg)
+    assert cfg.load_from == str(tmp_path / 'epoch_2.pth')
+    (warning,) = warnings
+    assert f'{tmp_path}/epoch_3.pth is truncated' in warning
+    assert f'goes on from the one before: {tmp_path}/epoch_2.pth' in warning
+
+
+def test_without_a_whole_one_nothing_is_begun_anew_unasked(tmp_path: Path) -> None:
+    cfg = checkpoints(tmp_path, 'epoch_1.pth', last='epoch_1.pth')
+    cut(tmp_path / 'epoch_1.pth')
+    with pytest.raises(PreflightError, match=r'no checkpoint in .* is whole.*leave --resume out'):
+        resolve_resume(cfg)
+
+
+def test_a_truncated_one_that_is_named_is_refused(tmp_path: Path) -> None:
+    cfg = checkpoints(tmp_path, 'epoch_1.pth')
+    cfg.load_from = str(tmp_path / 'epoch_1.pth')
+    resolve_resume(cfg)
+    cut(tmp_path / 'epoch_1.pth')
+    with pytest.raises(PreflightError, match=r'--resume: .*epoch_1\.pth is truncated'):
+        resolve_resume(cfg)
+
+
+def test_a_run_without_checkpoints_begins(tmp_path: Path) -> None:
+    cfg = checkpoints(tmp_path)
+    resolve_resume(cfg)
+    assert (cfg.resume, cfg.load_from) == (False, None)
+
+
+def test_checkpoints_in_a_folder_of_their_own_are_found(tmp_path: Path) -> None:
+    folder = tmp_path / 'out' / 'run'
+    folder.mkdir(parents=True)
+    cfg = checkpoints(folder, 'epoch_1.pth')
+    cfg.work_dir = str(tmp_path / 'run')
+    cfg.default_hooks = dict(checkpoint=dict(type='CheckpointHook', out_dir=str(tmp_path / 'out')))
+    resolve_resume(cfg)
+    assert cfg.load_from == str(folder / 'epoch_1.pth')
