@@ -34,7 +34,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--name', help="beginning of their names (default: config's and checkpoint's)"
     )
     parser.add_argument(
-        '--trust-checkpoint',
+        '--allow-pickle',
         action='store_true',
         help='unpickle whatever the checkpoint holds, which can run code that is in it',
     )
@@ -52,8 +52,8 @@ def main(argv: list[str] | None = None) -> int:
         cfg = Config.fromfile(args.config)
         if args.cfg_options:
             cfg.merge_from_dict(args.cfg_options)
-        student = export_student(cfg, args.checkpoint, out_dir, args.name, args.trust_checkpoint)
-    except (OSError, ValueError) as error:
+        student = export_student(cfg, args.checkpoint, out_dir, args.name, args.allow_pickle)
+    except (OSError, RuntimeError, ValueError) as error:
         print(f'export_student: {error}', file=sys.stderr)
         return 2
     print(f'checkpoint: {student.checkpoint}\nconfig: {student.config}')

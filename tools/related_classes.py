@@ -24,7 +24,7 @@ sys.path.append(osp.dirname(osp.dirname(osp.abspath(__file__))))
 
 from torch import Tensor
 
-from mmkd.utils.checkpoints import read_checkpoint
+from mmkd.checkpoints import load_checkpoint
 
 KEY = re.compile(r'(?:module\.)?distill\.(?P<loss>.+)\.(?:serial|task)_layer\.offset')
 
@@ -53,8 +53,8 @@ class Relation(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_arguments(arguments)
     try:
-        print(report(args.checkpoint, args.loss, args.top, args.trust_checkpoint))
-    except (FileNotFoundError, ValueError) as error:
+        print(report(args.checkpoint, args.loss, args.top, args.allow_pickle))
+    except (OSError, RuntimeError, ValueError) as error:
         sys.exit(f'related_classes: {error}')
 
 
@@ -66,7 +66,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--loss', help="the loss's name in model.losses, where there are several")
     parser.add_argument('--top', type=int, default=20, help='number of pairs (default: 20)')
     parser.add_argument(
-        '--trust-checkpoint',
+        '--allow-pickle',
         action='store_true',
         help='unpickle whatever the checkpoint holds, which can run code that is in it',
     )
@@ -76,20 +76,21 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def report(path: str, loss: str | None, top: int, trust: bool = False) -> str:
+def report(path: str, loss: str | None, top: int, allow_pickle: bool = False) -> str:
     """The table of the most related pairs of a checkpoint.
 
     Args:
         path: A checkpoint of training.
         loss: Name of the AEKT loss; None for the only one.
         top: Number of pairs.
-        trust: Unpickle whatever the file holds, see :func:`mmkd.utils.checkpoints.read_checkpoint`.
+        allow_pickle: Unpickle whatever the file holds, see :func:`mmkd.checkpoints.load_checkpoint`.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The checkpoint cannot be read, has no such layer, or one that was never trained.
+        RuntimeError: The file is damaged, or needs unpickling.
+        ValueError: The checkpoint has no such layer, or one that was never trained.
     """
-    checkpoint = read_checkpoint(path, trust)
+    checkpoint = load_checkpoint(path, allow_pickle=allow_pickle, option='--allow-pickle')
     offset = find_layer(checkpoint.get('state_dict', checkpoint), loss)
     if not offset.any():
         raise ValueError(f'{path}: the layer is the identity still: nothing has been learned')

@@ -48,7 +48,7 @@ class ExportStudentHook(Hook):
             )
         folder = Path(runner.work_dir) / self.out_dir
         for checkpoint in checkpoints:
-            student = export_student(runner.cfg, checkpoint, folder, trust=True)  # its own files
+            student = export_student(runner.cfg, checkpoint, folder, allow_pickle=True)  # its own
             print_log(
                 f'The student of {checkpoint} is exported to {student.checkpoint} with the config '
                 f'{student.config.name}',

@@ -16,10 +16,10 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
+from mmkd.checkpoints import load_checkpoint
 from mmkd.distillers.isolation import isolated_rng
 from mmkd.heads import plain_weights
 
-from .checkpoints import read_checkpoint
 from .student_config import student_config
 
 META_KEYS = ('dataset_meta', 'CLASSES', 'epoch', 'iter', 'seed', 'time', 'mmengine_version')
@@ -44,7 +44,7 @@ def export_student(
     checkpoint: str | Path,
     out_dir: str | Path,
     name: str | None = None,
-    trust: bool = False,
+    allow_pickle: bool = False,
 ) -> ExportedStudent:
     """Write the student of a run as MMDetection and MMPretrain publish their models.
 
@@ -59,17 +59,18 @@ def export_student(
         checkpoint: What MMEngine saved in the run.
         out_dir: Folder of the two files, made if need be. Nothing is written elsewhere.
         name: Beginning of the files' names; default the config's name and the checkpoint's.
-        trust: Load a checkpoint that holds arbitrary objects, see :func:`mmkd.utils.checkpoints.read_checkpoint`.
+        allow_pickle: Unpickle whatever the checkpoint holds, see :func:`mmkd.checkpoints.load_checkpoint`.
 
     Returns:
         Where the files are.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
-        ValueError: The checkpoint cannot be read, is not of this config, or ``name`` is no file name.
+        RuntimeError: It is damaged, or needs unpickling.
+        ValueError: It is not of this config, or ``name`` is no file name.
     """
     plain = _published_config(cfg)
-    content = read_checkpoint(checkpoint, trust)
+    content = load_checkpoint(checkpoint, allow_pickle=allow_pickle, option='--allow-pickle')
     weights = _student_weights(plain, content, checkpoint)
     if name is None:
         name = _file_name(f'{_config_name(cfg)}_student_{Path(checkpoint).stem}')

@@ -57,6 +57,6 @@ def test_weights_that_only_the_losses_had_are_dropped(tool, tiny_config, tmp_pat
 
 def test_mistakes_are_one_message(tool, trained, tmp_path, capsys) -> None:
     assert tool.main([str(trained.config), str(tmp_path / 'nowhere.pth')]) == 2
-    assert 'export_student: there is no file' in capsys.readouterr().err
+    assert 'nowhere.pth can not be found' in capsys.readouterr().err
     assert tool.main([str(tmp_path / 'nowhere.py'), str(trained.checkpoint)]) == 2
     assert 'nowhere.py' in capsys.readouterr().err
