@@ -117,7 +117,7 @@ def test_all_recipes_of_a_pair_load_build_and_take_a_step(pair: str) -> None:
             student=plain.to_dict()['model'],
             teacher={**recipes['ckd'].model.teacher, 'checkpoint': RANDOM_INIT},
             losses=losses,
-            data_preprocessor=plain.data_preprocessor,
+            data_preprocessor=plain.to_dict()['data_preprocessor'],
         ).train()
     classes, size = model.head.num_classes, 32 if pair.startswith('cifar100') else 64
     noise = torch.Generator().manual_seed(0)
