@@ -1,6 +1,6 @@
 """MMEngine registries of the ``mmkd`` scope, and building with errors that name the mistake.
 
-``MODELS`` and ``HOOKS`` are children of MMEngine's own, so that a Runner finds ``mmkd.Distiller``.
+``MODELS``, ``HOOKS`` and ``TRANSFORMS`` are children of MMEngine's own, so that a Runner finds ``mmkd.Distiller``.
 ``LOSSES``, ``SAMPLERS``, ``SCHEDULES`` and ``CONNECTORS`` hold what only a Distiller builds.
 """
 
@@ -14,10 +14,14 @@ from typing import Any
 
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmkd', locations=['mmkd.distillers'])
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmkd', locations=['mmkd.hooks'])
+TRANSFORMS = Registry(
+    'transform', parent=MMENGINE_TRANSFORMS, scope='mmkd', locations=['mmkd.datasets.unreadable']
+)
 LOSSES = Registry('loss', scope='mmkd', locations=['mmkd.losses'])
 SAMPLERS = Registry('sampler', scope='mmkd', locations=['mmkd.losses'])
 CONNECTORS = Registry('connector', scope='mmkd', locations=['mmkd.connectors'])

@@ -9,21 +9,21 @@ import sys
 # Works from a clone as well, before `pip install -e .`.
 sys.path.append(osp.dirname(osp.dirname(osp.abspath(__file__))))
 
-import torch
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 
-from mmkd.hooks import ResumeStateHook, WholeCheckpointHook
+from mmkd.datasets.unreadable import skip_unreadable
+from mmkd.hooks import FiniteLossHook, ResumeStateHook, WholeCheckpointHook
 from mmkd.utils import (
     PreflightError,
     add_common_arguments,
+    advice_on,
     build_runner,
     check_before_training,
     close_process_group,
     is_distiller,
     load_config,
     lock_work_dir,
-    memory_advice,
     prepare_cpu,
     report_missing,
     resolve_resume,
@@ -56,6 +56,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs='?',
         const='auto',
         help='continue from this checkpoint; without a path, from the last one in the work folder',
+    )
+    parser.add_argument(
+        '--bad-images',
+        choices=['error', 'skip'],
+        default='error',
+        help='what to do about a training image that is missing or cannot be read: end the run, or '
+        'name it, count it and take another',
     )
     add_common_arguments(parser)
     return parser.parse_args(argv)
@@ -91,13 +98,20 @@ def apply_training_options(cfg: Config, args: argparse.Namespace) -> None:
                 ]
             )
         cfg.auto_scale_lr.enable = True
+    if args.bad_images == 'skip' and not skip_unreadable(cfg):
+        raise PreflightError(
+            [
+                '--bad-images skip: the training pipeline has no LoadImageFromFile of its own: wrap what '
+                "loads images, dict(type='mmkd.SkipUnreadable', loader=dict(type=...))"
+            ]
+        )
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train; return the exit code: 0, 1 without enough memory, 2 without what training needs."""
+    """Train; return the exit code: 0, or 2 if something is missing that training needs."""
     args = parse_args(argv)
     try:
         cfg = load_config(args)
@@ -111,21 +125,24 @@ def main(argv: list[str] | None = None) -> int:
             train(cfg)
     except PreflightError as error:
         return report_missing(error, args.launcher)
-    except torch.OutOfMemoryError as error:
-        print(memory_advice(cfg, error), file=sys.stderr)
-        return 1
+    except Exception as error:
+        advice = advice_on(error, cfg)
+        if advice is not None:
+            error.add_note(advice)
+        raise
     return 0
 
 
 def train(cfg: Config) -> None:
-    """Train ``cfg`` with what makes a run resumable, whether or not its config asks for it."""
+    """Train ``cfg`` with what makes a run safe to stop, whether or not its config asks for it."""
     prepare_cpu(cfg)
     runner = build_runner(cfg)
     for index, hook in enumerate(runner.hooks):
         if type(hook) is CheckpointHook:
             runner.hooks[index] = WholeCheckpointHook.take_over(hook)
-    if not any(isinstance(hook, ResumeStateHook) for hook in runner.hooks):
-        runner.register_hook(ResumeStateHook())
+    for kind in (ResumeStateHook, FiniteLossHook):
+        if not any(isinstance(hook, kind) for hook in runner.hooks):
+            runner.register_hook(kind())
     runner.train()
     close_process_group()
 

@@ -7,7 +7,7 @@ from mmkd.utils.command_line import (
     report_missing,
 )
 from mmkd.utils.data_root import override_data_root
-from mmkd.utils.memory import memory_advice
+from mmkd.utils.failures import advice_on
 from mmkd.utils.preflight import PreflightError, check_before_testing, check_before_training
 from mmkd.utils.processes import close_process_group, local_rank, prepare_cpu
 from mmkd.utils.student_config import DropDistillWeights, is_distiller, student_config
@@ -17,6 +17,7 @@ __all__ = [
     'DropDistillWeights',
     'PreflightError',
     'add_common_arguments',
+    'advice_on',
     'build_runner',
     'check_before_testing',
     'check_before_training',
@@ -25,7 +26,6 @@ __all__ = [
     'load_config',
     'local_rank',
     'lock_work_dir',
-    'memory_advice',
     'override_data_root',
     'prepare_cpu',
     'report_missing',

@@ -1,18 +1,41 @@
-"""What to do when a GPU's memory does not suffice."""
+"""What a user can do about an error that MMEngine or PyTorch raises in the middle of a run."""
 
 from __future__ import annotations
 
+import torch
 from mmengine.config import Config
 
 from mmkd.utils.student_config import is_distiller
 
 
-def memory_advice(cfg: Config, error: Exception) -> str:
+def advice_on(error: BaseException, cfg: Config) -> str | None:
+    """What to do about an error, None where there is nothing to add to it.
+
+    Args:
+        error: What ended the run.
+        cfg: The run's config.
+
+    Returns:
+        A text to stand below the error.
+    """
+    if isinstance(error, torch.OutOfMemoryError):
+        return memory_advice(cfg)
+    if isinstance(error, RuntimeError) and 'DataLoader worker' in str(error):
+        workers = (cfg.get('train_dataloader') or {}).get('num_workers')
+        return (
+            'A process that loads images was ended from outside, mostly by the system for lack of memory '
+            f'(dmesg says so): take fewer than {workers} of them (--cfg-options train_dataloader.num_workers=N), '
+            'or give the container more shared memory (--shm-size). Then go on from the last checkpoint with '
+            '--resume.'
+        )
+    return None
+
+
+def memory_advice(cfg: Config) -> str:
     """Which settings of a run would save memory, those that save most first.
 
     Args:
         cfg: The run's config.
-        error: PyTorch's error.
 
     Returns:
         A text that names each setting with its value now.
@@ -46,6 +69,6 @@ def memory_advice(cfg: Config, error: Exception) -> str:
     )
     listed = '\n'.join(f'  {text}' for text in advice)
     return (
-        f'Out of GPU memory: {error}\n\nWhat saves memory:\n{listed}\n'
+        f'The GPU has too little memory for this run. What saves memory:\n{listed}\n'
         'Then go on from the last checkpoint with --resume.'
     )

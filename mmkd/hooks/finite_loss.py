@@ -1,0 +1,56 @@
+"""Stops a run whose loss is NaN or Inf."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmkd.registry import HOOKS
+
+
+@HOOKS.register_module()
+class FiniteLossHook(Hook):
+    """Raises when the student's total loss is NaN or Inf, before a checkpoint of such weights is saved.
+
+    The losses of the distillation are watched by the Distiller itself; this one covers the student's own. A gradient
+    scaler (``--amp``) skips steps that overflow: there ``patience`` of them in a row are one too many.
+
+    Args:
+        patience: Steps in a row without a finite loss that a gradient scaler is left alone with.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, patience: int = 20) -> None:
+        self.patience = patience
+        self._in_a_row = 0
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Look at the step's losses.
+
+        Raises:
+            FloatingPointError: The total is not finite; the message names its parts that are not.
+        """
+        if not isinstance(outputs, dict) or 'loss' not in outputs:
+            return
+        if math.isfinite(float(outputs['loss'])):
+            self._in_a_row = 0
+            return
+        self._in_a_row += 1
+        if self._in_a_row < self.patience and hasattr(runner.optim_wrapper, 'loss_scaler'):
+            return
+        parts = [
+            f'{name} is {float(value)}'
+            for name, value in outputs.items()
+            if 'loss' in name and not math.isfinite(float(value))
+        ]
+        raise FloatingPointError(
+            f'{", ".join(parts)} at iteration {runner.iter} (epoch {runner.epoch}). Lower the learning rate or '
+            'warm up longer (param_scheduler), or clip gradients (optim_wrapper.clip_grad); then go on with '
+            '--resume from the last checkpoint, which is from before'
+        )

@@ -1,0 +1,130 @@
+"""Real runs of ``tools/train.py`` in processes of their own, started in a fraction of a second each.
+
+A fork server imports MMDetection once; each run is forked from it and can be killed like any process.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TIMEOUT_SECONDS = 120
+
+_server = multiprocessing.get_context('forkserver')
+_server.set_forkserver_preload(['training_runs', 'mmdet.apis', 'mmkd.distillers', 'mmkd.hooks'])
+
+
+def start(
+    work_dir: Path, *arguments: str, options: Sequence[str], config: str, kill: str = ''
+) -> Any:
+    """Start ``tools/train.py`` with a config of ``tests/data``.
+
+    Args:
+        work_dir: The run's folder; what it prints goes to ``output.txt`` beside it.
+        *arguments: Options such as ``--resume``.
+        options: Settings of the config, ``key=value``.
+        config: The config's name without ``.py``.
+        kill: ``'HOOK_POINT N'``: SIGKILL itself when that method of its hooks is called for the Nth time.
+
+    Returns:
+        The process.
+    """
+    argv = [
+        str(REPOSITORY / 'tests' / 'data' / f'{config}.py'),
+        *arguments,
+        '--work-dir',
+        str(work_dir),
+        '--cfg-options',
+        *options,
+    ]
+    process = _server.Process(target=_run, args=(argv, str(output(work_dir)), kill))
+    process.start()
+    return process
+
+
+def finish(process: Any) -> int:
+    """Wait for a run; its exit code, or -9 after SIGKILL."""
+    process.join(TIMEOUT_SECONDS)
+    assert process.exitcode is not None, 'the run hangs'
+    return process.exitcode
+
+
+def train(work_dir: Path, *arguments: str, **settings: Any) -> int:
+    """Start a run and wait for its exit code."""
+    return finish(start(work_dir, *arguments, **settings))
+
+
+def output(work_dir: Path) -> Path:
+    """What the last run with this folder printed."""
+    return work_dir.with_name(work_dir.name + '.output.txt')
+
+
+def states(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """All tensors that training goes on with: weights, their moving average, the optimizer's momentum."""
+    content = torch.load(checkpoint, weights_only=False)
+    tensors = dict(content['state_dict'])
+    tensors |= {f'ema.{name}': value for name, value in content.get('ema_state_dict', {}).items()}
+    for index, slots in content['optimizer']['state'].items():
+        tensors |= {
+            f'optimizer.{index}.{name}': value
+            for name, value in slots.items()
+            if isinstance(value, torch.Tensor)
+        }
+    return tensors
+
+
+def differing(first: Path, second: Path) -> list[str]:
+    """Names of the tensors of two checkpoints that are not equal bit for bit."""
+    ours, theirs = states(first), states(second)
+    assert ours.keys() == theirs.keys()
+    return [name for name in ours if not torch.equal(ours[name], theirs[name])]
+
+
+def _run(argv: list[str], log: str, kill: str) -> None:
+    descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.stdout = os.fdopen(1, 'w', buffering=1)
+    sys.stderr = os.fdopen(2, 'w', buffering=1)
+    torch.set_num_threads(1)
+    import mmengine.runner.runner
+
+    mmengine.runner.runner.collect_env = dict  # which would start compilers to ask for their versions
+    spec = importlib.util.spec_from_file_location('train', REPOSITORY / 'tools' / 'train.py')
+    assert spec is not None
+    assert spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    if kill:
+        _kill_self_at(tool, *kill.split())
+    sys.exit(tool.main(argv))
+
+
+def _kill_self_at(tool: Any, point: str, count: str) -> None:
+    from mmengine.hooks import Hook
+
+    left = int(count)
+
+    def call(self: Hook, *args: Any, **kwargs: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    build_runner = tool.build_runner
+
+    def build_and_watch(cfg: Any) -> Any:
+        runner = build_runner(cfg)
+        runner.register_hook(type('KillSelf', (Hook,), {point: call, 'priority': 'LOWEST'})())
+        return runner
+
+    tool.build_runner = build_and_watch
