@@ -174,6 +174,21 @@ def test_published_settings(pair: str) -> None:
     assert (nkd.weight, nkd.gamma, nkd.temperature) == (1, 1.5, 1)
 
 
+def test_the_tables_of_the_docs_say_what_the_recipes_do() -> None:
+    lines = (REPOSITORY / 'docs' / 'classification.md').read_text().splitlines()
+    rows = [[cell.strip(' `') for cell in line.strip('|').split('|')] for line in lines]
+    found = {row[0]: row[1:] for row in rows}
+    assert set(METHODS) <= found.keys()
+    for pair, (_, weight, temperature, batch_size, learning_rate, beta) in PUBLISHED.items():
+        folder, _, networks = pair.partition('_')
+        distillation = [f'{weight}, {temperature}', str(beta)]
+        if folder == 'cifar100':
+            assert found[networks][2:] == [*distillation, f'{batch_size}, {learning_rate}']
+        else:
+            name = recipe_of('*', pair)
+            assert found[f'{folder}/{name}'][1:] == distillation
+
+
 COSINE, STEPS = 'CosineAnnealingLR', 'MultiStepLR'
 
 
