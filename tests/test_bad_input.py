@@ -83,9 +83,11 @@ def test_teacher_of_other_anchor_sizes() -> None:
 
 
 def test_teacher_of_another_kind_of_head() -> None:
-    _, faster_rcnn = pair('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
-    with pytest.raises(ValueError, match=r'RetinaHead.*FasterRCNN'):
-        build(faster_rcnn)
+    _, sparse_rcnn = pair('mmdet::sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py')
+    with pytest.raises(
+        ValueError, match=r'RetinaHead.*SparseRCNN.*same head family, or a two-stage'
+    ):
+        build(sparse_rcnn)
 
 
 def test_student_without_a_neck_where_one_is_needed() -> None:

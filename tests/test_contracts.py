@@ -246,6 +246,9 @@ def test_4_the_plain_run_teaches_with_its_own_weights(
         ValueError, match=r"trained on other classes: of the 10 .* lacks 1:\n  'disc'"
     ):
         train(config, tmp_path / 'wrong')
+    config.merge_from_dict({'train_dataloader.dataset.metainfo.classes': names[::-1]})
+    reordered = train(config, tmp_path / 'reordered').model
+    assert reordered._classes.columns == tuple(reversed(range(len(names))))
 
 
 # ---- 7. Resume equals never stopped
