@@ -161,7 +161,7 @@ class LogitLoss(DistillLoss):
         with _full_precision(pairs.student):
             value = self.compute(*self._preprocess(pairs), pairs)
             weights = self.averaged_by(pairs)
-            return value if weights is None else value * _share(weights)
+            return value if weights is None else value * _share(weights).to(value)
 
     def _preprocess(self, pairs: LogitPairs) -> tuple[Tensor, Tensor]:
         student, teacher = self.student_logits(pairs), _at_least_float32(pairs.teacher)
@@ -247,7 +247,7 @@ class BoxLoss(DistillLoss):
         with _full_precision(pairs.student):
             weights = self.box_weights(pairs)
             value = self.compute(pairs, weights)
-            return value * _share(weights) if self.averages() else value
+            return value * _share(weights).to(value) if self.averages() else value
 
 
 class FeatureLoss(DistillLoss):
