@@ -14,9 +14,9 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, DefaultScope
-from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
+from mmkd.checkpoints import load_checkpoint
 from mmkd.heads import plain_weights
 from mmkd.structures import ClassMap
 
@@ -43,6 +43,7 @@ class Teacher:
             ``{'motorbike': 'motorcycle'}``.
         dtype: ``'float32'``, ``'float16'`` or ``'bfloat16'``, the number type that the teacher computes in; default the
             student's: float32, or what autocast (``--amp``) makes of it. See :class:`TeacherPrecision`.
+        allow_pickle: Load a checkpoint that holds more than weights too; it can execute anything: for files you trust.
         student_preprocessor: The student's data preprocessor, whose output the teacher has to read.
 
     Attributes:
@@ -64,6 +65,7 @@ class Teacher:
         class_names: Sequence[str] | None = None,
         class_aliases: Mapping[str, str] | None = None,
         dtype: str | None = None,
+        allow_pickle: bool = False,
         student_preprocessor: nn.Module,
     ) -> None:
         if checkpoint is None:
@@ -81,7 +83,7 @@ class Teacher:
             if self.checkpoint == RANDOM_INIT:
                 _init_without_pretrained(self.model)
             else:
-                self._load()
+                self._load(allow_pickle)
         if class_names is not None:
             self.classes = tuple(class_names)
         self._aliases = dict(class_aliases or {})
@@ -237,10 +239,12 @@ class Teacher:
         memo.update((id(module), module) for module in self.model.modules())
         return self
 
-    def _load(self) -> None:
+    def _load(self, allow_pickle: bool) -> None:
         """Load the checkpoint, every key of it and nothing else."""
         try:
-            checkpoint = CheckpointLoader.load_checkpoint(self.checkpoint, map_location='cpu')
+            checkpoint = load_checkpoint(
+                self.checkpoint, allow_pickle=allow_pickle, option='teacher.allow_pickle=True'
+            )
         except FileNotFoundError:
             raise FileNotFoundError(
                 f'teacher.checkpoint: there is no file {self.checkpoint!r}: train the teacher first, '
