@@ -13,7 +13,7 @@ import re
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -280,8 +280,10 @@ def _refusal(name: str, option: str, reason: str) -> UnsafeCheckpointError:
     )
 
 
-def _safe_globals() -> list[Callable | tuple[Callable, str]]:
+def _safe_globals() -> list[Any]:
     """What MMEngine's checkpoints hold beside weights; none of it executes what the file says."""
+    # Both are private and have moved between NumPy's versions.
+    array, scalar = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
     numpy_types = {type(np.dtype(code)) for code in np.typecodes['All'] if code not in 'OVMm'}
     return [
         np.ndarray,
@@ -289,10 +291,8 @@ def _safe_globals() -> list[Callable | tuple[Callable, str]]:
         *numpy_types,
         slice,
         HistoryBuffer,
-        (np._core.multiarray._reconstruct, 'numpy.core.multiarray._reconstruct'),
-        (np._core.multiarray._reconstruct, 'numpy._core.multiarray._reconstruct'),
-        (np._core.multiarray.scalar, 'numpy.core.multiarray.scalar'),
-        (np._core.multiarray.scalar, 'numpy._core.multiarray.scalar'),
+        *((array, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),
+        *((scalar, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')),
         # How pickle writes the methods that a HistoryBuffer keeps.
         (_history_method, 'builtins.getattr'),
         (_history_method, '__builtin__.getattr'),

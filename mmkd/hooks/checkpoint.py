@@ -23,11 +23,13 @@ class WholeCheckpointHook(CheckpointHook):
     before. All options are MMEngine's.
     """
 
+    file_backend: Any
+
     @classmethod
     def take_over(cls, hook: CheckpointHook) -> WholeCheckpointHook:
         """The hook of a config as one of this class, with its options and state."""
         ours = cls.__new__(cls)
-        vars(ours).update(vars(hook))
+        ours.__dict__.update(hook.__dict__)
         return ours
 
     def before_train(self, runner: Runner) -> None:

@@ -151,7 +151,7 @@ class ResumeStateHook(Hook):
             self._gathered = (self._tag(runner), all_gather_object(self._rank_state(runner)))
 
     def _rank_state(self, runner: Runner) -> dict[str, Any]:
-        val_loader = runner.val_dataloader if runner.val_loop is not None else None
+        val_loader: Any = runner.val_dataloader if runner.val_loop is not None else None
         return dict(
             main=_portable(_random_state()),
             cuda=torch.cuda.get_rng_state() if torch.cuda.is_available() else None,

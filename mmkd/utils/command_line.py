@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 
 from mmkd.checkpoints import load_safely
 from mmkd.utils.data_root import override_data_root
+from mmkd.utils.output_paths import paths_outside
 from mmkd.utils.preflight import PreflightError
 from mmkd.utils.processes import local_rank
 from mmkd.utils.student_config import is_distiller
@@ -60,7 +61,8 @@ def load_config(args: argparse.Namespace) -> Config:
         The config as MMEngine's Runner takes it.
 
     Raises:
-        PreflightError: the config file does not exist, or the data folder cannot be replaced.
+        PreflightError: the config file does not exist, the data folder cannot be replaced, or the config
+            would write outside of its work folder.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if not osp.isfile(args.config):
@@ -88,6 +90,10 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(args.config))[0])
+
+    problems = paths_outside(cfg, chosen=options)
+    if problems:
+        raise PreflightError(problems)
 
     # Here and not beside the runner: whatever a command loads, it loads after its config.
     load_safely(allow_pickle=args.allow_pickle, option='--allow-pickle')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import os.path as osp
 import re
@@ -28,6 +29,8 @@ from mmkd.checkpoints import (
 )
 from mmkd.utils.processes import local_rank
 from mmkd.utils.student_config import is_distiller
+
+PARSED_JSON_BYTES = 64 << 20
 
 COCO_DOWNLOADS = """\
 This is COCO 2017: from https://cocodataset.org/#download get
@@ -106,7 +109,7 @@ class _Download:
 def _check(cfg: Config, splits: tuple[str, ...], checkpoints: list[_Checkpoint]) -> None:
     if local_rank(cfg.get('launcher', 'none')) != 0:
         return
-    data_problems = _data_problems(cfg, splits)
+    data_problems = _data_problems(cfg, splits) or _damaged_annotations(cfg, splits)
     problems = data_problems + _device_problems(cfg) + _work_dir_problems(cfg.work_dir)
     problems += _teacher_config_problems(cfg)
     downloads = []
@@ -164,6 +167,40 @@ def _data_problem(root: str, paths: dict[str, str]) -> str:
     else:
         lines.append('Set each to a path that exists: --cfg-options KEY=PATH')
     return '\n'.join(lines)
+
+
+def _damaged_annotations(cfg: Config, splits: tuple[str, ...]) -> list[str]:
+    """What is wrong with annotation files, of which MMDetection's error does not say the name."""
+    keys: dict[str, str] = {}
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader') or {}
+        for key, dataset in _datasets(loader.get('dataset'), f'{split}_dataloader.dataset'):
+            for path_key, path in _dataset_paths(dataset, key, cfg.get('default_scope')):
+                if path.endswith('.json'):
+                    keys.setdefault(path, path_key)
+    problems = []
+    for path, key in keys.items():
+        reason = _json_damage(path)
+        if reason is not None:
+            problems.append(
+                f'{key}: {path} is truncated or damaged ({reason}): get it again, or make it again'
+            )
+    return problems
+
+
+def _json_damage(path: str) -> str | None:
+    size = osp.getsize(path)
+    with open(path, 'rb') as file:
+        if size <= PARSED_JSON_BYTES:
+            try:
+                json.load(file)
+            except ValueError as error:
+                return str(error)
+            return None
+        # Parsing takes long: COCO's 450 MB are only looked at where a broken download shows.
+        file.seek(-64, os.SEEK_END)
+        end = file.read().rstrip()
+    return None if end.endswith((b'}', b']')) else f'it ends with {end[-20:]!r}'
 
 
 def _datasets(node: Any, key: str) -> Iterator[tuple[str, dict]]:

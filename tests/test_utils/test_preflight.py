@@ -150,6 +150,24 @@ def test_data_that_is_elsewhere_or_fetches_itself_is_not_asked_for(cfg: Config) 
     assert 'nowhere/cifar' in problems(cfg)[0]
 
 
+@pytest.mark.parametrize('parsed_bytes', [1 << 20, 10], ids=['parsed', 'too long to parse'])
+def test_truncated_annotations_are_named(
+    parsed_bytes: int, cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, 'PARSED_JSON_BYTES', parsed_bytes)
+    dataset = cfg.train_dataloader.dataset
+    whole = (Path(dataset.data_root) / dataset.ann_file).read_bytes()
+    dataset.ann_file = str(tmp_path / 'annotations.json')
+    Path(dataset.ann_file).write_bytes(whole)
+    check_before_training(cfg)
+    Path(dataset.ann_file).write_bytes(whole[: len(whole) // 2])
+
+    (problem,) = problems(cfg)
+
+    assert problem.startswith('train_dataloader.dataset.ann_file: ')
+    assert f'{dataset.ann_file} is truncated or damaged' in problem
+
+
 def test_imagenet_is_looked_for_in_the_folder_of_its_split(cfg: Config, tmp_path: Path) -> None:
     (tmp_path / 'imagenet' / 'train').mkdir(parents=True)
     root = str(tmp_path / 'imagenet')
