@@ -227,6 +227,7 @@ def test_pairs_are_the_queries_of_least_cost_of_each_network(name: str) -> None:
         torch.testing.assert_close(table.student_logits(at)[0], ours[key][0])
         torch.testing.assert_close(table.boxes(at)[0], ours[key][1])
         torch.testing.assert_close(table.student_boxes(at)[0].detach(), ours[key][1])
+        assert table.student_boxes(at).requires_grad
         torch.testing.assert_close(table.teacher_boxes(at)[0], theirs[key][1])
         torch.testing.assert_close(table.teacher_logits(at)[0], theirs[key][0])
         logits = theirs[key][0]

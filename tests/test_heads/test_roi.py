@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mmkd.distillers import Distiller
 from mmkd.heads import RoIHeadAdapter, roi_logits
 from mmkd.heads.roi import RoITable, _log_odds
-from mmkd.structures import Step
+from mmkd.structures import ClassMap, Step, TeacherPass
 
 RCNN = dict(train_cfg__rcnn__sampler__num=32)
 CASCADE = {f'train_cfg__rcnn__{stage}__sampler__num': 32 for stage in range(3)}
@@ -327,6 +327,21 @@ def test_boxes_are_those_of_each_heads_own_prediction(name: str) -> None:
                 boxes.clamp(min=0), expected.reshape(-1, 4), rtol=1e-5, atol=1e-3
             )
         assert table.student_boxes(every).requires_grad
+
+
+def test_the_teachers_box_of_a_class_is_that_of_its_own_number_of_the_class() -> None:
+    result = run('faster')
+    (table,) = result.tables
+    inputs, samples = result.data['inputs'], result.data['data_samples']
+    classes = ClassMap(tuple(reversed(range(80))), num_teacher=80)
+    images = TeacherPass(inputs, samples, result.model.teacher.features, classes)
+    teacher = result.model._head.scores.on(images)
+    wanted = torch.arange(len(table)) % 80
+    code = teacher.outputs(table.rois, 0).code
+    boxes = teacher.decode(table.rois, code, wanted, 0).clamp(min=0)
+    expected = predicted_boxes(result.model.teacher.model, inputs, table.rois, 0)
+    expected = expected.view(len(table), 80, 4)[torch.arange(len(table)), 79 - wanted]
+    torch.testing.assert_close(boxes, expected, rtol=1e-5, atol=1e-3)
 
 
 @every_detector
