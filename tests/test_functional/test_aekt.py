@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from mmkd.functional import aekt_loss, dkd_loss, kd_loss, nckd, tckd
+from mmkd.functional.aekt import fold_serial_layer
 
 LABELS = torch.tensor([0, 4, 2, 2, 1, 3])
 EXPLICIT = ['ratio_tckd', 'ratio', 'nkd', 'tckd']
@@ -280,3 +281,63 @@ def test_a_single_softmax_logit_is_an_error():
     student, teacher = make_logits(num_classes=1)
     with pytest.raises(ValueError, match='1 per sample do not split into target and non-target'):
         aekt_loss(student, teacher, torch.zeros(6, dtype=torch.long))
+
+
+# fold_serial_layer
+
+
+def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
+    noise = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=noise, dtype=torch.float64)
+
+
+def test_folded_convolution_is_the_layer_behind_every_block():
+    weight, bias, images = drawn(3 * 4, 5, 3, 3), drawn(3 * 4, seed=1), drawn(2, 5, 7, 7, seed=2)
+    offset, shift = drawn(4, 4, seed=3), drawn(4, seed=4)
+
+    folded = torch.conv2d(images, *fold_serial_layer(weight, bias, offset, shift), padding=1)
+
+    logits = torch.conv2d(images, weight, bias, padding=1).unflatten(1, (3, 4))
+    layer = torch.eye(4, dtype=torch.float64) + offset
+    expected = torch.einsum('ij,najhw->naihw', layer, logits) + shift[:, None, None]
+    torch.testing.assert_close(folded, expected.flatten(1, 2))
+
+
+def test_folded_linear_layer_is_the_layer_behind_it():
+    weight, bias, rows = drawn(4, 6), drawn(4, seed=1), drawn(9, 6, seed=2)
+    offset, shift = drawn(4, 4, seed=3), drawn(4, seed=4)
+
+    new_weight, new_bias = fold_serial_layer(weight, bias, offset, shift)
+
+    logits = rows @ weight.T + bias
+    torch.testing.assert_close(rows @ new_weight.T + new_bias, logits + logits @ offset.T + shift)
+
+
+def test_folding_the_identity_changes_no_bit():
+    weight, bias = drawn(12, 5, 3, 3).float(), drawn(12).float()
+    folded = fold_serial_layer(weight, bias, torch.zeros(4, 4), torch.zeros(4))
+    assert torch.equal(folded[0], weight)
+    assert torch.equal(folded[1], bias)
+
+
+@pytest.mark.parametrize('shape', [(81, 300), (3 * 81, 16, 3, 3)])
+def test_folding_rounds_alike_with_and_without_gradients(shape):
+    """Training folds parameters, an export folds what was saved."""
+    values = [drawn(*shape).float(), drawn(shape[0]).float()]
+    values += [0.1 * drawn(81, 81).float(), drawn(81).float()]
+    exported = fold_serial_layer(*values)
+    trained = fold_serial_layer(*(torch.nn.Parameter(value) for value in values))
+    with torch.no_grad():
+        validated = fold_serial_layer(*(torch.nn.Parameter(value) for value in values))
+    for saved, *others in zip(exported, trained, validated, strict=True):
+        assert all(torch.equal(saved, other) for other in others)
+
+
+def test_fold_has_the_gradient_of_all_four():
+    inputs = [drawn(6, 2), drawn(6, seed=1), drawn(3, 3, seed=2), drawn(3, seed=3)]
+    assert torch.autograd.gradcheck(fold_serial_layer, [x.requires_grad_() for x in inputs])
+
+
+def test_rows_that_are_no_blocks_are_an_error():
+    with pytest.raises(ValueError, match='weight: 7 rows are no blocks of 3 logits'):
+        fold_serial_layer(drawn(7, 2), drawn(7), drawn(3, 3), drawn(3))

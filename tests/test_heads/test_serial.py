@@ -67,7 +67,7 @@ class Case:
         if self.scope == 'mmpretrain':
             return classifiers.distiller(self.student, self.teacher, losses)
         model = zoo.distiller(copy.deepcopy(self.student), copy.deepcopy(self.teacher), losses)
-        if hasattr(model.teacher.model.neck, 'l2_norm'):  # SSD's: unset memory until init_weights
+        if hasattr(getattr(model.teacher.model, 'neck', None), 'l2_norm'):  # SSD's is unset memory
             nn.init.constant_(model.teacher.model.neck.l2_norm.weight, 20)
         return model
 
@@ -124,7 +124,7 @@ def case(name: str) -> Case:
         student.merge_from_dict({'test_cfg.rcnn.score_thr': 0.0})
         return Case(student, teacher, rois.full_batch())
     if family == 'query':
-        return Case(*queries.models(name), zoo.batch())
+        return Case(*queries.models(name), zoo.batch(masks=True))
     student, teacher = classifiers.STUDENTS[name], classifiers.TEACHERS['linear']
     return Case(student, teacher, classifiers.raw_batch(), 'mmpretrain')
 

@@ -7,16 +7,18 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
-from tiny import NUM_CLASSES, TINY_RETINANET, make_runner, recipe
+from tiny import NUM_CLASSES, TINY_RETINANET, make_runner, recipe, same
 from zoo import batch, mmdet_scope
 
-from mmkd.utils import override_data_root
+from mmkd.distillers import Teacher
+from mmkd.utils import DropDistillWeights, override_data_root
 from mmkd.utils.export import ExportedStudent, export_student
 
 DATA = Path(__file__).parent.parent / 'data'
@@ -273,6 +275,20 @@ def test_an_export_can_be_repeated_and_named(detector: Run, tmp_path: Path) -> N
         twice[0].checkpoint.name,
     }
     assert twice[0].checkpoint.stat().st_mode & 0o044 == 0o044, 'others may read it'
+
+
+def test_a_training_checkpoint_is_folded_wherever_this_package_reads_it(detector: Run) -> None:
+    """A distilled student that becomes a teacher, and the hook by which tools/test.py loads one."""
+    exported = torch.load(detector.exported('epoch_1').checkpoint, weights_only=True)
+    runner, path = detector.runner, detector.work_dir / 'epoch_1.pth'
+    teacher = Teacher(
+        config=runner.cfg, checkpoint=path, student_preprocessor=runner.model.data_preprocessor
+    )
+    checkpoint = detector.checkpoint('epoch_1.pth')
+    DropDistillWeights().after_load_checkpoint(SimpleNamespace(model=teacher.model), checkpoint)
+    for weights in (teacher.model.state_dict(), checkpoint['state_dict']):
+        assert same(weights, exported['state_dict'])
+    assert not any('distill' in key for key in checkpoint['ema_state_dict'])
 
 
 def test_what_does_not_fit_is_an_error_and_writes_nothing(detector: Run, tmp_path: Path) -> None:
