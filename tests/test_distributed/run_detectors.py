@@ -40,6 +40,8 @@ DENSE_LOSSES = dict(
     aekt_later=dict(type='mmkd.AEKTLoss', weight=dict(type='LinearWarmup', begin=1, end=2)),
     qfl=dict(type='mmkd.QFLKDLoss'),
     qfl_mean=dict(type='mmkd.QFLKDLoss', average='samples'),
+    box_giou=dict(type='mmkd.BoxGIoULoss'),
+    box_l1=dict(type='mmkd.BoxL1Loss'),
 )
 
 
