@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tiny import (
 )
 from zoo import batch, distiller, gradient, mmdet_scope, one_step, pair
 
+from mmkd.checkpoints import UnsafeCheckpointError
 from mmkd.distillers import Distiller
 
 PKD = dict(type='mmkd.PKDLoss')
@@ -41,6 +43,31 @@ def test_teacher_checkpoint_missing(tmp_path: Path) -> None:
         FileNotFoundError, match=r'teacher\.checkpoint: .*no\.pth.*train the teacher'
     ):
         build(teacher_model(), tmp_path / 'no.pth')
+
+
+class Executed:
+    """Would execute a command when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f'touch {self.trace}',)
+
+
+def test_teacher_checkpoint_that_has_to_be_unpickled(tmp_path: Path) -> None:
+    trace = tmp_path / 'trace'
+    weights = build(teacher_model()).teacher.model.state_dict()
+    torch.save(dict(state_dict=weights, meta=dict(x=Executed(trace))), tmp_path / 'a.pth')
+
+    with pytest.raises(UnsafeCheckpointError, match=r'a\.pth.*teacher\.allow_pickle=True'):
+        build(teacher_model(), tmp_path / 'a.pth')
+    assert not trace.exists()
+
+    trusted = dict(teacher_options(teacher_model(), tmp_path / 'a.pth'), allow_pickle=True)
+    with mmdet_scope():
+        Distiller(student_model(), trusted, dict(ckd=CKD))
+    assert trace.exists()
 
 
 def test_teacher_checkpoint_of_another_architecture(tmp_path: Path) -> None:

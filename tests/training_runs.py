@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,12 @@ _server.set_forkserver_preload(['training_runs', 'mmdet.apis', 'mmkd.distillers'
 
 
 def start(
-    work_dir: Path, *arguments: str, options: Sequence[str], config: str, kill: str = ''
+    work_dir: Path,
+    *arguments: str,
+    options: Sequence[str],
+    config: str,
+    kill: str = '',
+    environment: Mapping[str, str] | None = None,
 ) -> Any:
     """Start ``tools/train.py`` with a config of ``tests/data``.
 
@@ -33,7 +38,9 @@ def start(
         *arguments: Options such as ``--resume``.
         options: Settings of the config, ``key=value``.
         config: The config's name without ``.py``.
-        kill: ``'HOOK_POINT N'``: SIGKILL itself when that method of its hooks is called for the Nth time.
+        environment: Variables of the process, such as its rank.
+        kill: ``'HOOK_POINT N'``: SIGKILL itself when that method of its hooks is called for the Nth time; with
+            ``worker`` after it, kill one of its dataloader's workers; with ``pause``, wait for ever.
 
     Returns:
         The process.
@@ -46,7 +53,9 @@ def start(
         '--cfg-options',
         *options,
     ]
-    process = _server.Process(target=_run, args=(argv, str(output(work_dir)), kill))
+    process = _server.Process(
+        target=_run, args=(argv, str(output(work_dir)), kill, dict(environment or {}))
+    )
     process.start()
     return process
 
@@ -89,8 +98,9 @@ def differing(first: Path, second: Path) -> list[str]:
     return [name for name in ours if not torch.equal(ours[name], theirs[name])]
 
 
-def _run(argv: list[str], log: str, kill: str) -> None:
-    descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+def _run(argv: list[str], log: str, kill: str, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     sys.stdout = os.fdopen(1, 'w', buffering=1)
@@ -98,33 +108,39 @@ def _run(argv: list[str], log: str, kill: str) -> None:
     torch.set_num_threads(1)
     import mmengine.runner.runner
 
-    mmengine.runner.runner.collect_env = dict  # which would start compilers to ask for their versions
+    mmengine.runner.runner.collect_env = (
+        dict  # which would start compilers to ask for their versions
+    )
     spec = importlib.util.spec_from_file_location('train', REPOSITORY / 'tools' / 'train.py')
     assert spec is not None
     assert spec.loader is not None
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     if kill:
-        _kill_self_at(tool, *kill.split())
+        _act_at(tool, *kill.split())
     sys.exit(tool.main(argv))
 
 
-def _kill_self_at(tool: Any, point: str, count: str) -> None:
+def _act_at(tool: Any, point: str, count: str, victim: str = 'self') -> None:
     from mmengine.hooks import Hook
 
     left = int(count)
 
-    def call(self: Hook, *args: Any, **kwargs: Any) -> None:
+    def call(self: Hook, runner: Any, *args: Any, **kwargs: Any) -> None:
         nonlocal left
         left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if left == 0 and victim == 'pause':
+            Path(runner.work_dir, 'paused').touch()
+            signal.pause()
+        elif left == 0:
+            children = multiprocessing.active_children()
+            os.kill(os.getpid() if victim == 'self' else children[0].pid, signal.SIGKILL)
 
     build_runner = tool.build_runner
 
     def build_and_watch(cfg: Any) -> Any:
         runner = build_runner(cfg)
-        runner.register_hook(type('KillSelf', (Hook,), {point: call, 'priority': 'LOWEST'})())
+        runner.register_hook(type('Act', (Hook,), {point: call, 'priority': 'LOWEST'})())
         return runner
 
     tool.build_runner = build_and_watch

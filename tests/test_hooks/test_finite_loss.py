@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mmkd.hooks import FiniteLossHook
+
+FINE = dict(loss=torch.tensor(1.0), loss_cls=torch.tensor(1.0))
+BROKEN = dict(
+    loss=torch.tensor(float('nan')),
+    loss_cls=torch.tensor(float('nan')),
+    loss_bbox=torch.tensor(1.0),
+)
+
+
+def after(hook: FiniteLossHook, outputs: dict[str, torch.Tensor], **optim_wrapper: object) -> None:
+    runner = SimpleNamespace(iter=7, epoch=1, optim_wrapper=SimpleNamespace(**optim_wrapper))
+    hook.after_train_iter(runner, 0, outputs=outputs)  # type: ignore[arg-type]
+
+
+def test_the_loss_and_the_iteration_are_named() -> None:
+    hook = FiniteLossHook()
+    after(hook, FINE)
+    with pytest.raises(
+        FloatingPointError, match=r'loss_cls is nan at iteration 7 \(epoch 1\)'
+    ) as raised:
+        after(hook, BROKEN)
+    assert 'loss_bbox' not in str(raised.value)
+
+
+def test_a_gradient_scaler_is_left_alone_for_a_while() -> None:
+    hook = FiniteLossHook(patience=3)
+    for outputs in (BROKEN, BROKEN, FINE, BROKEN, BROKEN):
+        after(hook, outputs, loss_scaler=None)
+    with pytest.raises(FloatingPointError, match='loss_cls is nan'):
+        after(hook, BROKEN, loss_scaler=None)
