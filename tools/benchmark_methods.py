@@ -15,24 +15,19 @@ from typing import Any
 # Works from a clone as well, before `pip install -e .`.
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from mmkd.datasets import make_shapes
+from mmkd.datasets import make_default_set
 from mmkd.experiments import (
     Display,
     EvaluationRun,
     StageError,
+    Task,
     TrainingRun,
     relative_path,
     resolve_config,
     run_stages,
+    task_of,
 )
-from mmkd.report import (
-    COCO_COLUMNS,
-    mean_and_deviation,
-    paired_difference,
-    points,
-    replace_block,
-    table,
-)
+from mmkd.report import Columns, mean_and_deviation, paired_difference, replace_block, table
 from mmkd.utils import PreflightError, is_distiller
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -102,7 +97,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--data-root',
         type=path,
-        help='a folder in COCO layout (default: data/shapes, made if need be)',
+        help="a folder in COCO layout, for classifiers in ImageNet layout (default: the config's, made if it is "
+        'embedded data)',
     )
     parser.add_argument('--jobs', type=int, default=2, metavar='N', help='runs at a time')
     parser.add_argument(
@@ -165,18 +161,16 @@ def config_of(args: argparse.Namespace, method: str) -> str:
 
 
 def plan(
-    args: argparse.Namespace, methods: Sequence[Method], data_root: Path
+    args: argparse.Namespace, methods: Sequence[Method], task: Task, data_root: Path
 ) -> tuple[TrainingRun | None, dict[tuple[str, int], EvaluationRun]]:
     """The teacher's training, if there is one, and an evaluation per (method, seed).
 
     An evaluation holds the training that it belongs to.
     """
-    annotations = {
-        split: data_root / f'annotations/instances_{split}2017.json' for split in ('train', 'val')
-    }
+    validation = task.inputs(data_root, 'val')
+    inputs = task.inputs(data_root, 'train') + validation
     data = f'data_root={data_root}/'
     common = (data, 'default_hooks.checkpoint.max_keep_ckpts=2', *args.cfg_options)
-    inputs = tuple(annotations.values())
 
     teacher, checkpoint = None, args.teacher
     if checkpoint is None and any(method.needs_teacher for method in methods):
@@ -213,7 +207,7 @@ def plan(
                 training,
                 work_dir / 'test',
                 options,
-                (annotations['val'],),
+                validation,
                 threads=1,
             )
     return teacher, evaluations
@@ -226,21 +220,24 @@ def without_validation(config: str, options: tuple[str, ...]) -> tuple[str, ...]
 
 
 def summarize(
-    names: Sequence[str], results: dict[tuple[str, int], dict[str, Any]]
+    names: Sequence[str], results: dict[tuple[str, int], dict[str, Any]], columns: Columns
 ) -> list[tuple[str, ...]]:
     """The rows of the table: one per method, in the order of ``names``.
 
     Args:
         names: the methods.
         results: by (method, seed), ``metrics`` and ``seconds``.
+        columns: the metrics.
     """
     rows = []
-    plain = points_of(PLAIN, 'AP', results)
+    plain = points_of(PLAIN, columns.main, results, columns)
     for name in names:
-        cells = [spread(points_of(name, column, results).values()) for column in COCO_COLUMNS]
+        cells = [
+            spread(points_of(name, column, results, columns).values()) for column in columns.keys
+        ]
         difference = '–'
         if name != PLAIN:
-            paired = paired_difference(points_of(name, 'AP', results), plain)
+            paired = paired_difference(points_of(name, columns.main, results, columns), plain)
             difference = f'{paired.mean:+.2f}'
             if not math.isnan(paired.low):
                 difference += f' [{paired.low:+.2f}, {paired.high:+.2f}]'
@@ -251,11 +248,11 @@ def summarize(
 
 
 def points_of(
-    method: str, column: str, results: dict[tuple[str, int], dict[str, Any]]
+    method: str, column: str, results: dict[tuple[str, int], dict[str, Any]], columns: Columns
 ) -> dict[int, float]:
     """A metric in points by seed; empty where the data has no object of the size."""
     by_seed = {
-        seed: points(run['metrics'], column)
+        seed: columns.points(run['metrics'], column)
         for (name, seed), run in results.items()
         if name == method
     }
@@ -272,6 +269,7 @@ def spread(values: Collection[float]) -> str:
 def report(
     args: argparse.Namespace,
     methods: Sequence[Method],
+    columns: Columns,
     evaluations: dict[tuple[str, int], EvaluationRun],
 ) -> str:
     """Write results.json and the document; return the table with its caption."""
@@ -279,9 +277,9 @@ def report(
         key: {'metrics': run.metrics, 'seconds': run.training.seconds}
         for key, run in evaluations.items()
     }
-    rows = summarize([method.name for method in methods], results)
+    rows = summarize([method.name for method in methods], results, columns)
     header = (
-        'Method', *COCO_COLUMNS, 'AP − plain [95 %]', 'Seeds', 'Time per run',
+        'Method', *columns.keys, f'{columns.main} − plain [95 %]', 'Seeds', 'Time per run',
     )  # fmt: skip
     epochs = next(iter(evaluations.values())).training.epochs
     settings = ''.join(
@@ -291,7 +289,7 @@ def report(
     )
     text = (
         f'{table(header, rows)}\n\n'
-        f'COCO AP in points on the validation images after the last of {epochs} epochs: mean ± '
+        f'{columns.title} in points on the validation images after the last of {epochs} epochs: mean ± '
         'standard deviation over the seeds, and the mean of the differences seed by seed with its '
         f'Student-t interval. Made by\n\n    {command_line(args)}\n{settings}'
     )
@@ -333,16 +331,21 @@ def command_line(args: argparse.Namespace) -> str:
 
 def benchmark(args: argparse.Namespace, display: Display) -> None:
     methods = methods_of(args)
+    plain = resolve_config(config_of(args, PLAIN))
+    task = task_of(plain)
     data_root = args.data_root
     if data_root is None:
-        data_root = make_shapes('data/shapes', log=display.say)
-    teacher, evaluations = plan(args, methods, data_root)
+        try:
+            data_root = make_default_set(plain.data_root, log=display.say)
+        except ValueError as error:
+            raise Usage(f'--data-root: {error}') from None
+    teacher, evaluations = plan(args, methods, task, data_root)
     stages: list[TrainingRun | EvaluationRun] = [teacher] if teacher else []
     for run in evaluations.values():
         stages += [run.training, run]
     args.work_dir.mkdir(parents=True, exist_ok=True)
-    run_stages(stages, args.jobs, display)
-    display.say('\n' + report(args, methods, evaluations))
+    run_stages(stages, args.jobs, display, preload=task.preload)
+    display.say('\n' + report(args, methods, task.columns, evaluations))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# From a clone to a distilled detector: set up the environment, make the embedded data, train a
-# teacher, a plain student and a CKD student, and compare them. Arguments: see --help.
+# From a clone to a distilled detector or classifier: set up the environment, make the embedded data,
+# train a teacher, a plain student and distilled students, and compare them. Arguments: see --help.
 #
 #   bash tools/quickstart.sh
+#   bash tools/quickstart.sh --task classification
 #
 # Interrupt it at any time: the same command goes on where it stopped. See docs/quickstart.md.
 set -euo pipefail

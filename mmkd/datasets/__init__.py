@@ -1,5 +1,5 @@
 """Embedded data: generators that need no download."""
 
-from mmkd.datasets.shapes import make_shapes
+from mmkd.datasets.shapes import default_folder, make_default_set, make_shapes
 
-__all__ = ['make_shapes']
+__all__ = ['default_folder', 'make_default_set', 'make_shapes']

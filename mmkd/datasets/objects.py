@@ -55,11 +55,13 @@ class ObjectSet:
             names, but may be drawn from different originals.
         supercategory: what COCO's annotations call them all.
         photographs: for a set of given images: those of a split, (N, H, W) uint8, and their labels, (N,).
+        photograph_size: the width in pixels that they are enlarged to where nothing else is said.
     """
 
     categories: Callable[[Split], tuple[Category, ...]]
     supercategory: str = 'shape'
     photographs: Callable[[Split], tuple[np.ndarray, np.ndarray]] | None = None
+    photograph_size: int = 16
 
     @property
     def names(self) -> tuple[str, ...]:

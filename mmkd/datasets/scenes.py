@@ -29,7 +29,7 @@ _LARGE = 96
 """Objects of more than this many pixels squared are COCO's large ones."""
 
 _PLACEMENT_ATTEMPTS = 10
-_LARGEST_TILT = 0.3  # radians, of upright objects
+_LARGEST_TILT = 0.3  # radians, of upright objects and in classification
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def draw_scene(
 
 
 def draw_object(rng: np.random.Generator, size: int, category: Category) -> np.ndarray:
-    """Draw an image for classification: one object near the middle, with clutter.
+    """Draw an image for classification: one object near the middle, tilted a little, with clutter.
 
     Args:
         rng: The only source of chance.
@@ -72,14 +72,14 @@ def draw_object(rng: np.random.Generator, size: int, category: Category) -> np.n
         The image, (size, size, 3) BGR uint8.
     """
     outline = category.outline(rng)
-    scale = _fitting(size * rng.uniform(0.35, 0.65), category, outline, size)
-    centre = size * rng.uniform(0.38, 0.62, 2)
-    contours = place(outline, scale, _angle(rng, category), centre)
-    layers = [_stroke(rng, size) for _ in range(rng.integers(0, 2))]
+    scale = _fitting(size * rng.uniform(0.45, 0.7), category, outline, size)
+    centre = size * rng.uniform(0.42, 0.58, 2)
+    contours = place(outline, scale, rng.uniform(-_LARGEST_TILT, _LARGEST_TILT), centre)
+    layers = [_stroke(rng, size)] if rng.random() < 0.3 else []
     layers.append(Layer(rasterise(contours, size), category.finish))
     layers += [
         _stroke(rng, size) if rng.random() < 0.5 else _blob(rng, size)
-        for _ in range(rng.integers(1, 4))
+        for _ in range(rng.integers(0, 3))
     ]
     return paint(rng, size, layers)
 

@@ -28,7 +28,7 @@ class Task:
     """What is made for a task where nothing else is said."""
 
     layout: Layout
-    out: str
+    suffix: str
     categories: str
     train: int
     val: int
@@ -36,10 +36,40 @@ class Task:
 
 
 TASKS = {
-    'detection': Task(CocoLayout(), 'data/shapes', 'shapes', 2000, 500, 128),
-    'classification': Task(ImageNetLayout(), 'data/shapes_cls', 'textured', 3000, 1500, 32),
+    'detection': Task(CocoLayout(), '', 'shapes', 2000, 500, 128),
+    'classification': Task(ImageNetLayout(), '_cls', 'textured', 3000, 1500, 32),
 }
 """What the data can be for."""
+
+
+def default_folder(task: str, categories: str) -> str:
+    """Where the recipes expect a set: ``data/OBJECTS``, or ``data/OBJECTS_cls`` for classification."""
+    return f'data/{categories}{TASKS[task].suffix}'
+
+
+def make_default_set(
+    folder: str | os.PathLike[str], log: Callable[[str], None] | None = None
+) -> Path:
+    """Write the set that the recipes expect in a folder, such as ``data/shapes`` or ``data/digits_cls``.
+
+    Args:
+        folder: What :func:`default_folder` gives for one of the sets.
+        log: See :func:`make_shapes`.
+
+    Returns:
+        The folder's path.
+
+    Raises:
+        ValueError: It is the folder of none of the sets.
+    """
+    name = os.path.normpath(folder)
+    for task in TASKS:
+        for categories in OBJECT_SETS:
+            if name == default_folder(task, categories):
+                return make_shapes(name, categories=categories, log=log, task=task)
+    raise ValueError(
+        f'{folder}: this is the folder of none of the embedded sets: make the data first'
+    )
 
 
 def make_shapes(
@@ -67,7 +97,8 @@ def make_shapes(
         val: Number of validation images; by default 500 for detection, 1500 for classification (of the digits all
             510).
         size: Width and height of the images in pixels: at least 64 for detection (objects above COCO's 'large'
-            bound, 96 x 96 px, need 112 or more), by default 128; at least 8 for classification, by default 32.
+            bound, 96 x 96 px, need 112 or more), by default 128; at least 8 for classification, by default 32
+            (digits 16).
         seed: Any integer >= 0.
         categories: 'shapes' (the ten of :data:`mmkd.datasets.objects.CLASSES`, the default for detection),
             'textured' (each of the ten plain, striped and checked: 30 classes, the default for classification),
@@ -92,7 +123,9 @@ def make_shapes(
     categories = defaults.categories if categories is None else categories
     if categories not in OBJECT_SETS:
         raise ValueError(f'categories must be one of {", ".join(OBJECT_SETS)}, not {categories!r}')
-    size = defaults.size if size is None else size
+    given_images = task == 'classification' and OBJECT_SETS[categories].photographs is not None
+    if size is None:
+        size = OBJECT_SETS[categories].photograph_size if given_images else defaults.size
     counts: dict[Split, int] = {
         'train': _count('train', train, defaults.train, task, categories),
         'val': _count('val', val, defaults.val, task, categories),
@@ -146,8 +179,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         'out',
         nargs='?',
-        help='folder to write (default: data/shapes, for classification data/shapes_cls; with other objects than '
-        "the task's own their name is added)",
+        help='folder to write (default: data/OBJECTS, for classification data/OBJECTS_cls: where the recipes '
+        'expect them)',
     )
     parser.add_argument(
         '--task', choices=tuple(TASKS), default='detection', help='default: detection'
@@ -179,7 +212,7 @@ def main(arguments: list[str] | None = None) -> None:
         type=int,
         metavar='PX',
         help='width and height of the images. Detection: at least 64, default 128; below 112 no object reaches '
-        "COCO's large area. Classification: at least 8, default 32",
+        "COCO's large area. Classification: at least 8, default 32, digits 16",
     )
     parser.add_argument(
         '--seed', type=int, default=0, metavar='N', help='random seed, 0 or more (default: 0)'
@@ -192,10 +225,10 @@ def main(arguments: list[str] | None = None) -> None:
         help='processes; the files do not depend on it (default: %(default)s)',
     )
     given = vars(parser.parse_args(arguments))
+    if given['categories'] is None:
+        given['categories'] = TASKS[given['task']].categories
     if given['out'] is None:
-        defaults = TASKS[given['task']]
-        other = given['categories'] not in (None, defaults.categories)
-        given['out'] = f'{defaults.out}_{given["categories"]}' if other else defaults.out
+        given['out'] = default_folder(given['task'], given['categories'])
     try:
         make_shapes(**given, log=partial(print, flush=True))
     except (ValueError, OSError) as error:

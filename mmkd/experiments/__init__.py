@@ -12,16 +12,21 @@ from mmkd.experiments.runs import (
     resolve_config,
 )
 from mmkd.experiments.schedule import run_stages
+from mmkd.experiments.tasks import CLASSIFICATION, DETECTION, Task, task_of
 
 __all__ = [
+    'CLASSIFICATION',
+    'DETECTION',
     'Action',
     'Decision',
     'Display',
     'EvaluationRun',
     'Stage',
     'StageError',
+    'Task',
     'TrainingRun',
     'relative_path',
     'resolve_config',
     'run_stages',
+    'task_of',
 ]

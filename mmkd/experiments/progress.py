@@ -15,7 +15,11 @@ _TRAIN_LINE = re.compile(
     r'\sloss: (?P<loss>\S+)'
 )
 _VAL_LINE = re.compile(r'Epoch\(val\)\s+\[\d+\]')
-_MAP = re.compile(r'coco/bbox_mAP: (?P<value>\S+)')
+# By what the metric is called in a line of status: how MMEngine logs it, and how many digits are of use.
+_METRICS = {
+    'mAP': (re.compile(r'coco/bbox_mAP: (\S+)'), 3),
+    'top-1': (re.compile(r'accuracy/top1: (\S+)'), 1),
+}
 _QUIET_SECONDS = 30.0
 
 
@@ -27,14 +31,14 @@ class Progress:
         epochs: length of the training.
         done: epochs trained so far, with the part of the current one.
         loss: the last loss.
-        mean_average_precision: the last validation's COCO mAP.
+        metric: the last validation's COCO mAP or top-1 accuracy, in words.
         validating: whether a validation is going on.
     """
 
     epochs: int
     done: float = 0.0
     loss: str | None = None
-    mean_average_precision: str | None = None
+    metric: str | None = None
     validating: bool = False
     _origin: tuple[float, float] | None = None
 
@@ -55,11 +59,12 @@ class Progress:
             if self._origin is None:
                 self._origin = (now, self.done)
         elif _VAL_LINE.search(line):
-            metric = _MAP.search(line)
-            self.validating = metric is None
-            if metric is not None:
-                self.mean_average_precision = metric['value']
-                return True
+            self.validating = True
+            for name, (pattern, digits) in _METRICS.items():
+                if match := pattern.search(line):
+                    self.metric = f'{name} {float(match[1]):.{digits}f}'
+                    self.validating = False
+                    return True
         return False
 
     def seconds_left(self, now: float) -> float | None:
@@ -78,8 +83,8 @@ class Progress:
             parts.append('validating')
         if self.loss is not None:
             parts.append(f'loss {float(self.loss):.3f}')
-        if self.mean_average_precision is not None:
-            parts.append(f'mAP {float(self.mean_average_precision):.3f}')
+        if self.metric is not None:
+            parts.append(self.metric)
         left = self.seconds_left(now)
         if left is not None:
             parts.append(f'{clock(left)} left')

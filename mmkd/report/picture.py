@@ -84,7 +84,7 @@ def draw_report(
                     fontsize=14,
                     weight='bold',
                 )
-    _draw_curves(figure.add_subplot(grid[-1, :]), curves, metric)
+    draw_curves(figure.add_subplot(grid[-1, :]), curves, metric)
     figure.legend(
         handles=[
             Line2D([], [], color='black', lw=2, label='found, class right'),
@@ -170,7 +170,17 @@ def _add_label(axes: Axes, box: Sequence[float], text: str, colour: object) -> N
     )
 
 
-def _draw_curves(axes: Axes, curves: Mapping[str, Mapping[int, float]], metric: str) -> None:
+def draw_curves(
+    axes: Axes, curves: Mapping[str, Mapping[int, float]], metric: str, digits: int = 3
+) -> None:
+    """Draw a metric against the epoch, with each curve's name and last value at its end.
+
+    Args:
+        axes: the panel.
+        curves: by name, the metric by epoch.
+        metric: what the curves show.
+        digits: decimal places of the values.
+    """
     ends: list[tuple[float, int, str, str]] = []
     for name, curve in curves.items():
         epochs = sorted(curve)
@@ -185,7 +195,7 @@ def _draw_curves(axes: Axes, curves: Mapping[str, Mapping[int, float]], metric: 
         height = max(value, lowest)
         lowest = height + line_height
         axes.annotate(
-            f'{name} {value:.3f}',
+            f'{name} {value:.{digits}f}',
             xy=(epoch, height),
             xytext=(8, 0),
             textcoords='offset points',

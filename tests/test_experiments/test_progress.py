@@ -41,6 +41,16 @@ def test_the_end_of_a_validation_is_told_and_names_its_epoch() -> None:
     assert progress.describe(20.0).startswith('epoch 2/4, loss 0.982, mAP 0.213')
 
 
+def test_the_accuracy_of_a_classifier_is_a_metric_too() -> None:
+    progress = Progress(epochs=4)
+    progress.read(TRAIN.format(epoch=1, batch=100), now=10.0)
+    line = (
+        PREFIX + 'Epoch(val) [1][6/6]    accuracy/top1: 41.2667  accuracy/top5: 80.2000  time: 0.1'
+    )
+    assert progress.read(line, now=12.0)
+    assert progress.describe(12.0).startswith('epoch 1/4, loss 0.982, top-1 41.3')
+
+
 def test_a_resumed_training_is_timed_from_where_it_went_on() -> None:
     progress = Progress(epochs=8)
     progress.read(TRAIN.format(epoch=7, batch=' 50'), now=5.0)

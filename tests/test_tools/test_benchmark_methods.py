@@ -14,6 +14,10 @@ from typing import Any
 
 import pytest
 
+from mmkd.datasets import make_shapes
+from mmkd.experiments import DETECTION
+from mmkd.report import COCO_COLUMNS, TOP_K_COLUMNS
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -85,7 +89,7 @@ def test_runs_of_a_seed_differ_in_the_method_only(
     benchmark: ModuleType, parse: Callable[..., argparse.Namespace], tiny_coco: Path
 ) -> None:
     args = parse('--seeds', '3', '4', '--variant', 'hot:ckd', 'model.losses.ckd.temperature=4')
-    teacher, evaluations = benchmark.plan(args, benchmark.methods_of(args), tiny_coco)
+    teacher, evaluations = benchmark.plan(args, benchmark.methods_of(args), DETECTION, tiny_coco)
     assert list(evaluations) == [
         ('plain', 3), ('ckd', 3), ('hot', 3), ('plain', 4), ('ckd', 4), ('hot', 4),
     ]  # fmt: skip
@@ -112,13 +116,13 @@ def test_a_given_teacher_is_not_trained_and_plain_alone_needs_none(
 ) -> None:
     given = tmp_path / 'teacher.pth'
     args = parse('--seeds', '0', '--teacher', str(given))
-    teacher, evaluations = benchmark.plan(args, benchmark.methods_of(args), tiny_coco)
+    teacher, evaluations = benchmark.plan(args, benchmark.methods_of(args), DETECTION, tiny_coco)
     ckd = evaluations['ckd', 0].training
     assert teacher is None
     assert ckd.after == ()
     assert f'model.teacher.checkpoint={given}' in ckd.options
     args = parse('--seeds', '0', '--methods', 'plain')
-    assert benchmark.plan(args, benchmark.methods_of(args), tiny_coco)[0] is None
+    assert benchmark.plan(args, benchmark.methods_of(args), DETECTION, tiny_coco)[0] is None
 
 
 def test_rows_against_plain_formulas(benchmark: ModuleType) -> None:
@@ -127,7 +131,7 @@ def test_rows_against_plain_formulas(benchmark: ModuleType) -> None:
     for seed in range(3):
         results['plain', seed] = run_result(plain[seed], seconds=60)
         results['ckd', seed] = run_result(ckd[seed], seconds=60 * (seed + 1))
-    first, second = benchmark.summarize(['plain', 'ckd'], results)
+    first, second = benchmark.summarize(['plain', 'ckd'], results, COCO_COLUMNS)
     assert first[:2] == ('plain', f'11.00 ± {statistics.stdev([10, 12, 11]):.2f}')
     assert first[-3:] == ('–', '3', '1.0 min')
     # Differences 3, 1, 2 points: deviation 1, t(0.975, 2) = 4.3027 from a printed table.
@@ -136,12 +140,21 @@ def test_rows_against_plain_formulas(benchmark: ModuleType) -> None:
     assert second[-3:] == (f'+2.00 [{2 - half:+.2f}, {2 + half:+.2f}]', '3', '2.0 min')
 
 
+def test_classifiers_are_compared_by_top_1(benchmark: ModuleType) -> None:
+    results = {
+        (name, 0): {'metrics': {'accuracy/top1': top_1, 'accuracy/top5': 90.0}, 'seconds': 30.0}
+        for name, top_1 in (('plain', 50.5), ('ckd', 53.0))
+    }
+    _, row = benchmark.summarize(['plain', 'ckd'], results, TOP_K_COLUMNS)
+    assert row == ('ckd', '53.00', '90.00', '+2.50', '1', '0.5 min')
+
+
 def test_one_seed_has_no_spread_and_a_missing_size_no_value(benchmark: ModuleType) -> None:
     results = {
         ('plain', 0): run_result(0.10, large=-1),
         ('ckd', 0): run_result(0.125, large=-1),
     }
-    _, row = benchmark.summarize(['plain', 'ckd'], results)
+    _, row = benchmark.summarize(['plain', 'ckd'], results, COCO_COLUMNS)
     assert row[1:4] == ('12.50', '12.50', '12.50')
     assert row[4:7] == ('–', '–', '–')
     assert row[7] == '+2.50'
@@ -196,3 +209,25 @@ def test_from_training_to_the_document_and_again_without_training(
     assert 'mAP 0.' not in output, 'validated during the training'
     assert run().count('nothing to do') == 4
     assert (tmp_path / 'docs' / 'results.md').read_text() == document
+
+
+def test_a_distilled_classifier_from_training_to_the_table(tmp_path: Path) -> None:
+    """The digits' teacher and one student of each kind, for one epoch on a few images."""
+    data = make_shapes(
+        tmp_path / 'digits', train=40, val=20, categories='digits', task='classification', workers=1
+    )
+    command = [
+        sys.executable, str(REPOSITORY / 'tools' / 'benchmark_methods.py'),
+        '--config-dir', str(REPOSITORY / 'configs/shapes_cls'), '--model', 'digits',
+        '--methods', 'plain', 'ckd', '--seeds', '1', '--data-root', str(data),
+        '--cfg-options', 'train_cfg.max_epochs=1', 'train_dataloader.batch_size=20',
+        '--work-dir', str(tmp_path / 'work'),
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    content = json.loads((tmp_path / 'work' / 'digits_results.json').read_text())
+    assert [row['Method'] for row in content['table']] == ['plain', 'ckd']
+    for row in content['table']:
+        assert 0 <= float(row['top-1']) <= float(row['top-5']) <= 100
+        assert row['Seeds'] == '1'
+    assert 'Accuracy in points on the validation images after the last of 1 epochs' in done.stdout

@@ -102,6 +102,37 @@ def test_an_interruption_stops_the_trainings_and_says_how_to_go_on(tmp_path: Pat
     assert str(tmp_path) not in left
 
 
+def test_classification_ends_with_top_1_of_four_models_and_a_picture(
+    tmp_path: Path,
+) -> None:
+    run = subprocess.run(
+        [*COMMAND, '--task', 'classification', '--work-dir', str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    results = json.loads((tmp_path / 'results.json').read_text())
+    assert list(results) == ['teacher', 'plain student', 'CKD student', 'AEKT student']
+    plain = results.pop('plain student')
+    teacher = results.pop('teacher')
+    for row in results.values():
+        assert row['test_config'] == plain['config']
+        assert row['options'] == [
+            *plain['options'],
+            f'model.teacher.checkpoint={teacher["checkpoint"]}',
+        ]
+        assert row['parameters'] == plain['parameters'] < teacher['parameters']
+        assert 0 <= row['metrics']['accuracy/top1'] <= row['metrics']['accuracy/top5'] <= 100
+    assert (tmp_path / 'results.md').read_text().strip() in run.stdout
+    assert '[10/10] report' in run.stdout
+    assert 'epoch 1/1' in run.stdout
+    picture = cv2.imread(str(tmp_path / 'report.png'))
+    # Four columns: correlation matrices, their differences, and the curves.
+    assert picture.shape[1] > 1000
+    assert picture.shape[0] > 800
+
+
 @pytest.mark.parametrize('arguments', [['--jobs', '0'], ['--task', 'unknown']])
 def test_wrong_arguments_are_refused(
     load_tool: Callable[[str], ModuleType], arguments: list[str]

@@ -1,0 +1,51 @@
+# The embedded textured shapes: `python tools/make_shapes.py --task classification` writes data/textured_cls. Images are
+# small: loading them in the training's own process is as fast as in another one.
+data_root = 'data/textured_cls/'
+# fmt: off
+classes = (
+    'plain_circle', 'stripes_circle', 'checks_circle',
+    'plain_ellipse', 'stripes_ellipse', 'checks_ellipse',
+    'plain_square', 'stripes_square', 'checks_square',
+    'plain_rectangle', 'stripes_rectangle', 'checks_rectangle',
+    'plain_pentagon', 'stripes_pentagon', 'checks_pentagon',
+    'plain_hexagon', 'stripes_hexagon', 'checks_hexagon',
+    'plain_star', 'stripes_star', 'checks_star',
+    'plain_cross', 'stripes_cross', 'checks_cross',
+    'plain_ring', 'stripes_ring', 'checks_ring',
+    'plain_crescent', 'stripes_crescent', 'checks_crescent',
+)
+# fmt: on
+data_preprocessor = dict(num_classes=len(classes), mean=[127.5] * 3, std=[64.0] * 3, to_rgb=True)
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    dict(type='PackInputs'),
+]
+test_pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(
+        type='ImageNet',
+        data_root=data_root,
+        split='train',
+        metainfo=dict(classes=classes),
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    batch_size=250,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='ImageNet',
+        data_root=data_root,
+        split='val',
+        metainfo=dict(classes=classes),
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type='Accuracy', topk=(1, 5))
+test_evaluator = val_evaluator

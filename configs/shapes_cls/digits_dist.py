@@ -1,0 +1,2 @@
+_base_ = '../_base_/pairs/digits_cls.py'
+model = dict(losses={{_base_.dist}})

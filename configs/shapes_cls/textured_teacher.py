@@ -1,0 +1,8 @@
+# The teacher on the embedded textured shapes.
+_base_ = [
+    '../_base_/models/textured_cls_teacher.py',
+    '../_base_/datasets/textured_cls.py',
+    '../_base_/schedules/shapes_cls.py',
+    'mmpretrain::_base_/default_runtime.py',
+]
+optim_wrapper = dict(optimizer=dict(lr=5e-3))
