@@ -7,6 +7,7 @@ The numbers of processes are run one after the other, forked from one that has i
 
 from __future__ import annotations
 
+import copy
 import logging
 import multiprocessing
 import os
@@ -20,7 +21,11 @@ import zoo
 from mmdet.utils import register_all_modules
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
+from tiny import NUM_CLASSES, student_model, teacher_model
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from mmkd.distillers import Distiller
 
@@ -72,6 +77,8 @@ def work(folder: Path, rank: int, processes: int) -> None:
     answers['alone'] = ckd_alone()
     if processes <= 2:
         answers |= cascade_without_rois()
+    if processes == 2:
+        answers['sharded'] = sharded()
     torch.save(answers, folder / f'{processes}.{rank}')
     dist.destroy_process_group()
 
@@ -136,6 +143,36 @@ def cascade_without_rois() -> dict[str, Any]:
         cascade_loss=means({'loss_ckd': values['loss_ckd']})['loss_ckd'],
         cascade_gradients=gradients(model),
     )
+
+
+def sharded() -> dict[str, Any]:
+    """A RetinaNet under DDP and under PyTorch's ``fully_shard``, which splits every parameter."""
+    data = zoo.batch(2, 64, NUM_CLASSES, boxes=(3, 2), seed=dist.get_rank())
+    losses = dict(ckd=DENSE_LOSSES['ckd'], aekt=DENSE_LOSSES['aekt'])
+    found: dict[str, Any] = {}
+    for kind in ('ddp', 'fsdp'):
+        model = zoo.distiller(student_model(), teacher_model(), losses)
+        keys = list(model.state_dict())
+        wrapped: Any = model
+        if kind == 'ddp':
+            wrapped = parallel(model)
+        else:
+            fully_shard(model, mesh=init_device_mesh('cpu', (dist.get_world_size(),)))
+            assert any(
+                parameter.to_local().numel() < parameter.numel() for parameter in model.parameters()
+            )
+        step_losses = wrapped(**copy.deepcopy(data), mode='loss')
+        total, values = model.parse_losses(step_losses)
+        total.backward()
+        found[kind] = dict(
+            losses=means(values),
+            gradients={
+                name: gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
+                for name, gradient in gradients(model).items()
+            },
+        )
+        assert list(model.state_dict()) == keys
+    return found
 
 
 def dense(losses: dict[str, Any] = DENSE_LOSSES) -> Distiller:

@@ -74,3 +74,12 @@ def test_a_process_without_rois_goes_along(answers: Answers) -> None:
         torch.testing.assert_close(answer['cascade_loss'], expected['cascade_loss'])
         assert_same(answer['cascade_gradients'], expected['cascade_gradients'])
     assert any(gradient.any() for gradient in expected['cascade_gradients'].values())
+
+
+def test_sharded_parameters_get_the_same_gradient(answers: Answers) -> None:
+    """The distiller and its student are one tree of modules, also when PyTorch replaces its parameters."""
+    for answer in answers[2]:
+        ddp, fsdp = answer['sharded']['ddp'], answer['sharded']['fsdp']
+        assert_same(fsdp['losses'], ddp['losses'])
+        assert_same(fsdp['gradients'], ddp['gradients'])
+        assert any('serial_layer' in name for name in fsdp['gradients'])
