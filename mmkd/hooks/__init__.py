@@ -3,11 +3,17 @@
 from .checkpoint import WholeCheckpointHook
 from .export import ExportStudentHook
 from .finite_loss import FiniteLossHook
+from .monitor import DistillMonitorHook
 from .resume_state import ResumeStateHook
+from .teacher_check import TeacherCheckHook
+from .visualization import DistillVisualizationHook
 
 __all__ = [
+    'DistillMonitorHook',
+    'DistillVisualizationHook',
     'ExportStudentHook',
     'FiniteLossHook',
     'ResumeStateHook',
+    'TeacherCheckHook',
     'WholeCheckpointHook',
 ]

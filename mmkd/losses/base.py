@@ -132,7 +132,8 @@ class LogitLoss(DistillLoss):
         tables = []
         for pairs in step.logit_pairs(self.sampler):
             with _full_precision(pairs.student):
-                tables.append((*self._preprocess(pairs), pairs))
+                student, teacher = self._preprocess(pairs)
+            tables.append((student.detach(), teacher, pairs))
         return tables
 
     @abstractmethod

@@ -1,0 +1,24 @@
+"""The distiller of a run."""
+
+from __future__ import annotations
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from mmkd.distillers import Distiller
+
+
+def distiller_of(runner: Runner, hook: Hook) -> Distiller:
+    """The model that ``runner`` trains, out of what wraps it.
+
+    Raises:
+        TypeError: It is no distiller.
+    """
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    if not isinstance(model, Distiller):
+        raise TypeError(
+            f'{type(hook).__name__} looks at a distillation, but the model is a plain {type(model).__name__}: '
+            'take the hook out of custom_hooks, or train a recipe with a teacher'
+        )
+    return model

@@ -1,0 +1,198 @@
+"""What each distillation loss does to the student, and how far the student agrees with its teacher by now."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+
+from mmkd.distillers import Distiller
+from mmkd.distillers.record import StepRecord
+from mmkd.functional.agreement import cosine_similarities, matches, same_top1
+from mmkd.losses import LogitLoss
+from mmkd.registry import HOOKS
+from mmkd.structures import Step
+
+from ._distiller import distiller_of
+
+PREFIX = 'train/distill/'
+
+
+@HOOKS.register_module()
+class DistillMonitorHook(Hook):
+    """Measures every distillation loss now and then, and writes the numbers where MMEngine's visualisers find them.
+
+    In every ``interval``-th iteration, from that iteration's batch, of each loss whose weight is not 0:
+
+    - ``distill/<loss>/value``: the loss without its weight;
+    - ``distill/<loss>/grad_share``: the norm of its weighted gradient on the shared parameters, divided by the sum of
+      the norms of the student's own loss and of all distillation losses; that of the student's own loss is
+      ``distill/task_grad_share``, and all shares sum to 1;
+    - ``distill/<loss>/task_cosine``: the cosine of its gradient with that of the student's own loss: below 0 it works
+      against it;
+    - ``distill/<loss>/top1_agreement``, of losses on logits: how often student and teacher have the same highest
+      class, among the samples that the loss picks;
+    - ``distill/<loss>/matching_accuracy``, of losses on logits: how often the teacher's row is closer to the student's
+      row of the same sample than to the student's of any other (CKD's positive wins; samples of one object do not
+      compete). With several processes each compares its own samples.
+
+    ``distill/<loss>/weight`` is written for losses whose weight is 0 too. What was not measured the last time is taken
+    out of the log. With several processes, gradients and numbers are those of all of them together.
+
+    Training is not changed. A measured iteration costs one more backward pass of the shared parameters for each loss
+    and one for the student's own; the other iterations cost nothing.
+
+    Args:
+        interval: Iterations from one measurement to the next.
+        parameters: The shared parameters by the beginning of their names in the student: ``'backbone'``, or
+            ``'backbone.layer4'``, or ``['backbone', 'neck']``. Frozen ones do not count.
+        max_samples: The matching accuracy looks at so many samples at most, evenly spaced over those that a loss picks.
+
+    Raises:
+        ValueError: No trainable parameter has such a name.
+        TypeError: The run has no distiller.
+    """
+
+    priority = 'NORMAL'
+
+    def __init__(
+        self,
+        interval: int = 50,
+        parameters: str | Sequence[str] = 'backbone',
+        max_samples: int = 1024,
+    ) -> None:
+        self.interval = interval
+        self.parameters = (parameters,) if isinstance(parameters, str) else tuple(parameters)
+        self.max_samples = max_samples
+        self._measure_gradients = True
+
+    def before_train(self, runner: Runner) -> None:
+        """Check that there is something to measure."""
+        model = distiller_of(runner, self)
+        self._shared_parameters(model)
+        why = ''
+        if any(getattr(module, 'with_cp', False) for module in model.student.modules()):
+            why = 'the student recomputes activations in its backward pass (with_cp=True)'
+        elif isinstance(runner.model, FullyShardedDataParallel):
+            why = 'FSDP shards the parameters'
+        self._measure_gradients = not why
+        if why:
+            print_log(
+                f'DistillMonitorHook: {why}, which a second backward pass would disturb: gradients are not measured',
+                'current',
+                logging.WARNING,
+            )
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Ask for the record of the step that comes, in every ``interval``-th iteration."""
+        if self.every_n_train_iters(runner, self.interval):
+            model = distiller_of(runner, self)
+            model.observe_next_step(partial(self._measure, runner, model))
+
+    def _measure(self, runner: Runner, model: Distiller, record: StepRecord) -> None:
+        numbers = {f'{name}/weight': weight for name, weight in record.weights.items()}
+        for name, value in record.values.items():
+            numbers[f'{name}/value'] = float(_mean(value.detach().float().clone()))
+        if record.step is not None:
+            numbers |= self._agreement(model, record, record.step)
+        if record.values and self._measure_gradients:
+            numbers |= self._gradients(runner, model, record)
+        hub = runner.message_hub
+        for key in [key for key in hub.log_scalars if key.startswith(PREFIX)]:
+            if key.removeprefix(PREFIX) not in numbers:
+                hub.log_scalars.pop(key)
+        for name, number in numbers.items():
+            hub.update_scalar(PREFIX + name, number)
+
+    def _agreement(self, model: Distiller, record: StepRecord, step: Step) -> dict[str, float]:
+        numbers = {}
+        for name in record.values:
+            loss = model.distill_losses[name]
+            if not isinstance(loss, LogitLoss):
+                continue
+            counts = torch.zeros(4, device=step.inputs.device)
+            for student, teacher, pairs in loss.compared(step):
+                picked = _evenly_spaced(len(pairs), self.max_samples, student.device)
+                similarities = cosine_similarities(student[picked], teacher[picked])
+                won = matches(similarities, pairs.object_groups[picked])
+                agreed = same_top1(pairs.student.detach(), pairs.teacher)
+                counts += counts.new_tensor([agreed.sum(), len(agreed), won.sum(), len(won)])
+            all_reduce(counts)
+            agreed, samples, won, contrasted = counts.tolist()
+            if samples:
+                numbers[f'{name}/top1_agreement'] = agreed / samples
+                numbers[f'{name}/matching_accuracy'] = won / contrasted
+        return numbers
+
+    def _gradients(self, runner: Runner, model: Distiller, record: StepRecord) -> dict[str, float]:
+        """Shares and cosines; nothing where a gradient is not finite, as under a gradient scaler that is too high."""
+        parameters = self._shared_parameters(model)
+        scale = _loss_scale(runner.optim_wrapper)
+        task, _ = model.parse_losses(dict(record.task))
+        task_gradient = _gradient(task, parameters, scale)
+        norms = {'task': float(task_gradient.norm())}
+        cosines = {}
+        for name, value in record.values.items():
+            gradient = _gradient(record.weights[name] * value, parameters, scale)
+            norms[name] = float(gradient.norm())
+            if norms['task'] > 0 and norms[name] > 0:
+                dot = float(gradient @ task_gradient)
+                cosines[f'{name}/task_cosine'] = dot / norms['task'] / norms[name]
+        total = sum(norms.values())
+        if not 0 < total < float('inf'):
+            return {}
+        shares = {f'{name}/grad_share': norms[name] / total for name in record.values}
+        return shares | cosines | {'task_grad_share': norms['task'] / total}
+
+    def _shared_parameters(self, model: Distiller) -> list[nn.Parameter]:
+        found = [
+            parameter
+            for name, parameter in model.student.named_parameters()
+            if parameter.requires_grad
+            and not name.startswith('distill.')
+            and any(f'{name}.'.startswith(f'{prefix}.') for prefix in self.parameters)
+        ]
+        if not found:
+            parts = ', '.join(name for name, _ in model.student.named_children())
+            raise ValueError(
+                f'DistillMonitorHook.parameters: no trainable parameter of the student begins with '
+                f'{" or ".join(self.parameters)}; its parts are {parts}'
+            )
+        return found
+
+
+def _gradient(loss: Tensor, parameters: Sequence[nn.Parameter], scale: float) -> Tensor:
+    """(P,) the gradient, over all processes; the graph stays. The gradients that training accumulates stay too."""
+    if not loss.requires_grad:
+        return torch.zeros(sum(parameter.numel() for parameter in parameters), device=loss.device)
+    with torch.autocast(loss.device.type, enabled=False):
+        parts = torch.autograd.grad(
+            loss * scale, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+    return _mean(torch.cat([part.flatten().float() for part in parts]) / scale)
+
+
+def _mean(values: Tensor) -> Tensor:
+    all_reduce(values, op='mean')
+    return values
+
+
+def _loss_scale(optim_wrapper: Any) -> float:
+    """What a gradient scaler multiplies the loss by, so that float16 gradients do not vanish."""
+    scaler = getattr(optim_wrapper, 'loss_scaler', None)
+    return scaler.get_scale() if scaler is not None and scaler.is_enabled() else 1.0
+
+
+def _evenly_spaced(number: int, limit: int, device: torch.device) -> Tensor:
+    """At most ``limit`` indices below ``number``, ascending."""
+    count = min(number, limit)
+    return torch.arange(count, device=device) * number // max(count, 1)

@@ -1,0 +1,114 @@
+"""The drawn weights are those that training used, and the learning rate is the one that it logged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cv2
+import pytest
+from mmengine.config import Config
+from tiny import CKD, TINY_RETINANET, recipe, train
+
+from mmkd.losses import Progress
+from mmkd.utils import override_data_root
+
+RAMP = dict(type='Chain', schedules=[dict(type='LinearWarmup', end=1), dict(type='Stop', at=2)])
+
+
+@pytest.fixture
+def tool(load_tool: Callable[[str], ModuleType]) -> ModuleType:
+    return load_tool('draw_schedules')
+
+
+@pytest.fixture
+def config(tiny_coco: Path, tmp_path: Path) -> Path:
+    """A recipe with two schedules, three epochs of four iterations."""
+    plain = Config.fromfile(TINY_RETINANET)
+    override_data_root(plain, str(tiny_coco))
+    plain.merge_from_dict(
+        {
+            'train_cfg.max_epochs': 3,
+            'param_scheduler': [
+                dict(type='LinearLR', start_factor=0.5, by_epoch=False, begin=0, end=3),
+                dict(type='CosineAnnealingLR', T_max=3, by_epoch=True, convert_to_iter_based=True),
+            ],
+        }
+    )
+    losses = dict(
+        ckd=CKD | dict(weight=RAMP), pkd=dict(type='mmkd.PKDLoss', weight=dict(type='Stop', at=2))
+    )
+    path = tmp_path / 'recipe.py'
+    recipe(plain, losses).dump(path)
+    return path
+
+
+def test_the_picture_is_written(tool: ModuleType, config: Path, tmp_path: Path) -> None:
+    out = tmp_path / 'drawn.png'
+    assert tool.main([str(config), '--out', str(out)]) == 0
+    assert cv2.imread(str(out)).shape[:2] == (550, 880)
+
+
+def test_weights_over_the_whole_run(tool: ModuleType, config: Path) -> None:
+    cfg = Config.fromfile(config)
+    losses, length = tool.build_losses(cfg), tool.run_length(cfg, None)
+    assert length == Progress(12, 3.0, 12, 3)
+    assert tool.follow_weights(losses, length) == {
+        'ckd': [0, 0.25, 0.5, 0.75, 1, 1, 1, 1, 0, 0, 0, 0],
+        'pkd': [1] * 8 + [0] * 4,
+    }
+    assert tool.over_from(losses, length) == 8
+
+
+def test_the_learning_rate_is_the_one_that_training_logs(
+    tool: ModuleType, config: Path, tmp_path: Path
+) -> None:
+    cfg = Config.fromfile(config)
+    rates = tool.follow_learning_rate(cfg, tool.run_length(cfg, None))
+    cfg.merge_from_dict({'train_cfg.val_interval': 9})
+    train(cfg, tmp_path / 'run')
+    (path,) = (tmp_path / 'run').glob('*/vis_data/scalars.json')
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    logged = [line['lr'] for line in lines if 'lr' in line]
+    assert rates == pytest.approx(logged, rel=1e-6)
+    assert len(set(rates)) > 8
+
+
+@pytest.mark.parametrize('label', ['epoch', 'iteration'])
+def test_the_axes_say_what_is_drawn(
+    tool: ModuleType, config: Path, tmp_path: Path, label: str
+) -> None:
+    cfg = Config.fromfile(config)
+    if label == 'iteration':
+        cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=50)
+    losses, length = tool.build_losses(cfg), tool.run_length(cfg, None)
+    weights = tool.follow_weights(losses, length)
+    rates = tool.follow_learning_rate(cfg, length)
+    figure = tool.draw(
+        tmp_path / 'drawn.png', weights, rates, length, tool.over_from(losses, length)
+    )
+    top, bottom = figure.axes
+    assert bottom.get_xlabel() == label
+    names = [text.get_text() for text in top.get_legend().get_texts()]
+    assert names == ['ckd', 'pkd'] + ['the teacher is freed'] * (label == 'epoch')
+    assert list(top.lines[0].get_ydata()) == weights['ckd']
+
+
+def test_data_that_is_not_there_asks_for_the_number_of_iterations(
+    tool: ModuleType, config: Path, tmp_path: Path, capsys: Any
+) -> None:
+    missing = ['--cfg-options', 'train_dataloader.dataset.ann_file=/nowhere/at/all.json']
+    out = tmp_path / 'drawn.png'
+    assert tool.main([str(config), '--out', str(out), *missing]) == 2
+    assert '--iterations-per-epoch' in capsys.readouterr().err
+    assert not out.exists()
+    assert tool.main([str(config), '--out', str(out), '--iterations-per-epoch', '5', *missing]) == 0
+    assert out.exists()
+
+
+def test_a_plain_config_has_nothing_to_draw(tool: ModuleType, tmp_path: Path, capsys: Any) -> None:
+    assert tool.main([str(TINY_RETINANET), '--out', str(tmp_path / 'drawn.png')]) == 2
+    assert 'only a recipe with a teacher has weights' in capsys.readouterr().err
