@@ -76,8 +76,8 @@ class ClassifierAdapter(HeadAdapter):
     changes no label. Every weight is 1, and no image shows the object of another: copies of one image in a batch
     (repeated augmentation) are different samples to CKD, negatives of each other.
 
-    CKD contrasts the images of one forward pass, of all processes unless ``gather=False``: gradient accumulation adds no
-    negatives. With a single image it is exactly 0. Where a head starts at zero (ViT), logits have no direction: CKD
+    CKD contrasts the images of one forward pass, of all processes unless ``gather=False``: gradient accumulation adds
+    no negatives. With a single image it is exactly 0. Where a head starts at zero (ViT), logits have no direction: CKD
     gives no gradient until the student's own loss has moved them, in the first step.
 
     Raises:
