@@ -118,7 +118,11 @@ class LogitLoss(DistillLoss):
             )
 
     def forward(self, step: Step) -> Tensor:
-        """Mean over the head's sample tables (stages of a cascade, layers of a decoder)."""
+        """Mean over the head's sample tables (stages of a cascade, layers of a decoder).
+
+        The same value on all processes. Each has the gradient of its own share, whose mean over the processes is the
+        value's.
+        """
         values = [self._on(pairs) for pairs in step.logit_pairs(self.sampler)]
         return mean_over_processes(torch.stack(values).mean())
 
