@@ -222,7 +222,6 @@ def test_teacher_rows_are_what_the_teacher_predicts_on_the_same_images(name: str
 
 
 def test_networks_of_timm_teach_and_learn() -> None:
-    pytest.importorskip('timm', reason='TIMMBackbone needs timm, which is no dependency')
     student, teacher = timm_resnet('resnet10t', 512), timm_resnet('resnet14t', 2048)
     model = distiller(student, teacher, dict(ckd=CKD, kd=dict(type='mmkd.KDLoss')))
     losses, step = take_step(model)
