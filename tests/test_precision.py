@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from argparse import Namespace
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
@@ -258,17 +257,17 @@ def test_channels_last_changes_the_memory_and_not_the_numbers(
 
 
 @pytest.fixture
-def options(load_tool: Callable[[str], ModuleType]) -> Callable[[Config], None]:
-    arguments = Namespace(amp=False, auto_scale_lr=False, resume=None, compile=True)
+def options(load_tool: Callable[[str], ModuleType]) -> Callable[..., None]:
+    """Apply options of the command line to a config."""
     tool = load_tool('train')
-    return lambda cfg, channels_last=False: tool.apply_training_options(
-        cfg, Namespace(**vars(arguments), channels_last=channels_last)
+    return lambda cfg, *arguments: tool.apply_training_options(
+        cfg, tool.parse_args(['config.py', *arguments])
     )
 
 
 def test_the_command_compiles_the_parts_of_a_distillation(options: Any) -> None:
     recipe = Config(dict(model=dict(student={}, teacher={})))
-    options(recipe, channels_last=True)
+    options(recipe, '--compile', '--channels-last')
     assert recipe.model.compile is True
     assert recipe.model.channels_last is True
     assert 'compile' not in recipe
@@ -276,11 +275,11 @@ def test_the_command_compiles_the_parts_of_a_distillation(options: Any) -> None:
 
 def test_the_command_leaves_a_plain_model_to_mmengine(options: Any) -> None:
     plain = Config(dict(model=dict(type='RetinaNet')))
-    options(plain)
+    options(plain, '--compile')
     assert plain.compile is True
     assert 'compile' not in plain.model
     with pytest.raises(PreflightError, match='--channels-last: only a distillation'):
-        options(plain, channels_last=True)
+        options(plain, '--channels-last')
 
 
 def _first(output: Any) -> Tensor:
