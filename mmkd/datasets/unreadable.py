@@ -8,7 +8,7 @@ from typing import Any
 
 import cv2
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
 from mmkd.registry import TRANSFORMS
@@ -68,6 +68,6 @@ def _wrap(dataset: Any) -> int:
     pipeline = dataset.get('pipeline') or []
     for index, transform in enumerate(pipeline):
         if str(transform.get('type')).split('.')[-1] == 'LoadImageFromFile':
-            pipeline[index] = dict(type='mmkd.SkipUnreadable', loader=transform)
+            pipeline[index] = ConfigDict(type='mmkd.SkipUnreadable', loader=transform)
             found += 1
     return found

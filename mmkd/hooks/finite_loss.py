@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -38,19 +39,23 @@ class FiniteLossHook(Hook):
         """
         if not isinstance(outputs, dict) or 'loss' not in outputs:
             return
-        if math.isfinite(float(outputs['loss'])):
+        if math.isfinite(_number(outputs['loss'])):
             self._in_a_row = 0
             return
         self._in_a_row += 1
         if self._in_a_row < self.patience and hasattr(runner.optim_wrapper, 'loss_scaler'):
             return
         parts = [
-            f'{name} is {float(value)}'
+            f'{name} is {_number(value)}'
             for name, value in outputs.items()
-            if 'loss' in name and not math.isfinite(float(value))
+            if 'loss' in name and not math.isfinite(_number(value))
         ]
         raise FloatingPointError(
             f'{", ".join(parts)} at iteration {runner.iter} (epoch {runner.epoch}). Lower the learning rate or '
             'warm up longer (param_scheduler), or clip gradients (optim_wrapper.clip_grad); then go on with '
             '--resume from the last checkpoint, which is from before'
         )
+
+
+def _number(value: Any) -> float:
+    return float(torch.as_tensor(value).detach())
