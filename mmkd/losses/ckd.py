@@ -10,7 +10,7 @@ from torch import Tensor
 from mmkd.functional import ckd_loss
 from mmkd.functional.processes import world_size
 from mmkd.registry import LOSSES
-from mmkd.structures import HeadSource, LogitPairs, NeckSource
+from mmkd.structures import Activation, HeadSource, LogitPairs, NeckSource
 
 from .base import LogitLoss, Rows
 from .samplers import TeacherTopK
@@ -43,6 +43,10 @@ class CKDLoss(LogitLoss):
             negatives, ``'keep'`` keeps them. Samples that it assigned to none stay negatives even where they overlap.
         chunk_size: Rows per block when S×S similarities should not be held; None holds them.
         gather: Contrast with the samples of all processes; False: with those of the same process only.
+
+    Raises:
+        ValueError: ``same_object`` is something else, or (by :meth:`attach`) the head has a single class, or two and
+            their rows are centred.
     """
 
     def __init__(
@@ -69,14 +73,31 @@ class CKDLoss(LogitLoss):
         self.gather = gather
 
     def attach(self, head: HeadSource | None, neck: NeckSource | None) -> None:
-        """See :meth:`DistillLoss.attach`."""
+        """See :meth:`DistillLoss.attach`.
+
+        Raises:
+            ValueError: The head has so few logits that their direction has no gradient.
+        """
         super().attach(head, neck)
-        if self._default_samples and head is not None and head.activation == 'sigmoid':
+        assert head is not None
+        if self._default_samples and head.activation == 'sigmoid':
             self.sampler = TeacherTopK(k=64)
+        rows = self.rows or _default_rows(head.activation)
+        # A single number has a sign only; so has the difference that centring leaves of two.
+        if head.num_logits < (2 if rows == 'raw' else 3):
+            fix = (
+                "Set rows='raw'"
+                if head.num_logits == 2
+                else 'Use mmkd.QFLKDLoss, or a loss on boxes or features'
+            )
+            raise ValueError(
+                f'CKDLoss compares directions, and that of {head.num_logits} logit(s) with rows={rows!r} has no '
+                f'gradient: nothing would be learned. {fix}'
+            )
 
     def default_rows(self, pairs: LogitPairs) -> Rows:
         """Centred on sigmoid heads, as they are on softmax heads (the published form)."""
-        return 'center' if pairs.activation == 'sigmoid' else 'raw'
+        return _default_rows(pairs.activation)
 
     def averaged_by(self, pairs: LogitPairs) -> None:
         """None: every sample is compared with the others, see ``gather``."""
@@ -103,3 +124,7 @@ class CKDLoss(LogitLoss):
             groups=pairs.object_groups if self.mask_same_object else None,
             gather=self.gather,
         )
+
+
+def _default_rows(activation: Activation) -> Rows:
+    return 'center' if activation == 'sigmoid' else 'raw'

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmkd.functional import center_rows, ckd_loss
+from mmkd.functional import center_rows, ckd_loss, standardize_rows
 from mmkd.losses import AllSamples, CKDLoss, TeacherTopK
 
 CKD = dict(type='mmkd.CKDLoss')
@@ -62,6 +62,35 @@ def test_samples_of_one_object_are_not_each_others_negatives(
 def test_a_wrong_same_object_is_refused(make_table: Any, attach: Any) -> None:
     with pytest.raises(ValueError, match=r"CKDLoss\.same_object: 'drop' is neither 'mask' nor"):
         attach(CKD | dict(same_object='drop'), make_table('softmax'))
+
+
+@pytest.mark.parametrize(
+    ('logits', 'rows', 'fix'),
+    [
+        (1, 'raw', r'1 logit.*QFLKDLoss'),
+        (1, 'center', r'1 logit.*QFLKDLoss'),
+        (2, 'raw', None),
+        (2, 'center', r"2 logit.* rows='raw'"),
+        (2, 'standardize', r"2 logit.* rows='raw'"),
+        (3, 'center', None),
+        (3, 'standardize', None),
+    ],
+)
+def test_too_few_logits_for_a_direction_to_have_a_gradient_are_refused(
+    logits: int, rows: str, fix: str | None, make_table: Any, attach: Any
+) -> None:
+    table = make_table('sigmoid')
+    table.student = table.student.detach()[:, :logits].clone().requires_grad_()
+    table.teacher = table.teacher[:, :logits]
+    prepare = dict(raw=lambda z: z, center=center_rows, standardize=standardize_rows)[rows]
+    ckd_loss(prepare(table.student), prepare(table.teacher)).backward()
+    assert (table.student.grad.abs().max() > 1e-6) == (fix is None)
+    config = CKD | dict(rows=rows)
+    if fix is None:
+        attach(config, table)
+    else:
+        with pytest.raises(ValueError, match=fix):
+            attach(config, table)
 
 
 def test_without_samples_the_loss_is_a_zero_of_the_graph(
