@@ -314,7 +314,7 @@ class WholeFileBackend(LocalBackend):
 
     def __init__(self) -> None:
         super().__init__()
-        self._postponed: list[str] | None = None
+        self._postponed: list[tuple[str, int]] | None = None
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write beside the file, then rename.
@@ -345,7 +345,7 @@ class WholeFileBackend(LocalBackend):
         if self._postponed is None:
             super().remove(filepath)
         else:
-            self._postponed.append(str(filepath))
+            self._postponed.append((str(filepath), os.stat(filepath).st_ino))
 
     @contextlib.contextmanager
     def removing_last(self) -> Iterator[None]:
@@ -356,6 +356,7 @@ class WholeFileBackend(LocalBackend):
             postponed = self._postponed
         finally:
             self._postponed = None
-        for path in postponed:
-            if osp.exists(path):
+        for path, inode in postponed:
+            # The new file can have taken the old one's name.
+            if osp.exists(path) and os.stat(path).st_ino == inode:
                 super().remove(path)

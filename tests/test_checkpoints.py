@@ -212,5 +212,9 @@ def test_removals_wait_for_what_replaces_the_file(tmp_path: Path) -> None:
     assert path.exists()
     with backend.removing_last():
         backend.remove(path)
+        backend.put(b'new', path)
+    assert path.read_bytes() == b'new'
+    with backend.removing_last():
+        backend.remove(path)
         assert path.exists()
     assert not path.exists()
