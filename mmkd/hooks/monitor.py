@@ -172,8 +172,6 @@ class DistillMonitorHook(Hook):
 
 def _gradient(loss: Tensor, parameters: Sequence[nn.Parameter], scale: float) -> Tensor:
     """(P,) the gradient, over all processes; the graph stays. The gradients that training accumulates stay too."""
-    if not loss.requires_grad:
-        return torch.zeros(sum(parameter.numel() for parameter in parameters), device=loss.device)
     with torch.autocast(loss.device.type, enabled=False):
         parts = torch.autograd.grad(
             loss * scale, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
