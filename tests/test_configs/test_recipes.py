@@ -153,6 +153,16 @@ def test_the_table_of_the_docs_is_what_the_recipes_and_metafiles_say():
         )
 
 
+def test_the_ckd_papers_recipes_contrast_the_rois_of_each_gpu_as_published():
+    recipes = [recipe for recipe in RECIPES if recipe.endswith('/ckd_review_kd')]
+    published = dict(type='mmkd.CKDLoss', weight=0.1, temperature=1.0)
+
+    assert len(recipes) == 6
+    for recipe in recipes:
+        losses = load(recipe).to_dict()['model']['losses']
+        assert losses['ckd'] == published | dict(same_object='keep', gather=False), recipe
+
+
 @pytest.mark.parametrize('recipe', STEPS.values(), ids=list(STEPS))
 def test_a_recipe_takes_a_training_step(recipe, coco80):
     config = small(load(recipe), coco80)
