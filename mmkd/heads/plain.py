@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from mmkd.functional.aekt import fold_serial_layer
@@ -20,7 +21,8 @@ def plain_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, 
     """What a plain student has of the weights of a distillation: without ``distill.*``, with AEKT's task layer in it.
 
     The serial layer of ``mmkd.AEKTLoss(serial='distill_then_task')`` is folded into the class layers of the student's
-    head. Weights of a plain model come back as they are.
+    head. Weights of a plain model come back as they are, without the second names that training may have given some: in
+    the first step DDQ makes branches of its head a part of its decoder, too, which a new model does not know.
 
     Args:
         model: A plain student of the architecture that was trained; it is not changed.
@@ -46,7 +48,21 @@ def plain_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, 
                 plain.update(
                     zip(keys, fold_serial_layer(weight, bias, weights[key], shift), strict=True)
                 )
+    trained = {name: weights[key] for name, key in names.items() if key in plain}
+    for name in _second_names(model, trained):
+        del plain[names[name]]
     return plain
+
+
+def _second_names(model: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
+    """Names that the model does not know, of weights that it has by the same name in another part."""
+    known = {name.partition('.')[2]: name for name in model.state_dict() if name in weights}
+    found = []
+    for name in weights.keys() - model.state_dict().keys():
+        first = known.get(name.partition('.')[2])
+        if first is not None and torch.equal(weights[name], weights[first]):
+            found.append(name)
+    return found
 
 
 def _class_layers(model: nn.Module, num_logits: int) -> list[str]:

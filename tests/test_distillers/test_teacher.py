@@ -122,6 +122,21 @@ def test_missing_unexpected_and_misshapen_keys_are_all_listed(tmp_path: Path) ->
     assert 'set teacher.config to the config that trained this file' in message
 
 
+def test_a_second_name_of_a_weight_is_no_unknown_key(tmp_path: Path) -> None:
+    """Training gives branches of DDQ's head a second name in its decoder."""
+    source = make_teacher().model
+    state = dict(source.state_dict())
+    state['decoder.retina_cls.weight'] = state['bbox_head.retina_cls.weight'].clone()
+    torch.save(dict(state_dict=state), tmp_path / 'twice.pth')
+    assert same(
+        make_teacher(checkpoint=tmp_path / 'twice.pth').model.state_dict(), source.state_dict()
+    )
+    state['decoder.retina_cls.weight'] += 1
+    torch.save(dict(state_dict=state), tmp_path / 'another.pth')
+    with pytest.raises(RuntimeError, match=r'1 keys of the file are unknown .*\n +decoder\.retina'):
+        make_teacher(checkpoint=tmp_path / 'another.pth')
+
+
 def test_another_class_count_is_seen_in_the_shapes(tmp_path: Path) -> None:
     path = save(make_teacher(teacher_model(bbox_head__num_classes=20)).model, tmp_path / 't.pth')
     with pytest.raises(
