@@ -95,9 +95,7 @@ class ClassLayers:
             RuntimeError: A class layer did not put out ``logits``.
         """
         for layer, features, output in self._calls(step):
-            if logits is output or (
-                logits.data_ptr() == output.data_ptr() and logits.numel() == output.numel()
-            ):
+            if logits is output or _is_reshaped(logits, output):
                 return layer.unfolded(features).view(logits.shape)
         if logits.dim() == 2:
             return self._rows(step, logits)
@@ -142,6 +140,12 @@ class ClassLayers:
             f'{tuple(logits.shape)}: a layer in series with them cannot be separated from them. Use '
             f"serial='task_then_distill'; supported are {SUPPORTED}"
         )
+
+
+def _is_reshaped(tensor: Tensor, of: Tensor) -> bool:
+    """Whether both are the same numbers of the same memory in the same order."""
+    same_memory = tensor.data_ptr() == of.data_ptr() and tensor.numel() == of.numel()
+    return same_memory and tensor.is_contiguous() and of.is_contiguous()
 
 
 def check_class_layers(head: nn.Module, names: Sequence[str], num_logits: int) -> Mapping[str, Any]:

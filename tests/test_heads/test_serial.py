@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from mmkd.distillers import Distiller
 from mmkd.heads import plain_weights
+from mmkd.heads.serial import ClassLayers
 from mmkd.losses.aekt import SerialLayer
-from mmkd.structures import SampleTable
+from mmkd.structures import SampleTable, Step
 
 DENSE = (
     'RetinaNet',
@@ -295,6 +296,20 @@ def test_a_head_that_changes_its_logits_afterwards_says_so_in_the_first_step() -
         config.bbox_head.update(type='RTMDetHead', with_objectness=True)
     with pytest.raises(RuntimeError, match='RTMDetHead changes what its class layers put out'):
         this.step(this.distil('distill_then_task'))
+
+
+def test_a_transposed_view_of_the_logits_is_not_taken_for_the_logits() -> None:
+    head = nn.Module()
+    head.cls = nn.Conv2d(4, 3, kernel_size=1)
+    layers = ClassLayers(head, 'head', ['cls'], 3, lambda weight, bias: (2 * weight, 2 * bias))
+    features = torch.randn(1, 4, 3, 3)
+    output = head.cls(features)
+    records = dict(class_layer_0_takes=[dict(features=features)], class_layer_0_gives=[output])
+    step = Step(features, [], records, lambda *_: ())
+    torch.testing.assert_close(layers.unfolded(step, output), output / 2)
+    torch.testing.assert_close(layers.unfolded(step, output.flatten(2)), output.flatten(2) / 2)
+    with pytest.raises(RuntimeError, match='changes what its class layers put out'):
+        layers.unfolded(step, output.permute(0, 2, 3, 1))
 
 
 def test_cosine_classifiers_cannot() -> None:
