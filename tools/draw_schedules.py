@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os.path as osp
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 # Works from a clone as well, before `pip install -e .`.
@@ -138,9 +139,10 @@ def follow_learning_rate(cfg: Config, length: Progress) -> list[float]:
     rate = cfg.optim_wrapper.optimizer.lr
     wrapper = OptimWrapper(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate))
     per_epoch = length.iteration // max(int(length.epoch), 1)
+    configs = cfg.get('param_scheduler') or []
     schedulers = []
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-        for config in cfg.get('param_scheduler') or []:
+        for config in [configs] if isinstance(configs, Mapping) else configs:
             kind = PARAM_SCHEDULERS.get(config.type)
             options = {key: value for key, value in config.items() if key != 'type'}
             if 'ReduceOnPlateau' in config.type:

@@ -77,6 +77,13 @@ def test_the_learning_rate_is_the_one_that_training_logs(
     assert len(set(rates)) > 8
 
 
+def test_a_single_scheduler_need_not_be_in_a_list(tool: ModuleType, config: Path) -> None:
+    cfg = Config.fromfile(config)
+    cfg.param_scheduler = dict(type='StepLR', step_size=1, gamma=0.5, by_epoch=True)
+    rates = tool.follow_learning_rate(cfg, tool.run_length(cfg, None))
+    assert rates == pytest.approx([0.01] * 4 + [0.005] * 4 + [0.0025] * 4)
+
+
 @pytest.mark.parametrize('label', ['epoch', 'iteration'])
 def test_the_axes_say_what_is_drawn(
     tool: ModuleType, config: Path, tmp_path: Path, label: str

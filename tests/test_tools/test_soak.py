@@ -103,10 +103,10 @@ def leak() -> Iterator[Leak]:
 
 @pytest.mark.usefixtures('clean_environment')
 def test_a_leak_in_a_real_run_is_found(tool: ModuleType, leak: Leak, tmp_path: Path) -> None:
-    cfg = tool.soak_config(96, tmp_path)
+    cfg = tool.soak_config(64, tmp_path)
     cfg.custom_hooks = []
     samples = tool.soak(cfg, hooks=[leak])
-    memory, files, threads = tool.judge(samples, 0.4, 200, 20)
+    memory, files, threads = tool.judge(samples, 0.2, 200, 20)
     assert not memory.flat
     assert memory.per_thousand == pytest.approx(2000, rel=0.5)
     assert files.per_thousand == pytest.approx(1000, rel=0.1)
