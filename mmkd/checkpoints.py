@@ -20,7 +20,7 @@ from urllib.parse import urlparse
 
 import numpy as np
 import torch
-from mmengine.dist import get_dist_info, get_local_rank
+from mmengine.dist import get_dist_info
 from mmengine.fileio import LocalBackend, get_file_backend, register_backend
 from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner.checkpoint import (
@@ -225,16 +225,17 @@ def check_hash(path: str | Path, name: str) -> None:
 def _cached(url: str) -> str:
     """The downloaded file; of the processes of one machine, the first downloads and checks."""
     _, processes = get_dist_info()
-    if processes > 1 and get_local_rank() != 0:
-        torch.distributed.barrier()
-        return cache_path(url)
     path = cache_path(url)
-    if osp.isfile(path):
-        check_hash(path, osp.basename(path))
-    else:
-        download(url)
-    if processes > 1:
-        torch.distributed.barrier()
+    # Of the environment: MMEngine knows the number on a machine only after `init_local_group`, which it never calls.
+    first = processes == 1 or int(os.environ.get('LOCAL_RANK', 0)) == 0
+    try:
+        if first and osp.isfile(path):
+            check_hash(path, osp.basename(path))
+        elif first:
+            download(url)
+    finally:  # also after an error, for which the others must not wait
+        if processes > 1:
+            torch.distributed.barrier()
     return path
 
 
@@ -287,7 +288,7 @@ def _safe_globals() -> list[Any]:
     numpy_types = {type(np.dtype(code)) for code in np.typecodes['All'] if code not in 'OVMm'}
     return [
         np.ndarray,
-        np.dtype,
+        (_dtype_of_numbers, 'numpy.dtype'),
         *numpy_types,
         slice,
         HistoryBuffer,
@@ -297,6 +298,14 @@ def _safe_globals() -> list[Any]:
         (_history_method, 'builtins.getattr'),
         (_history_method, '__builtin__.getattr'),
     ]
+
+
+def _dtype_of_numbers(*args: Any) -> np.dtype:
+    """Not of objects: an array of them can be made of bytes, which are then taken for addresses."""
+    dtype = np.dtype(*args)
+    if dtype.hasobject:
+        raise pickle.UnpicklingError(f'Unsupported class numpy.dtype({dtype})')
+    return dtype
 
 
 def _history_method(owner: Any, name: str) -> Any:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import multiprocessing
 import os
 import pickle
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import torch
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import CheckpointLoader
 
+from mmkd import checkpoints
 from mmkd.checkpoints import (
     CorruptCheckpointError,
     UnsafeCheckpointError,
@@ -43,6 +45,20 @@ class ReachingOut:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return getattr, (HistoryBuffer, '__init__')
+
+
+class Objects:
+    """The type of an array of objects, without the state that PyTorch would stumble over."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return np.dtype, ('O',)
+
+
+class Addresses:
+    """An array of objects that lie wherever the file says."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return np.ndarray, ((1,), Objects(), bytes(8))
 
 
 @pytest.fixture
@@ -90,6 +106,12 @@ def test_nothing_in_a_checkpoint_is_executed(save: str, tmp_path: Path) -> None:
 def test_attributes_are_out_of_reach(tmp_path: Path) -> None:
     torch.save(dict(meta=ReachingOut()), tmp_path / 'a.pth')
     with pytest.raises(UnsafeCheckpointError, match='getattr'):
+        load_checkpoint(tmp_path / 'a.pth')
+
+
+def test_addresses_are_not_taken_from_a_file(tmp_path: Path) -> None:
+    torch.save(dict(meta=Addresses()), tmp_path / 'a.pth')
+    with pytest.raises(UnsafeCheckpointError, match=r'numpy\.dtype'):
         load_checkpoint(tmp_path / 'a.pth')
 
 
@@ -183,6 +205,48 @@ class _Served:
 
     def __exit__(self, *error: object) -> None:
         self.file.close()
+
+
+def load_in_group(rank: int, folder: Path, name: str) -> None:
+    """One of two processes on one machine; its exit code says how loading ended."""
+    os.environ.update(LOCAL_RANK=str(rank))
+    torch.distributed.init_process_group(
+        'gloo', init_method=f'file://{folder}/store_{name}', rank=rank, world_size=2
+    )
+
+    def serve(url: str, timeout: float) -> _Served:
+        (folder / f'{name}.served_to_{rank}').touch()
+        return _Served(folder / 'source.pth')
+
+    checkpoints.urllib.request.urlopen = serve  # type: ignore[assignment]
+    try:
+        loaded = load_checkpoint(f'http://example.org/{name}.pth')
+        os._exit(0 if torch.equal(loaded['weight'], WEIGHTS['weight']) else 1)
+    except CorruptCheckpointError:
+        os._exit(2)
+    except FileNotFoundError:
+        os._exit(3)
+
+
+@pytest.mark.parametrize(('name', 'ended'), [('teacher', [0, 0]), ('teacher-0123abcd', [2, 3])])
+def test_the_first_process_of_a_machine_downloads(
+    name: str, ended: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
+    torch.save(WEIGHTS, tmp_path / 'source.pth')
+    processes = [
+        multiprocessing.get_context('fork').Process(
+            target=load_in_group, args=(rank, tmp_path, name)
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        process.kill()
+    assert [process.exitcode for process in processes] == ended
+    assert [path.name for path in tmp_path.glob('*.served_to_*')] == [f'{name}.served_to_0']
 
 
 def test_a_write_that_fails_leaves_the_file_as_it_was(
