@@ -59,7 +59,7 @@ class GivenHead:
 
 
 def make_table(seed: int = 0, **other: Any) -> BoxTable:
-    """12 samples of 2 images, of which 7 are positive, one with twice the weight; everything in float64."""
+    """12 samples of 2 images, of which 6 are positive, one with twice the weight; everything in float64."""
     noise = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:

@@ -56,9 +56,7 @@ class ClassifierTable(SampleTable):
 
     def teacher_confidence(self) -> Tensor:
         """See :meth:`SampleTable.teacher_confidence`."""
-        logits = self.teacher_rows.float()
-        probabilities = logits.sigmoid() if self.activation == 'sigmoid' else logits.softmax(dim=1)
-        return probabilities.amax(dim=1)
+        return self.highest_foreground(self.teacher_rows)
 
 
 @register_head_adapter('ClsHead')

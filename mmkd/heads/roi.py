@@ -310,9 +310,9 @@ class RoIScorer:
         """See :func:`_context`."""
         return _context(self.scores.roi_head, self.features)
 
-    def logits(self, rois: Tensor, stage: int | None = None) -> Tensor:
-        """The logits of :meth:`outputs`."""
-        return self.outputs(rois, stage).logits
+    def logits(self, rois: Tensor) -> Tensor:
+        """The logits of :meth:`outputs`, the mean of all stages."""
+        return self.outputs(rois).logits
 
     @torch.no_grad()
     def outputs(self, rois: Tensor, stage: int | None = None) -> RoIOutputs:

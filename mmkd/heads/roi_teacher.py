@@ -54,10 +54,6 @@ class ScoredBoxes(SampleTable):
         """See :meth:`SampleTable.student_logits`."""
         return self.table.student_logits(self.places[index])
 
-    def student_confidence(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.student_confidence`."""
-        return self.table.student_confidence(self.places[index])
-
     def teacher_logits(self, index: Tensor) -> Tensor:
         """See :meth:`SampleTable.teacher_logits`. Only the rows asked for are computed, unless all are known."""
         if not len(index):
@@ -73,10 +69,6 @@ class ScoredBoxes(SampleTable):
     def boxes(self, index: Tensor) -> Tensor:
         """(S, 4) the boxes that the teacher scores."""
         return self.rois[index, 1:]
-
-    def student_boxes(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.student_boxes`."""
-        return self.table.student_boxes(self.places[index])
 
     def _score(self, rois: Tensor) -> Tensor:
         return torch.cat([self.score(some) for some in rois.split(_MOST_ROIS)])

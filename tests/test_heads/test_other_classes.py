@@ -154,9 +154,7 @@ def randomise(teacher: nn.Module, family: Family) -> None:
 def rearrange(teacher: nn.Module, source: nn.Module, order: list[int], family: Family) -> None:
     """Copy the source's weights, of its classes those of ``order``, one after the other by hand."""
     theirs = source.state_dict()
-    columns = [*order, *[len(MORE)] * family.background]
-    if len(order) == len(MORE) - 2 and family.background:
-        columns = [*order, len(order)]
+    columns = [*order, *[len(order)] * family.background]  # the background is the last row of both
     for key, value in teacher.state_dict().items():
         if re.match(family.classifiers, key):
             value.copy_(torch.stack([theirs[key][column] for column in columns]))
