@@ -132,6 +132,16 @@ def resnet8x4() -> dict[str, Tensor]:
     return network.weights
 
 
+def test_a_schedule_chosen_for_training_is_no_matter(
+    resnet8x4: dict[str, Tensor], tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_as_mdistiller(resnet8x4, tmp_path / 'file.pth')
+    monkeypatch.setenv('MMKD_SCHEDULE', '100e')  # ImageNet has it, CIFAR-100 does not
+    tool.expected_shapes.cache_clear()
+    files = [str(tmp_path / 'file.pth'), str(tmp_path / 'out.pth')]
+    assert tool.main([*files, '--config', 'configs/cifar100/plain_resnet8x4.py']) == 0
+
+
 def without_one_weight(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: value for key, value in weights.items() if key != 'layer2.0.bn1.bias'}
 
