@@ -1,5 +1,5 @@
 # What all classifiers on CIFAR-100 share. configs/cifar100/plain_*.py add a backbone, and a learning rate and a batch size
-# where they are other ones. Batch sizes are those of one process, which makes the contrastive batch of CKD.
+# where they are other ones. Batch sizes, which are also CKD's contrastive batches, are for one GPU.
 _base_ = [
     './classification.py',
     './datasets/cifar100.py',
