@@ -108,10 +108,13 @@ class LogitLoss(DistillLoss):
     def attach(self, head: HeadSource | None, neck: NeckSource | None) -> None:
         """See :meth:`DistillLoss.attach`."""
         super().attach(head, neck)
-        if self.activation is None:
-            return
         assert head is not None
-        if head.activation != self.activation:
+        if self.rows == 'standardize' and head.num_logits < 3:
+            raise ValueError(
+                f'{type(self).__name__}: standardised rows of {head.num_logits} logit(s) have a sign but no gradient: '
+                "set rows='raw'"
+            )
+        if self.activation not in (None, head.activation):
             raise ValueError(
                 f'{type(self).__name__} is for {self.activation} heads, the student has a '
                 f'{head.activation} head: use {self.instead}'
@@ -317,6 +320,8 @@ class FeatureLoss(DistillLoss):
         if str(pair.level) in self.connectors:
             with _full_precision(student):
                 student = self.connectors[str(pair.level)](student)
+        if student is pair.student and teacher is pair.teacher:
+            return pair  # a new one would look through the maps for NaN once more
         return FeaturePair(pair.level, student, teacher)
 
     def _find_levels(self, neck: NeckSource) -> list[int]:

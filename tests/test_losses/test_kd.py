@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmkd.functional import kd_loss
+from mmkd.functional import kd_loss, standardize_rows
 from mmkd.registry import LOSSES, build
 
 KD = dict(type='mmkd.KDLoss', temperature=2.0)
@@ -42,6 +42,22 @@ def test_standardized_rows_make_it_blind_to_scale_and_offset(make_table, attach,
 
     torch.testing.assert_close(lskd(step_of(table)), lskd(step_of(moved)))
     assert not torch.isclose(raw(step_of(table)), raw(step_of(moved)))
+
+
+@pytest.mark.parametrize(('logits', 'learns'), [(2, False), (3, True)])
+def test_standardized_rows_of_two_logits_have_no_gradient_and_are_refused(
+    logits, learns, make_table, attach
+):
+    table = make_table('softmax')
+    table.student = table.student.detach()[:, :logits].clone().requires_grad_()
+    table.teacher = table.teacher[:, :logits]
+    kd_loss(standardize_rows(table.student), standardize_rows(table.teacher)).backward()
+    assert (table.student.grad.abs().max() > 1e-6) == learns
+    if learns:
+        attach(KD | dict(rows='standardize'), table)
+        return
+    with pytest.raises(ValueError, match=r"KDLoss: standardised rows of 2 logit.*rows='raw'"):
+        attach(KD | dict(rows='standardize'), table)
 
 
 def test_sampler_chooses_the_samples(make_table, attach, step_of):
