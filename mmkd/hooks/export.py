@@ -21,21 +21,22 @@ class ExportStudentHook(Hook):
     checkpoints of training stay as they are. One process writes.
 
     Args:
-        out_dir: Folder within the run's ``work_dir``.
+        folder: Where to, within the run's ``work_dir``.
+        allow_pickle: Unpickle checkpoints that hold more than MMEngine puts there, such as a data set's own objects.
 
     Raises:
-        ValueError: ``out_dir`` leaves the ``work_dir``.
+        ValueError: ``folder`` leaves the ``work_dir``.
     """
 
     priority = 'LOWEST'  # after CheckpointHook
 
-    def __init__(self, out_dir: str = 'exported') -> None:
-        if Path(out_dir).is_absolute() or '..' in Path(out_dir).parts:
+    def __init__(self, folder: str = 'exported', allow_pickle: bool = False) -> None:
+        if Path(folder).is_absolute() or '..' in Path(folder).parts:
             raise ValueError(
-                f'ExportStudentHook.out_dir: {out_dir!r} is not within the work_dir: give a folder '
-                "such as 'exported'"
+                f"ExportStudentHook.folder: {folder!r} is not within the work_dir: give one such as 'exported'"
             )
-        self.out_dir = out_dir
+        self.folder = folder
+        self.allow_pickle = allow_pickle
 
     @master_only
     def after_train(self, runner: Runner) -> None:
@@ -46,9 +47,9 @@ class ExportStudentHook(Hook):
                 'ExportStudentHook: the run has saved no checkpoint, so there is nothing to export: set '
                 'default_hooks.checkpoint'
             )
-        folder = Path(runner.work_dir) / self.out_dir
+        folder = Path(runner.work_dir) / self.folder
         for checkpoint in checkpoints:
-            student = export_student(runner.cfg, checkpoint, folder, allow_pickle=True)  # its own
+            student = export_student(runner.cfg, checkpoint, folder, allow_pickle=self.allow_pickle)
             print_log(
                 f'The student of {checkpoint} is exported to {student.checkpoint} with the config '
                 f'{student.config.name}',

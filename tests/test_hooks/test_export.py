@@ -19,9 +19,9 @@ def test_it_is_registered_for_recipes() -> None:
 @pytest.mark.parametrize('folder', ['/elsewhere', '../elsewhere', 'a/../../b'])
 def test_it_writes_into_the_work_dir_only(folder: str) -> None:
     with pytest.raises(
-        ValueError, match=r'ExportStudentHook\.out_dir: .* is not within the work_dir'
+        ValueError, match=r'ExportStudentHook\.folder: .* is not within the work_dir'
     ):
-        ExportStudentHook(out_dir=folder)
+        ExportStudentHook(folder=folder)
 
 
 def test_a_run_without_checkpoints_is_a_warning(tiny_config: Config, tmp_path: Path) -> None:

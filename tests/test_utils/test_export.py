@@ -128,7 +128,7 @@ def classifier(tiny_imagenet: Path, tmp_path_factory: pytest.TempPathFactory) ->
         ),
         losses=dict(aekt=AEKT),
     )
-    config.custom_hooks = [dict(type='mmkd.ExportStudentHook', out_dir='for/others')]
+    config.custom_hooks = [dict(type='mmkd.ExportStudentHook', folder='for/others')]
     folder = tmp_path_factory.mktemp('classifier')
     (folder / 'exported').symlink_to(folder / 'for' / 'others')
     return run(config, folder)
