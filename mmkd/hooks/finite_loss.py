@@ -1,4 +1,4 @@
-"""Stops a run whose loss is NaN or Inf."""
+"""Stops a run whose loss or weights are NaN or Inf."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from mmkd.registry import HOOKS
 
 @HOOKS.register_module()
 class FiniteLossHook(Hook):
-    """Raises when the student's total loss is NaN or Inf, before a checkpoint of such weights is saved.
+    """Raises when the student's total loss is NaN or Inf, and instead of saving weights that are.
 
-    The losses of the distillation are watched by the Distiller itself; this one covers the student's own. A gradient
-    scaler (``--amp``) skips steps that overflow: there ``patience`` of them in a row are one too many.
+    The losses of the distillation are watched by the Distiller itself; this one covers the student's own. Weights can
+    be lost in a step whose loss was finite, or finite on the process that saves. A gradient scaler (``--amp``) skips
+    steps that overflow: there ``patience`` of them in a row are one too many.
 
     Args:
         patience: Steps in a row without a finite loss that a gradient scaler is left alone with.
@@ -50,11 +51,29 @@ class FiniteLossHook(Hook):
             for name, value in outputs.items()
             if 'loss' in name and not math.isfinite(_number(value))
         ]
-        raise FloatingPointError(
-            f'{", ".join(parts)} at iteration {runner.iter} (epoch {runner.epoch}). Lower the learning rate or '
-            'warm up longer (param_scheduler), or clip gradients (optim_wrapper.clip_grad); then go on with '
-            '--resume from the last checkpoint, which is from before'
-        )
+        raise _error(runner, ', '.join(parts))
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Look at the weights.
+
+        Raises:
+            FloatingPointError: A trained weight is not finite.
+        """
+        lost = [
+            name
+            for name, parameter in runner.model.named_parameters()
+            if parameter.requires_grad and not parameter.isfinite().all()
+        ]
+        if lost:
+            raise _error(runner, f'{len(lost)} weights, {lost[0]} first, are NaN or Inf')
+
+
+def _error(runner: Runner, what: str) -> FloatingPointError:
+    return FloatingPointError(
+        f'{what} at iteration {runner.iter} (epoch {runner.epoch}). Lower the learning rate or '
+        'warm up longer (param_scheduler), or clip gradients (optim_wrapper.clip_grad); then go on with '
+        '--resume from the last checkpoint, which is from before'
+    )
 
 
 def _number(value: Any) -> float:

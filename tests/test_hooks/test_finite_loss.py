@@ -30,6 +30,19 @@ def test_the_loss_and_the_iteration_are_named() -> None:
     assert 'loss_bbox' not in str(raised.value)
 
 
+def test_lost_weights_are_not_saved() -> None:
+    """The loss was finite, and the step of it was too large; or another process had the loss that was not."""
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    runner = SimpleNamespace(iter=7, epoch=1, model=model)
+    hook = FiniteLossHook()
+    model[1].running_var.fill_(float('inf'))
+    hook.before_save_checkpoint(runner, {})  # type: ignore[arg-type]
+    with torch.no_grad():
+        model[0].bias[1] = float('inf')
+    with pytest.raises(FloatingPointError, match=r'1 weights, 0\.bias first, .* at iteration 7'):
+        hook.before_save_checkpoint(runner, {})  # type: ignore[arg-type]
+
+
 def test_a_gradient_scaler_is_left_alone_for_a_while() -> None:
     hook = FiniteLossHook(patience=3)
     for outputs in (BROKEN, BROKEN, FINE, BROKEN, BROKEN):
