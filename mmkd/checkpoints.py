@@ -332,7 +332,9 @@ class WholeFileBackend(LocalBackend):
             OSError: The disk is full or the folder not writable; the message says that earlier files are as they were.
         """
         path = str(filepath)
-        temporary = f'{path}.{os.getpid()}.tmp'
+        temporary = (
+            f'{path}.tmp'  # one name, so that what a kill leaves is overwritten by the resumed run
+        )
         try:
             os.makedirs(osp.dirname(path) or '.', exist_ok=True)
             with open(temporary, 'wb') as file:

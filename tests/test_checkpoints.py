@@ -253,7 +253,9 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, backend = tmp_path / 'a.pth', WholeFileBackend()
+    (tmp_path / 'a.pth.tmp').write_bytes(b'what a kill left')
     backend.put(b'old', path)
+    assert [file.name for file in tmp_path.iterdir()] == ['a.pth']
 
     def disk_full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, 'No space left on device')
