@@ -94,7 +94,7 @@ def published_weights(source: str) -> Weights:
         content = torch.load(source, map_location='cpu', weights_only=True)
     except FileNotFoundError:
         raise ConversionError(f'there is no file {source}') from None
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+    except (pickle.UnpicklingError, EOFError, RuntimeError, IsADirectoryError) as error:
         raise ConversionError(
             f'{source} is no file of weights, or holds other Python objects, which are not loaded because loading '
             f'them runs code: {_first_line(error)}\nIf you trust the file, save its weights alone: '

@@ -212,3 +212,5 @@ def test_files_that_are_not_there(
     (tmp_path / 'text.pth').write_text('<html>404</html>')
     with pytest.raises(tool.ConversionError, match='is no file of weights'):
         tool.convert(tmp_path / 'text.pth', tmp_path / 'out.pth')
+    with pytest.raises(tool.ConversionError, match='is no file of weights'):
+        tool.convert(tmp_path, tmp_path / 'out.pth')
