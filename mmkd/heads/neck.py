@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from mmkd.structures import FeaturePair, Step
 
-_PROBE_SIZE = 128
-"""Pixels of the blank image; the stride of most detectors' deepest level."""
+_PROBE_SIZES = (128, 384)
+"""Pixels of the blank image: the stride of most detectors' deepest level; SSD's convolutions need more."""
 
 
 class NeckAdapter:
@@ -40,8 +40,8 @@ class NeckAdapter:
                     f'model.losses.{loss} compares neck features, but the {role} '
                     f'({type(model).__name__}) has no neck: give it one, or take a loss on logits'
                 )
-        ours, theirs = _probe(student), _probe(teacher)
-        our_levels, their_levels = _levels(ours), _levels(theirs)
+        ours, our_levels = _probe(student)
+        theirs, their_levels = _probe(teacher)
         common = [key for key in our_levels if key in their_levels]
         our_strides, their_strides = (
             [key[0] for key in keys] for keys in (our_levels, their_levels)
@@ -80,9 +80,9 @@ class NeckAdapter:
         return pairs
 
 
-def _levels(maps: Sequence[Tensor]) -> dict[tuple[int, int], int]:
+def _levels(maps: Sequence[Tensor], size: int) -> dict[tuple[int, int], int]:
     """Stride of a level, and how many levels before it have the same, to its position."""
-    strides = [_PROBE_SIZE // level.shape[-1] for level in maps]
+    strides = [size // level.shape[-1] for level in maps]
     return {
         (stride, strides[:position].count(stride)): position
         for position, stride in enumerate(strides)
@@ -90,19 +90,34 @@ def _levels(maps: Sequence[Tensor]) -> dict[tuple[int, int], int]:
 
 
 @torch.no_grad()
-def _probe(model: Any) -> Sequence[Tensor]:
+def _probe(model: Any) -> tuple[Sequence[Tensor], dict[tuple[int, int], int]]:
     """Neck outputs of a blank image; necks do not say alike how many channels and which strides their levels have.
 
     In eval mode, set and reset module by module: it changes no running statistics, and ``model.train()`` of a
     backbone may do more than set the mode.
+
+    Returns:
+        The maps, and the position of each level by its stride as :func:`_levels` says it.
+
+    Raises:
+        ValueError: The network takes images of none of the sizes.
     """
     modes = {module: module.training for module in model.modules()}
     reference = next(model.parameters())
     for module in modes:
         module.training = False
     try:
-        blank = reference.new_zeros(1, 3, _PROBE_SIZE, _PROBE_SIZE)
-        return model.extract_feat(blank)
+        for size in _PROBE_SIZES:
+            try:
+                maps = model.extract_feat(reference.new_zeros(1, 3, size, size))
+            except RuntimeError as error:
+                failure = error
+            else:
+                return maps, _levels(maps, size)
     finally:
         for module, mode in modes.items():
             module.training = mode
+    raise ValueError(
+        f'{type(model).__name__} takes no blank image of {" or ".join(map(str, _PROBE_SIZES))} px, by which the levels '
+        f'of its neck are looked at ({failure}): losses on features cannot be used with it'
+    ) from failure

@@ -75,5 +75,5 @@ class BoxL1Loss(BoxLoss):
 
 
 def _in_order(boxes: Tensor) -> Tensor:
-    """(S,) whether a box's left side is left of its right one, and its top above its bottom."""
-    return (boxes[:, :2] <= boxes[:, 2:]).all(dim=1)
+    """(S,) whether a box's left side is left of its right one, and its top above its bottom; NaN is to be seen."""
+    return ~(boxes[:, :2] > boxes[:, 2:]).any(dim=1)

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from dense_runs import pair
 from tiny import NUM_CLASSES, fresh_hub, student_model, teacher_model
 from torch import nn
 from zoo import batch, distiller, one_step, record_steps
 
-from mmkd.heads import NeckAdapter
+from mmkd.heads import NeckAdapter, neck
 
 PKD = dict(pkd=dict(type='mmkd.PKDLoss'))
 
@@ -46,6 +47,20 @@ def test_channels_of_both_are_known_before_the_first_step() -> None:
         neck__out_channels=24, bbox_head__in_channels=24, bbox_head__feat_channels=24
     )
     assert adapt(wide).channels == [(16, 24)] * 5
+
+
+def test_a_network_that_needs_larger_images_is_looked_at_with_these() -> None:
+    student, teacher = pair('SSD')
+    adapter = adapt(teacher, student)
+    assert adapter.channels == [(16, 32), (32, 64)] + [(32, 32)] + [(16, 16)] * 3
+    assert adapter.strides == sorted(adapter.strides)
+
+
+def test_a_network_that_takes_no_blank_image_is_named(monkeypatch) -> None:
+    student, teacher = pair('SSD')
+    monkeypatch.setattr(neck, '_PROBE_SIZES', (32, 64))
+    with pytest.raises(ValueError, match='SingleStageDetector takes no blank image of 32 or 64 px'):
+        adapt(teacher, student)
 
 
 def test_looking_at_the_channels_changes_neither_modes_nor_statistics() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -113,6 +114,13 @@ def test_a_box_with_its_sides_in_the_wrong_order_has_no_giou(network: str) -> No
     assert value.item() == pytest.approx(expected, rel=1e-6)
     value.backward()
     assert not table.student.grad[2].any()
+
+
+def test_a_student_box_that_is_not_a_number_is_no_box_in_the_wrong_order() -> None:
+    table = make_table()
+    with torch.no_grad():
+        table.student[2] = math.nan
+    assert BoxGIoULoss()(step_of(table)).isnan()
 
 
 def test_tables_are_averaged_and_samples_can_be_chosen() -> None:
