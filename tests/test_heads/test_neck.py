@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import dense_runs
 import pytest
 import torch
-from dense_runs import pair
 from tiny import NUM_CLASSES, fresh_hub, student_model, teacher_model
 from torch import nn
 from zoo import batch, distiller, one_step, record_steps
@@ -50,14 +50,14 @@ def test_channels_of_both_are_known_before_the_first_step() -> None:
 
 
 def test_a_network_that_needs_larger_images_is_looked_at_with_these() -> None:
-    student, teacher = pair('SSD')
+    student, teacher = dense_runs.pair('SSD')
     adapter = adapt(teacher, student)
     assert adapter.channels == [(16, 32), (32, 64)] + [(32, 32)] + [(16, 16)] * 3
     assert adapter.strides == sorted(adapter.strides)
 
 
 def test_a_network_that_takes_no_blank_image_is_named(monkeypatch) -> None:
-    student, teacher = pair('SSD')
+    student, teacher = dense_runs.pair('SSD')
     monkeypatch.setattr(neck, '_PROBE_SIZES', (32, 64))
     with pytest.raises(ValueError, match='SingleStageDetector takes no blank image of 32 or 64 px'):
         adapt(teacher, student)

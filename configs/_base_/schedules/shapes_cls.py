@@ -1,8 +1,8 @@
 # AdamW from scratch, linear warm-up, cosine to 0. The last epoch counts, no epoch is picked by its accuracy.
 max_epochs = 8
 train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=1)
-val_cfg = dict()
-test_cfg = dict()
+val_cfg = {}
+test_cfg = {}
 optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=1e-2, weight_decay=0.05),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
