@@ -15,6 +15,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = REPOSITORY / 'tests' / 'data' / 'tiny_retinanet.py'
+CLASSIFIER = REPOSITORY / 'tests' / 'data' / 'tiny_classifier.py'
 
 pytestmark = pytest.mark.usefixtures('clean_environment')
 
@@ -59,6 +60,31 @@ def test_two_cpu_processes_train_and_test(tiny_coco: Path, tmp_path: Path) -> No
     assert tested.returncode == 0, tested.stderr
     (metrics,) = (tmp_path / 'run').glob('*/*.json')
     assert json.loads(metrics.read_text())['coco/bbox_mAP'] == validation['coco/bbox_mAP']
+
+
+def test_two_cpu_processes_distil_a_classifier(tiny_imagenet: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / 'recipe.py'
+    recipe.write_text(
+        f"""_base_ = {str(CLASSIFIER)!r}
+custom_imports = dict(imports=['mmkd'], allow_failed_imports=False)
+model = dict(
+    _delete_=True,
+    type='mmkd.Distiller',
+    student={{{{_base_.model}}}},
+    teacher=dict(config={str(CLASSIFIER)!r}, checkpoint='random_init'),
+    losses=dict(ckd=dict(type='mmkd.CKDLoss'), aekt=dict(type='mmkd.AEKTLoss')),
+)
+"""
+    )
+    options = ('--work-dir', 'run', '--cfg-options', f'data_root={tiny_imagenet}')
+
+    trained = run('dist_train.sh', str(recipe), '2', *options, cwd=tmp_path)
+
+    assert trained.returncode == 0, trained.stderr
+    (log,) = (tmp_path / 'run').glob('*/vis_data/scalars.json')
+    *steps, validation = [json.loads(line) for line in log.read_text().splitlines()]
+    assert all(record['loss_ckd'] > 0 for record in steps)
+    assert 0 <= validation['accuracy/top1'] <= 100
 
 
 def test_what_is_missing_is_said_once_and_without_a_traceback(tmp_path: Path) -> None:
