@@ -7,6 +7,7 @@ import logging
 import pickle
 import random
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -88,7 +89,7 @@ class ResumeStateHook(Hook):
         self._pass = _pass_of(runner.train_loop)
         if isinstance(data_batch, dict) and _BATCH_KEY in data_batch:
             worker, state = data_batch.pop(_BATCH_KEY)
-            self._worker_states[worker] = state
+            self._worker_states[worker] = _Reported(state)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -156,7 +157,7 @@ class ResumeStateHook(Hook):
             main=_portable(_random_state()),
             cuda=torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
             workers={
-                worker: _portable(pickle.loads(state)) if isinstance(state, bytes) else state
+                worker: state.portable() if isinstance(state, _Reported) else state
                 for worker, state in self._worker_states.items()
             },
             worker_seed=_worker_seed(runner.train_dataloader),
@@ -232,6 +233,16 @@ class ResumeStateHook(Hook):
     def _enter_stream(self, loop: Any, iterations: int) -> None:
         _enter_stream(loop, iterations)
         self._pass = _pass_of(loop)
+
+
+@dataclass(frozen=True)
+class _Reported:
+    """A worker's state as it came with a batch. A checkpoint holds none of these: nothing of one is unpickled."""
+
+    pickled: bytes
+
+    def portable(self) -> dict[str, Any]:
+        return _portable(pickle.loads(self.pickled))
 
 
 class _CollateWithState:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import pickle
 import random
 from pathlib import Path
 from typing import Any
@@ -178,6 +180,30 @@ def test_without_the_hook_a_resumed_run_ends_elsewhere(tmp_path: Path) -> None:
     whole = run(tmp_path / 'whole', **settings)
     resumed = run(tmp_path / 'parts', resume=tmp_path / 'whole' / 'epoch_2.pth', **settings)
     assert not equal(resumed, whole)
+
+
+class Malicious:
+    """Executes a command when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f'touch {self.trace}',)
+
+
+def test_states_in_a_checkpoint_are_not_unpickled(tmp_path: Path) -> None:
+    settings: dict[str, Any] = dict(loop=dict(EPOCHS, max_epochs=1))
+    whole = run(tmp_path / 'whole', **settings)
+    checkpoint = torch.load(tmp_path / 'whole' / 'iter_1.pth', weights_only=False)
+    (rank,) = checkpoint['resume_state']['ranks']
+    rank['workers'][7] = pickle.dumps(Malicious(tmp_path / 'executed'))
+    torch.save(checkpoint, tmp_path / 'hostile.pth')
+
+    resumed = run(tmp_path / 'parts', resume=tmp_path / 'hostile.pth', **settings)
+
+    assert equal(resumed, whole)
+    assert not (tmp_path / 'executed').exists()
 
 
 def test_what_keeps_a_resumed_run_from_being_the_same_is_said(
