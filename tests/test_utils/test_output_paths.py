@@ -67,3 +67,8 @@ def test_paths_inside_and_remote_ones_pass(tmp_path: Path) -> None:
         val_evaluator=[dict(ann_file='/data/annotations.json')],
     )
     assert outside(tmp_path / 'work', settings) == []
+
+
+def test_a_folder_of_the_export_is_within_the_work_folder(tmp_path: Path) -> None:
+    hook = dict(type='mmkd.ExportStudentHook', folder='for/others')
+    assert outside(tmp_path / 'work', dict(custom_hooks=[hook])) == []
