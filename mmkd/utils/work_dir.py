@@ -12,6 +12,7 @@ import re
 import socket
 from collections.abc import Iterator
 from glob import escape, glob
+from typing import IO
 
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -42,35 +43,39 @@ def lock_work_dir(work_dir: str, launcher: str = 'none') -> Iterator[None]:
         return
     os.makedirs(work_dir, exist_ok=True)
     path = osp.join(work_dir, LOCK_NAME)
-    with open(path, 'a+', encoding='utf-8') as file:
-        try:
-            # Not flock, which the dataloader's workers would inherit and hold on to for a while after a kill.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                print_log(
-                    f'{work_dir} cannot be locked ({error.strerror}): see that no other run uses it',
-                    'current',
-                    logging.WARNING,
-                )
+    while True:
+        with open(path, 'a+', encoding='utf-8') as file:
+            try:
+                # Not flock, which the dataloader's workers would inherit and hold on to for a while after a kill.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    print_log(
+                        f'{work_dir} cannot be locked ({error.strerror}): see that no other run uses it',
+                        'current',
+                        logging.WARNING,
+                    )
+                    yield
+                    return
+                file.seek(0)
+                owner = file.read().strip() or 'unknown'
+                raise PreflightError(
+                    [
+                        f'work_dir: another run is training in {work_dir} ({owner}): wait for it, stop it, or '
+                        'give another folder with --work-dir'
+                    ]
+                ) from None
+            if not _lies_at(file, path):
+                continue  # the run before ended, and removed it, since it was opened
+            file.truncate(0)
+            file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
+            file.flush()
+            try:
                 yield
-                return
-            file.seek(0)
-            owner = file.read().strip() or 'unknown'
-            raise PreflightError(
-                [
-                    f'work_dir: another run is training in {work_dir} ({owner}): wait for it, stop it, or '
-                    'give another folder with --work-dir'
-                ]
-            ) from None
-        file.truncate(0)
-        file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
-        file.flush()
-        try:
-            yield
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(path)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(path)
+            return
 
 
 def resolve_resume(cfg: Config) -> None:
@@ -110,6 +115,13 @@ def resolve_resume(cfg: Config) -> None:
         )
     _warn(cfg, f'--resume: there is no checkpoint in {cfg.work_dir} yet: the run begins')
     cfg.resume = False
+
+
+def _lies_at(file: IO[str], path: str) -> bool:
+    try:
+        return osp.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _check_named(cfg: Config) -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,6 +47,23 @@ def test_a_second_run_is_refused_and_a_dead_one_is_not_in_the_way(tmp_path: Path
     with lock_work_dir(str(tmp_path)):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_its_owner_removes_meanwhile_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, lockf, calls = tmp_path / '.mmkd.lock', fcntl.lockf, []
+
+    def removed_before(*args: Any) -> None:
+        calls.append(args)
+        if len(calls) == 1:
+            path.unlink()
+        lockf(*args)
+
+    monkeypatch.setattr(work_dir.fcntl, 'lockf', removed_before)
+    with lock_work_dir(str(tmp_path)):
+        assert f'process {os.getpid()} ' in path.read_text()
+    assert len(calls) == 2
 
 
 def test_only_the_first_process_of_a_run_locks(
