@@ -84,7 +84,7 @@ def run(
             dataset=Noise(2),
             sampler=dict(type='DefaultSampler', shuffle=False),
             batch_size=1,
-            num_workers=min(workers, 1),
+            num_workers=int(persistent),  # others draw one number, with or without a worker
             persistent_workers=persistent,
         ),
         val_evaluator=[Mean()],
