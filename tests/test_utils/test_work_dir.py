@@ -1,10 +1,9 @@
 from __future__ import annotations
 
 import fcntl
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +13,21 @@ from mmengine.config import Config
 
 from mmkd.utils import PreflightError, lock_work_dir, resolve_resume, work_dir
 
-HOLD = (
-    'import sys, time\n'
-    'from mmkd.utils.work_dir import lock_work_dir\n'
-    'with lock_work_dir(sys.argv[1]):\n'
-    '    print("locked", flush=True)\n'
-    '    time.sleep(600)\n'
-)
+
+def hold(folder: str, locked: Any) -> None:
+    """A run in a process of its own, which does not end."""
+    with lock_work_dir(folder):
+        locked.set()
+        signal.pause()
 
 
 def test_a_second_run_is_refused_and_a_dead_one_is_not_in_the_way(tmp_path: Path) -> None:
-    holder = subprocess.Popen(
-        [sys.executable, '-c', HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
-    assert holder.stdout is not None
+    context = multiprocessing.get_context('fork')  # a lock is not inherited
+    locked = context.Event()
+    holder = context.Process(target=hold, args=(str(tmp_path), locked))
+    holder.start()
     try:
-        while 'locked' not in holder.stdout.readline():
-            assert holder.poll() is None
+        assert locked.wait(60)
         with (
             pytest.raises(
                 PreflightError, match=rf'another run .*process {holder.pid} on .*--work-dir'
@@ -39,9 +36,8 @@ def test_a_second_run_is_refused_and_a_dead_one_is_not_in_the_way(tmp_path: Path
         ):
             raise AssertionError('locked twice')
     finally:
-        os.kill(holder.pid, signal.SIGKILL)
-        holder.wait()
-        holder.stdout.close()
+        holder.kill()
+        holder.join()
 
     assert (tmp_path / '.mmkd.lock').exists()
     with lock_work_dir(str(tmp_path)):
