@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce
+from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
@@ -25,6 +25,8 @@ from mmkd.structures import Step
 from ._distiller import distiller_of
 
 PREFIX = 'train/distill/'
+SHARED = ('backbone', 'neck')
+"""The parts of a student that every process reaches in every step."""
 
 
 @HOOKS.register_module()
@@ -58,7 +60,7 @@ class DistillMonitorHook(Hook):
         max_samples: The matching accuracy looks at so many samples at most, evenly spaced over those that a loss picks.
 
     Raises:
-        ValueError: No trainable parameter has such a name.
+        ValueError: No trainable parameter has such a name, or it is in a head and there are several processes.
         TypeError: The run has no distiller.
     """
 
@@ -79,6 +81,13 @@ class DistillMonitorHook(Hook):
         """Check that there is something to measure."""
         model = distiller_of(runner, self)
         self._shared_parameters(model)
+        elsewhere = [name for name in self.parameters if name.split('.')[0] not in SHARED]
+        if elsewhere and get_world_size() > 1:
+            raise ValueError(
+                f'DistillMonitorHook.parameters: {", ".join(elsewhere)} may have no part in the step of one process (a '
+                'stage that has run out of RoIs), and the others would wait for it: with several processes name parts '
+                f'of {" or ".join(SHARED)}'
+            )
         why = ''
         if any(getattr(module, 'with_cp', False) for module in model.student.modules()):
             why = 'the student recomputes activations in its backward pass (with_cp=True)'

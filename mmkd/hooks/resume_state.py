@@ -18,7 +18,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from torch.utils.data import DataLoader, get_worker_info
 
 from mmkd.registry import HOOKS
@@ -147,8 +147,8 @@ class ResumeStateHook(Hook):
         return runner.epoch, runner.iter, self._validated
 
     def _gather(self, runner: Runner) -> None:
-        # Here and not when the checkpoint is saved, which only process 0 does.
-        if get_world_size() > 1:
+        # Here and not when the checkpoint is saved, which only process 0 does. `Runner.val` alone builds no train loop.
+        if get_world_size() > 1 and isinstance(runner._train_loop, BaseLoop):
             self._gathered = (self._tag(runner), all_gather_object(self._rank_state(runner)))
 
     def _rank_state(self, runner: Runner) -> dict[str, Any]:

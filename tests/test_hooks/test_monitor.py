@@ -19,7 +19,7 @@ from zoo import batch, distiller, gradient, mmdet_scope
 
 from mmkd.distillers import Distiller
 from mmkd.distillers.record import StepRecord
-from mmkd.hooks import DistillMonitorHook
+from mmkd.hooks import DistillMonitorHook, monitor
 from mmkd.hooks.monitor import PREFIX
 
 MONITOR = dict(type='mmkd.DistillMonitorHook', interval=3)
@@ -186,6 +186,18 @@ def test_parameters_that_there_are_not_are_named() -> None:
     model = distiller(student_model(), teacher_model(), LOSSES)
     with pytest.raises(ValueError, match=r'begins with trunk; its parts are .*backbone, neck'):
         measured(model, parameters='trunk')
+
+
+def test_several_processes_measure_only_what_all_of_them_reach(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runner = FakeRunner(distiller(student_model(), teacher_model(), LOSSES))
+    for parameters in ('bbox_head', ['backbone', 'neck.fpn_convs']):
+        DistillMonitorHook(parameters=parameters).before_train(runner)  # type: ignore[arg-type]
+    monkeypatch.setattr(monitor, 'get_world_size', lambda: 2)
+    DistillMonitorHook(parameters=['backbone', 'neck.fpn_convs']).before_train(runner)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match='bbox_head may have no part in the step of one process'):
+        DistillMonitorHook(parameters='bbox_head').before_train(runner)  # type: ignore[arg-type]
 
 
 def test_a_plain_model_is_refused() -> None:
