@@ -9,6 +9,7 @@ import pytest
 import torch
 import zoo
 from given_boxes import IMAGES, POSITIVES, BoxTable, make_table, step_of
+from mmengine.registry import DefaultScope
 
 from mmkd.distillers import Distiller
 from mmkd.losses import AllSamples, BoxGIoULoss, BoxL1Loss, Positives
@@ -236,9 +237,15 @@ def test_a_classifier_has_no_boxes() -> None:
         neck=dict(type='mmpretrain.GlobalAveragePooling'),
         head=dict(type='mmpretrain.LinearClsHead', num_classes=3, in_channels=64),
     )
-    with pytest.raises(ValueError, match=r'BoxGIoULoss: ClassifierAdapter.*gives no boxes'):
+    with (
+        DefaultScope.overwrite_default_scope('mmpretrain'),
+        pytest.raises(ValueError, match=r'BoxGIoULoss: ClassifierAdapter.*gives no boxes'),
+    ):
         Distiller(
             student=classifier,
-            teacher=dict(config=dict(model=classifier), checkpoint='random_init'),
+            teacher=dict(
+                config=dict(model=classifier, default_scope='mmpretrain'),
+                checkpoint='random_init',
+            ),
             losses=dict(tested=GIOU),
         )
