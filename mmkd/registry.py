@@ -1,7 +1,7 @@
 """MMEngine registries of the ``mmkd`` scope, and building with errors that name the mistake.
 
 ``MODELS``, ``HOOKS`` and ``TRANSFORMS`` are children of MMEngine's own, so that a Runner finds ``mmkd.Distiller``.
-``LOSSES``, ``SAMPLERS``, ``SCHEDULES`` and ``CONNECTORS`` hold what only a Distiller builds.
+``TEACHERS``, ``LOSSES``, ``SAMPLERS``, ``SCHEDULES`` and ``CONNECTORS`` hold what only a Distiller builds.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmkd', locations=['mmkd.h
 TRANSFORMS = Registry(
     'transform', parent=MMENGINE_TRANSFORMS, scope='mmkd', locations=['mmkd.datasets.unreadable']
 )
+TEACHERS = Registry('teacher', scope='mmkd', locations=['mmkd.teachers'])
 LOSSES = Registry('loss', scope='mmkd', locations=['mmkd.losses'])
 SAMPLERS = Registry('sampler', scope='mmkd', locations=['mmkd.losses'])
 CONNECTORS = Registry('connector', scope='mmkd', locations=['mmkd.connectors'])

@@ -9,7 +9,8 @@ import torch
 from mmdet.structures import DetDataSample
 from torch import Tensor
 
-from mmkd.structures import SampleTable, Step
+from mmkd.heads import HeadAdapter
+from mmkd.structures import TEACHER, SampleTable, Sources, Step, head_source
 
 IMAGES = ((60, 100), (80, 50))
 """Height and width of the two images."""
@@ -48,13 +49,13 @@ class BoxTable(SampleTable):
         return self.teacher_bins[index]
 
 
-@dataclass
-class GivenHead:
+@dataclass(eq=False)
+class GivenHead(HeadAdapter):
     """A head of the given tables."""
 
     given: list[BoxTable]
 
-    def tables(self, step: Step) -> list[BoxTable]:
+    def tables(self, step: Step) -> list[Any]:
         return self.given
 
 
@@ -88,7 +89,8 @@ def make_table(seed: int = 0, **other: Any) -> BoxTable:
 def step_of(*tables: BoxTable) -> Step:
     """A step whose head gives these tables."""
     samples = [DetDataSample(metainfo=dict(img_shape=shape)) for shape in IMAGES]
-    return Step(torch.zeros(0), samples, {}, lambda *_: (), head=GivenHead(list(tables)))  # type: ignore[arg-type]
+    sources = Sources({head_source(TEACHER): GivenHead(list(tables))})
+    return Step(torch.zeros(0), samples, {}, sources)
 
 
 POSITIVES = [0, 2, 3, 6, 7, 11]

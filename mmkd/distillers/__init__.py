@@ -1,6 +1,5 @@
-"""Distiller (wraps a student) and Teacher (holds the frozen network)."""
+"""Distiller: wraps a student, asks its teachers."""
 
 from .distiller import Distiller
-from .teacher import RANDOM_INIT, Teacher
 
-__all__ = ['RANDOM_INIT', 'Distiller', 'Teacher']
+__all__ = ['Distiller']

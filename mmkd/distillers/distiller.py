@@ -1,4 +1,4 @@
-"""The distiller: a student that trains with a teacher, and is nothing but the student to everyone else."""
+"""The distiller: a student that trains with teachers, and is nothing but the student to everyone else."""
 
 from __future__ import annotations
 
@@ -10,36 +10,41 @@ from mmengine.logging import MessageHub, print_log
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from mmkd.heads import NeckAdapter, build_head_adapter
-from mmkd.losses import DistillLoss, Progress
-from mmkd.registry import LOSSES, MODELS, build
-from mmkd.structures import ClassMap, Step
+from mmkd.heads.tapped import TappedNetwork
+from mmkd.losses import DistillLoss, build_schedule
+from mmkd.losses.schedules import Schedule
+from mmkd.registry import LOSSES, MODELS, TEACHERS, build
+from mmkd.structures import TEACHER, ClassMap, Progress, Step, head_source
+from mmkd.teachers import PeerTeacher, Teacher
+from mmkd.teachers.isolation import isolated_rng
+from mmkd.teachers.peer import RecordedPass, guest_taps
+from mmkd.teachers.precision import compile_parts
 
-from .isolation import isolated_rng
-from .precision import compile_parts
 from .record import Observer, StepRecord
-from .taps import Taps
-from .teacher import Teacher
 from .watch import LossWatch
 
 
 @MODELS.register_module()
 class Distiller(BaseModel):
-    """Trains a student with its own loss plus distillation losses from a frozen teacher.
+    """Trains a student with its own loss plus distillation losses from one or several teachers.
 
     Student and distiller are two objects over one tree of modules: the student's children are the distiller's own,
     under their own names, beside one more, ``distill``, that holds what the losses train. Therefore state_dict,
     optimizer parameter groups, EMA copies and hooks see the student, and a saved checkpoint loads in plain
     MMDetection or MMPretrain. Attributes the distiller lacks resolve to the student.
 
-    With every weight at 0 a step is the student's own step and the teacher does not run. Once every weight is 0 for
-    good, its memory is freed.
+    With every weight at 0 a step is the student's own step and no teacher runs. Once every weight is 0 for good, their
+    memory is freed.
 
     Args:
         student: Config of the student, as ``model`` in its own config file.
-        teacher: ``dict(config=..., checkpoint=...)``, see :class:`Teacher`.
+        teacher: ``dict(config=..., checkpoint=...)``, see :class:`mmkd.teachers.FrozenTeacher`; another kind by its
+            ``type``, such as ``dict(type='mmkd.AveragedTeacher', momentum=0.999)``.
+        teachers: In place of ``teacher``, several by name; a loss says whose pupil it is by ``teacher='<name>'``.
         losses: Name to loss config, such as ``dict(ckd=dict(type='mmkd.CKDLoss', weight=1.0))``. Each appears in the
             log as ``loss_<name>``, already weighted.
+        task_weight: What the student's own losses are multiplied by: a number or a schedule, such as the 0.1 of
+            ``0.1 CE + 0.9 KD``.
         data_preprocessor: The student's, where its config has it beside ``model``, as MMPretrain's do; MMEngine's
             Runner passes it on.
         head: Options of the adapter that aligns the heads, such as ``dict(layers='all')`` for every decoder layer of
@@ -57,30 +62,52 @@ class Distiller(BaseModel):
     def __init__(
         self,
         student: Mapping[str, Any],
-        teacher: Mapping[str, Any],
+        teacher: Mapping[str, Any] | None = None,
         losses: Mapping[str, Mapping[str, Any]] | None = None,
         head: Mapping[str, Any] | None = None,
         data_preprocessor: Mapping[str, Any] | None = None,
         compile: bool | Mapping[str, Any] = False,
         channels_last: bool = False,
+        teachers: Mapping[str, Mapping[str, Any]] | None = None,
+        task_weight: float | Mapping[str, Any] | Schedule = 1.0,
     ) -> None:
+        if (teacher is None) == (teachers is None):
+            raise ValueError(
+                'model.teacher: give one teacher as model.teacher, or several by name as model.teachers'
+            )
+        if teacher is not None:
+            teachers = {TEACHER: teacher}
+        assert teachers is not None
+        twice = sorted(teachers.keys() & (losses or {}).keys())
+        if twice or not teachers:
+            raise ValueError(
+                f'model.teachers: {twice[0]!r} is also the name of a loss: give one of them another name'
+                if twice
+                else 'model.teachers is empty: name at least one teacher'
+            )
         if data_preprocessor is not None:
             student = {'data_preprocessor': data_preprocessor, **student}
         built = MODELS.build(student)
         super().__init__(data_preprocessor=built.data_preprocessor)
+        self._task_schedule = build_schedule(task_weight, where='model.task_weight')
         with isolated_rng():
-            distill = nn.ModuleDict(
-                {
-                    name: build(LOSSES, config, where=f'model.losses.{name}')
-                    for name, config in (losses or {}).items()
-                }
-            )
+            distill: dict[str, nn.Module] = {
+                name: build(LOSSES, config, where=f'model.losses.{name}')
+                for name, config in (losses or {}).items()
+            }
+        self.teachers = {
+            name: _build_teacher(config, built, name) for name, config in teachers.items()
+        }
+        self._loss_names = list(distill)
+        for name, each in self.teachers.items():
+            trained = each.module
+            if trained is not None:
+                distill[name] = trained
         self._share_tree(built)
-        self.distill = distill
-        self.teacher = Teacher(**teacher, student_preprocessor=built.data_preprocessor)
+        self.distill = nn.ModuleDict(distill)
         self._watch = LossWatch()
         self._started = False
-        self._classes = ClassMap()
+        self._classes = {name: ClassMap() for name in self.teachers}
         self._observers: list[Observer] = []
         self._attach(head)
         self._channels_last = channels_last
@@ -89,7 +116,8 @@ class Distiller(BaseModel):
         if compile:
             options = {} if compile is True else compile
             compile_parts(self.student, options)
-            compile_parts(self.teacher.model, options)
+            for each in self.teachers.values():
+                compile_parts(each.model, options)
 
     def forward(
         self, inputs: Tensor, data_samples: list[Any] | None = None, mode: str = 'tensor'
@@ -115,34 +143,36 @@ class Distiller(BaseModel):
         progress = Progress.current()
         if not self._started:
             self._start()
+        for teacher in self.teachers.values():
+            teacher.begin_step(progress)
         weights = {name: loss.weight(progress) for name, loss in self.distill_losses.items()}
         active = {name: self.distill_losses[name] for name, weight in weights.items() if weight}
         for name, loss in self.distill_losses.items():
             loss.begin_step(active=name in active)
         observers, self._observers = self._observers, []
-        values: dict[str, Tensor] = {}
-        step: Step | None = None
         if not active:
-            self._release_teacher_if_over(progress)
-        elif self.teacher.released:
+            self._release_teachers_if_over(progress)
+        elif any(teacher.released for teacher in self.teachers.values()):
             raise RuntimeError(
                 f'{", ".join(active)}: the weight is not 0, but the teacher was released when all weights were 0 for '
                 'good: training went back; build the model anew'
             )
+        values: dict[str, Tensor] = {}
+        step: Step | None = None
         if active:
-            with self._taps.recording() as records:
-                losses = self.student.loss(inputs, data_samples)
-            step = Step(
-                inputs=inputs,
-                data_samples=data_samples or [],
-                records=records,
-                run_teacher=self.teacher.features,
-                head=self._head,
-                neck=self._neck,
-                classes=self._classes,
-                teacher_precision=self.teacher.precision,
-            )
-            task = dict(losses)
+            losses, records = self._tapped.loss(inputs, data_samples)
+        else:
+            losses = self.student.loss(inputs, data_samples)
+        self._weigh_task(losses, progress)
+        task = dict(losses)
+        if active:
+            asked = {loss.teacher for loss in active.values()}
+            passes = {
+                name: teacher.on(inputs, data_samples or [], self._classes[name])
+                for name, teacher in self.teachers.items()
+                if name in asked
+            }
+            step = self._tapped.step(inputs, data_samples, records, passes, progress)
             for name, loss in active.items():
                 if f'loss_{name}' in losses:
                     raise ValueError(
@@ -151,14 +181,18 @@ class Distiller(BaseModel):
                     )
                 values[name] = loss(step)
                 value = weights[name] * values[name]
-                self._watch.check(name, value, progress)
+                self._watch.check(name, value, progress, step)
                 losses[f'loss_{name}'] = value
-        else:
-            losses = self.student.loss(inputs, data_samples)
-            task = dict(losses)
-        for name, loss in self.distill_losses.items():
-            extras = [parameter for parameter in loss.parameters() if parameter.requires_grad]
-            if name not in active and extras:  # DDP wants every parameter in every step's graph
+            student = RecordedPass(self.student, records, inputs, ClassMap())
+            for name in passes:
+                peer = self.teachers[name]
+                if isinstance(peer, PeerTeacher):
+                    learned = peer.learn(inputs, data_samples or [], student, progress)
+                    losses |= {f'{name}.{key}': value for key, value in learned.items()}
+        for name, module in self.distill.items():
+            extras = [parameter for parameter in module.parameters() if parameter.requires_grad]
+            runs = name in active or (step is not None and name in step.teachers)
+            if extras and not runs:  # DDP wants every parameter in every step's graph
                 losses[f'loss_{name}'] = sum(parameter.sum() for parameter in extras) * 0.0
         for observer in observers:
             observer(StepRecord(progress, task, weights, values, step))
@@ -176,12 +210,18 @@ class Distiller(BaseModel):
         """The teacher's own predictions, see :meth:`Teacher.predict`, in the classes of the run's data set."""
         if not self._started:
             self._start()
-        return self.teacher.predict(data, self._classes)
+        name, teacher = next(iter(self.teachers.items()))
+        return teacher.predict(data, self._classes[name])
+
+    @property
+    def teacher(self) -> Teacher:
+        """The teacher; of several the first."""
+        return next(iter(self.teachers.values()))
 
     @property
     def distill_losses(self) -> dict[str, DistillLoss]:
         """The distillation losses by name."""
-        return dict(self.distill.items())  # type: ignore[arg-type]
+        return {name: self.distill[name] for name in self._loss_names}  # type: ignore[misc]
 
     def val_step(self, data: Any) -> Any:
         """The student's own."""
@@ -221,19 +261,33 @@ class Distiller(BaseModel):
     def _start(self) -> None:
         """What needs the run: MMEngine's hooks tell the data set's class names before the first step."""
         dataset_meta = MessageHub.get_current_instance().get_info('dataset_meta') or {}
-        if self._head is not None:
-            self._classes = self.teacher.match_classes(
-                dataset_meta.get('classes'), self._head.num_classes, self._head.num_teacher_classes
+        for name, head in self._heads.items():
+            self._classes[name] = self.teachers[name].match_classes(
+                dataset_meta.get('classes'), head.num_classes, head.num_teacher_classes
             )
         self._started = True
 
-    def _release_teacher_if_over(self, progress: Progress) -> None:
-        """Free the teacher once no loss will ever have a weight again."""
-        losses = self.distill_losses.values()
-        if self.teacher.released or not all(loss.is_over(progress) for loss in losses):
+    def _weigh_task(self, losses: dict[str, Any], progress: Progress) -> None:
+        """Multiply the student's own losses by the task's weight."""
+        weight = self._task_schedule(progress)
+        if weight == 1:
             return
-        self._taps.detach()
-        freed = self.teacher.release()
+        for name, value in losses.items():
+            if 'loss' in name:  # what MMEngine's parse_losses adds up
+                losses[name] = (
+                    value * weight
+                    if isinstance(value, Tensor)
+                    else [part * weight for part in value]
+                )
+
+    def _release_teachers_if_over(self, progress: Progress) -> None:
+        """Free the teachers once no loss will ever have a weight again."""
+        losses = self.distill_losses.values()
+        teachers = [teacher for teacher in self.teachers.values() if not teacher.released]
+        if not teachers or not all(loss.is_over(progress) for loss in losses):
+            return
+        self._tapped.detach()
+        freed = sum(teacher.release() for teacher in teachers)
         print_log(
             f'from iteration {progress.iteration} on the weight of every distillation loss is 0: the teacher no longer '
             f'runs, its {freed / 2**20:.1f} MiB are freed',
@@ -259,31 +313,31 @@ class Distiller(BaseModel):
         self.student._load_from_state_dict(*args, **kwargs)
 
     def _attach(self, head: Mapping[str, Any] | None) -> None:
-        """Choose the adapters that the losses ask for, let them check the pair, attach their taps once."""
-        needs = {need: name for name, loss in self.distill_losses.items() for need in loss.needs}
-        unknown = needs.keys() - {'logits', 'boxes', 'features'}
-        if unknown:
-            raise ValueError(
-                f'losses ask for {sorted(unknown)}; there are logits, boxes and features'
-            )
-        student, teacher = self.student, self.teacher.model
-        reads_head = needs.keys() & {'logits', 'boxes'}
-        self._head = build_head_adapter(student, teacher, head) if reads_head else None
-        if self._head is not None:
-            self.teacher.check_num_classes(self._head.num_classes, self._head.num_teacher_classes)
-        self._neck = (
-            NeckAdapter(student, teacher, loss=needs['features']) if 'features' in needs else None
-        )
+        """Choose the sources that the losses ask for, let them check the pairs, attach their taps once."""
+        networks = {name: teacher.model for name, teacher in self.teachers.items()}
         with isolated_rng():
-            for loss in self.distill_losses.values():
-                loss.attach(self._head, self._neck)
-        paths: dict[str, str] = {}
-        for adapter in (self._head, self._neck):
+            self._tapped = TappedNetwork(self.student, networks, self.distill_losses, head)
+        self._heads: dict[str, Any] = {}
+        for name, teacher in self.teachers.items():
+            teacher.tap(self._tapped.paths(name))
+            adapter = self._tapped.sources.get(head_source(name))
             if adapter is not None:
-                paths.update(adapter.taps)
-        self._taps = Taps(student, paths)
+                self._heads[name] = adapter
+                teacher.check_num_classes(adapter.num_classes, adapter.num_teacher_classes)
+        peers = [each for each in self.teachers.values() if isinstance(each, PeerTeacher)]
+        if peers:
+            self._tapped.also_tap(guest_taps([path for peer in peers for path in peer.asks]))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Distiller:
         super()._apply(fn, recurse)
-        self.teacher.apply(fn)
+        for teacher in self.teachers.values():
+            teacher.apply(fn)
         return self
+
+
+def _build_teacher(config: Mapping[str, Any], student: Any, name: str) -> Teacher:
+    where = 'model.teacher' if name == TEACHER else f'model.teachers.{name}'
+    if not isinstance(config, Mapping):
+        raise TypeError(f'{where}: expected dict(config=..., checkpoint=...), got {config!r}')
+    options = {'type': 'mmkd.FrozenTeacher', **config, 'student': student}
+    return build(TEACHERS, options, where)

@@ -8,8 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mmkd.losses import Progress
-from mmkd.structures import Step
+from mmkd.structures import Progress, Step
 
 
 @dataclass(frozen=True)

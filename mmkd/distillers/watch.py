@@ -3,50 +3,81 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from mmkd.losses import Progress
+from mmkd.structures import Progress, Step
 
 _ITERATIONS = 1000
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A loss's value on its way to the host."""
+
+    name: str
+    number: Tensor
+    arrived: Callable[[], bool]
+    progress: Progress
+    scaled: bool
 
 
 class LossWatch:
     """Raises on a loss that is not finite and warns of one that was exactly 0 for a whole epoch.
 
-    A run that counts iterations has one epoch only: there it is every 1000 iterations.
+    A run that counts iterations has one epoch only: there it is every 1000 iterations. A value on a GPU is looked at
+    when it has arrived on the host, one step later or at the end of the epoch: no step waits for it.
     """
 
     def __init__(self) -> None:
         self._span = -1
         self._by_epoch = True
         self._alive: dict[str, bool] = {}
+        self._readings: list[_Reading] = []
 
-    def check(self, name: str, value: Tensor, progress: Progress) -> None:
+    def check(self, name: str, value: Tensor, progress: Progress, step: Step) -> None:
         """Look at one step's value of a loss.
 
         Args:
             name: The loss's name in the recipe.
             value: Its weighted scalar.
             progress: Where training is.
+            step: The step, to look whether the teacher is the cause.
 
         Raises:
-            FloatingPointError: ``value`` is NaN or Inf, unless a float16 gradient scaler is at work: that one skips
-                the step and lowers its scale.
+            FloatingPointError: ``value`` is NaN or Inf, unless a float16 gradient scaler is at work and the teacher's
+                outputs are finite: that one skips the step and lowers its scale.
         """
+        number, arrived = _to_host(value.detach())
+        scaled = _scaler_at_work(value.device.type)
+        self._readings.append(_Reading(name, number, arrived, progress, scaled))
+        last_of_span = (progress.iteration + 1) % _ITERATIONS == 0
+        ends = progress.ends_epoch or (progress.max_epochs == 1 and last_of_span)
+        if ends and value.is_cuda:
+            torch.cuda.synchronize(value.device)
+        while self._readings and self._readings[0].arrived():
+            self._read(self._readings.pop(0), step)
+
+    def _read(self, reading: _Reading, step: Step) -> None:
+        name, progress = reading.name, reading.progress
         by_epoch = progress.max_epochs != 1
         self._start(int(progress.epoch) if by_epoch else progress.iteration // _ITERATIONS)
-        number = float(value.detach())
-        if number - number != 0:  # NaN and Inf alike
-            message = (
-                f'loss_{name} is {number} at iteration {progress.iteration} (epoch '
-                f"{int(progress.epoch)}): the student's logits or features hold NaN or Inf, or its "
-                'weight is too large. Lower the learning rate or the weight, or clip gradients '
-                '(optim_wrapper.clip_grad)'
+        number = float(reading.number)
+        if not math.isfinite(number):
+            message = f'loss_{name} is {number} at iteration {progress.iteration} (epoch {int(progress.epoch)}): '
+            fault = _fault_of_teacher(step)
+            if fault is not None:
+                raise FloatingPointError(message + fault)
+            message += (
+                "the student's logits or features hold NaN or Inf, or its weight is too large. Lower the learning rate "
+                'or the weight, or clip gradients (optim_wrapper.clip_grad)'
             )
-            if not _scaler_at_work(value.device.type):
+            if not reading.scaled:
                 raise FloatingPointError(message)
             print_log(message + '; left to the gradient scaler', 'current', logging.WARNING)
         self._alive[name] = self._alive.get(name, False) or number != 0
@@ -76,6 +107,35 @@ class LossWatch:
                 'current',
                 logging.WARNING,
             )
+
+
+def _to_host(value: Tensor) -> tuple[Tensor, Callable[[], bool]]:
+    """A value's copy in host memory, and whether it has arrived there."""
+    if not value.is_cuda:
+        return value, lambda: True
+    copy = torch.empty_like(value, device='cpu', pin_memory=True)
+    copy.copy_(value, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record()
+    return copy, event.query
+
+
+def _fault_of_teacher(step: Step) -> str | None:
+    """What is wrong with the teacher's outputs, if they are not finite."""
+    for request, answers in step.answers.items():
+        for number, answer in enumerate(answers):
+            for part in ('teacher', 'teacher_distributions'):
+                values = getattr(answer, part, None)
+                if values is None or torch.isfinite(values).all():
+                    continue
+                bad = int((~torch.isfinite(values)).flatten(1).any(dim=1).sum())
+                return (
+                    f'the outputs of {request.teacher!r} ({type(request).__name__} {number}) hold NaN or Inf in '
+                    f'{bad} of '
+                    f'{len(values)} samples: check teacher.checkpoint (a diverged run?); under --amp the teacher may '
+                    "overflow in float16: train without it, or with optim_wrapper.dtype='bfloat16'"
+                )
+    return None
 
 
 def _scaler_at_work(device: str) -> bool:

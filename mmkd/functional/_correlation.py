@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 
 def correlation_distance(
-    student: Tensor, teacher: Tensor, dim: int, weights: Tensor | None = None
+    student: Tensor,
+    teacher: Tensor,
+    dim: int,
+    weights: Tensor | None = None,
+    total: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """One minus Pearson's correlation of student and teacher along ``dim``.
 
@@ -21,13 +27,22 @@ def correlation_distance(
         teacher: The same shape.
         dim: The dimension to correlate along; it is summed away.
         weights: Of each entry, broadcastable to ``student``, or None for equal weights.
+        total: Where a part of every vector only is here: adds up the sums of all parts. The distance is then this
+            part's share. Not beside ``weights``.
     """
-    difference = _unit_deviations(student, dim, weights) - _unit_deviations(teacher, dim, weights)
+    difference = _unit_deviations(student, dim, weights, total) - _unit_deviations(
+        teacher, dim, weights, total
+    )
     return 0.5 * difference.square().sum(dim)
 
 
-def _unit_deviations(values: Tensor, dim: int, weights: Tensor | None) -> Tensor:
-    if weights is None:
+def _unit_deviations(
+    values: Tensor, dim: int, weights: Tensor | None, total: Callable[[Tensor], Tensor] | None
+) -> Tensor:
+    if total is not None:
+        count = total(values.new_full((), values.shape[dim])).clamp(min=1)
+        deviations = values - total(values.sum(dim, keepdim=True)) / count
+    elif weights is None:
         deviations = values - values.mean(dim, keepdim=True)
     else:
         total_weight = weights.sum(dim, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
@@ -35,10 +50,17 @@ def _unit_deviations(values: Tensor, dim: int, weights: Tensor | None) -> Tensor
         # The root, because a product of two deviations is to hold the weight once.
         deviations = weights.sqrt() * (values - mean)
         values = weights.sqrt() * values
-    norms = torch.linalg.vector_norm(deviations, dim=dim, keepdim=True)
+    norms = _norm(deviations, dim, total)
     # Deviations this small beside the values are what rounding has left of a constant; their
     # direction means nothing. Below the absolute bound their squares underflow.
     finfo = torch.finfo(values.dtype)
-    sizes = torch.linalg.vector_norm(values.detach(), dim=dim, keepdim=True)
+    sizes = _norm(values.detach(), dim, total)
     is_constant = norms <= (finfo.eps**0.5 * sizes).clamp(min=finfo.tiny**0.5)
     return torch.where(is_constant, 0.0, deviations / norms.masked_fill(is_constant, 1.0))
+
+
+def _norm(values: Tensor, dim: int, total: Callable[[Tensor], Tensor] | None) -> Tensor:
+    norm = torch.linalg.vector_norm(values, dim=dim, keepdim=True)
+    if total is None:
+        return norm
+    return total(norm.square()).clamp(min=torch.finfo(norm.dtype).tiny).sqrt()

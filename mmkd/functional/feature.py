@@ -15,9 +15,12 @@ from torch import Tensor
 
 from ._common import prepare_pair
 from ._correlation import correlation_distance
+from .processes import sum_over_processes, world_size
 
 
-def pkd_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Tensor:
+def pkd_loss(
+    student_features: Sequence[Tensor], teacher_features: Sequence[Tensor], gather: bool = False
+) -> Tensor:
     r"""PKD: one minus the correlation of every channel with the teacher's.
 
     .. math:: \sum_l \tfrac{1}{2} \, \mathrm{mean} (\tilde s_l - \tilde t_l)^2
@@ -30,20 +33,25 @@ def pkd_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tens
     Args:
         student_features: One map of shape (N, C, H, W) per level.
         teacher_features: As many maps, level by level of the student's shape. Get no gradient.
+        gather: The maps of all processes (of the default process group) are one batch; all of them
+            have to call this. Without a process group it changes nothing.
 
     Returns:
         A scalar, float32 or wider, between 0 and 2 per level. N = 0 gives a zero that is still
-        attached to the graph.
+        attached to the graph. With ``gather`` the mean of the processes' values is the loss of the
+        whole batch, and the mean of their gradients its gradient.
 
     Raises:
         ValueError: For features that are not two sequences of as many (N, C, H, W) maps, one at
             least, of the same shapes.
     """
+    processes = world_size() if gather else 1
+    total = sum_over_processes if processes > 1 else None
     losses = [
-        correlation_distance(_channels(student), _channels(teacher), dim=1).mean()
+        correlation_distance(_channels(student), _channels(teacher), dim=1, total=total).mean()
         for student, teacher in _levels(student_features, teacher_features)
     ]
-    return torch.stack(losses).sum()
+    return torch.stack(losses).sum() * processes
 
 
 def hcl_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Tensor:

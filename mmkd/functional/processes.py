@@ -54,6 +54,11 @@ def mean_over_processes(value: Tensor) -> Tensor:
     return value if world_size() == 1 else _MeanOverProcesses.apply(value)
 
 
+def sum_over_processes(value: Tensor) -> Tensor:
+    """The sum of the processes' values; a value collects the gradients of all processes. Any shape."""
+    return value if world_size() == 1 else _SumOverProcesses.apply(value)
+
+
 def _all_gather(tensor: Tensor) -> list[Tensor]:
     gathered = [torch.empty_like(tensor) for _ in range(world_size())]
     dist.all_gather(gathered, tensor.contiguous())
@@ -88,4 +93,19 @@ class _MeanOverProcesses(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
         return gradient

@@ -3,10 +3,10 @@
 from . import point  # noqa: F401  (registers its adapters)
 from .anchor import AnchorHeadAdapter
 from .base import HeadAdapter, register_head_adapter
-from .build import build_head_adapter
+from .build import build_head_adapter, build_sources
 from .classifier import ClassifierAdapter
 from .dense import Assignment, DenseHeadAdapter, DenseOutputs, SampledTargetsAdapter
-from .neck import NeckAdapter
+from .features import FeatureSource
 from .plain import plain_weights
 from .query import DETRHeadAdapter, QueryHeadAdapter, SparseRoIHeadAdapter
 from .roi import RoIHeadAdapter, roi_logits
@@ -19,14 +19,15 @@ __all__ = [
     'DETRHeadAdapter',
     'DenseHeadAdapter',
     'DenseOutputs',
+    'FeatureSource',
     'HeadAdapter',
-    'NeckAdapter',
     'QueryHeadAdapter',
     'RoIHeadAdapter',
     'RoITeacherAdapter',
     'SampledTargetsAdapter',
     'SparseRoIHeadAdapter',
     'build_head_adapter',
+    'build_sources',
     'plain_weights',
     'register_head_adapter',
     'roi_logits',

@@ -39,16 +39,6 @@ class AnchorHeadAdapter(SampledTargetsAdapter):
                 )
 
 
-@register_head_adapter('SSDHead')
-class SSDHeadAdapter(AnchorHeadAdapter):
-    """SSD: AnchorHead's targets; every level has class layers of its own."""
-
-    @classmethod
-    def class_layers(cls, head: Any) -> list[str]:
-        """See :meth:`HeadAdapter.class_layers`."""
-        return [f'cls_convs.{level}.{len(convs) - 1}' for level, convs in enumerate(head.cls_convs)]
-
-
 @register_head_adapter('SABLRetinaHead')
 class SABLRetinaHeadAdapter(AnchorHeadAdapter):
     """SABL on RetinaNet: AnchorHead's targets for one square per location; the buckets concern the boxes only.

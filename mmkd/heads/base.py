@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from mmkd.structures import Activation, SampleTable, Step
-
-from .serial import ClassLayers, Fold
+from mmkd.structures import (
+    TEACHER,
+    Activation,
+    Boxes,
+    ClassMaps,
+    FeaturePair,
+    HeadRequest,
+    Logits,
+    SampleTable,
+    Step,
+    TeacherPass,
+)
 
 HEAD_PATHS = ('roi_head', 'bbox_head', 'head')
 """Where detectors and classifiers keep the head that classifies."""
@@ -39,14 +49,18 @@ class HeadAdapter(ABC):
 
     taps: Mapping[str, str]
     """Tap name to the module (``'bbox_head'``) or method (``'bbox_head.f()'``) of the student it listens to."""
+    teacher: str = TEACHER
+    """Name of the teacher."""
+    undo: Callable[[Tensor], Tensor] | None = None
+    """What takes a layer of the student's head out of its (S, C) logits again."""
 
     def __init__(
         self, student: nn.Module, teacher: nn.Module, path: str, teacher_path: str | None = None
     ) -> None:
         self.student_head: Any = student.get_submodule(path)
-        self.teacher_head: Any = teacher.get_submodule(teacher_path or path)
-        self._path = path
-        self._class_layers: ClassLayers | None = None
+        self.path = path
+        self.teacher_path = teacher_path or path
+        self.teacher_head: Any = teacher.get_submodule(self.teacher_path)
 
     @property
     def activation(self) -> Activation:
@@ -87,36 +101,41 @@ class HeadAdapter(ABC):
             'on logits or features, or implement check_boxes() and the boxes of its sample tables'
         )
 
-    @classmethod
-    def class_layers(cls, head: Any) -> list[str]:
-        """Names, within ``head``, of the linear layers or convolutions that put out its class logits.
+    def answer(self, request: HeadRequest[Any], step: Step) -> list[Any]:
+        """The pairs that a loss asks for, one per sample table or, of class maps, per level."""
+        if isinstance(request, ClassMaps):
+            return self.class_maps(step)
+        tables = self.sample_tables(step)
+        if isinstance(request, Boxes):
+            return [table.box_pairs(request.samples, step.image_sizes) for table in tables]
+        assert isinstance(request, Logits)
+        pairs = [table.pairs(request.samples) for table in tables]
+        if self.undo is not None:
+            pairs = [replace(pair, student=self.undo(pair.student)) for pair in pairs]
+        return pairs
 
-        None where there is no such layer, or something comes between it and the logits. A layer may have several names.
-        """
-        return []
+    def sample_tables(self, step: Step) -> list[SampleTable]:
+        """The step's tables, made once."""
+        return step.once(self, lambda: self.tables(step))
 
-    def fold_into_class_layers(self, fold: Fold) -> None:
-        """Let the student's class layers run with folded weights from now on; the losses see what they gave before.
+    def teacher_pass(self, step: Step) -> TeacherPass:
+        """The teacher on the step's batch."""
+        return step.teachers[self.teacher]
 
-        Args:
-            fold: Weight and bias of a class layer to those that it runs with.
+    def check_class_maps(self) -> None:
+        """Check that both heads have class logits as maps, before a loss on these is used.
 
         Raises:
-            ValueError: The head has no class layers that could, or another loss has done this already.
+            ValueError: They don't.
         """
-        if self._class_layers is not None:
-            raise ValueError('a head takes one serial layer, and another loss has put one into it')
-        names = self.class_layers(self.student_head)
-        self._class_layers = ClassLayers(
-            self.student_head, self._path, names, self.num_logits, fold
+        raise ValueError(
+            f'{type(self.student_head).__name__} has no class maps: only dense heads output class logits as maps. Use '
+            "a loss on logits, or maps of the neck, at='neck'"
         )
-        self.taps = {**self.taps, **self._class_layers.taps}
 
-    def distilled(self, step: Step, logits: Tensor) -> Tensor:
-        """What the losses see of logits that a class layer of the student put out, see :class:`ClassLayers`."""
-        if self._class_layers is None:
-            return logits
-        return self._class_layers.unfolded(step, logits)
+    def class_maps(self, step: Step) -> list[FeaturePair]:
+        """The class logits of both heads as maps, level by level."""
+        raise NotImplementedError(f'{type(self).__name__} has no class maps')
 
     @abstractmethod
     def tables(self, step: Step) -> list[SampleTable]:

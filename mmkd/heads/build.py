@@ -1,15 +1,80 @@
-"""Which adapter serves a pair of heads."""
+"""Which source answers what the losses ask of a pair."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
+from mmkd.structures import ClassMaps, Features, HeadRequest, Request, Sources, head_source
+
 from .base import HEAD_PATHS, HeadAdapter, adapter_class, known_heads
+from .crossed import CrossedHeadAdapter
+from .features import FeatureSource
 from .roi_teacher import RoITeacherAdapter, is_two_stage
+
+
+def build_sources(
+    student: nn.Module,
+    teachers: Mapping[str, nn.Module],
+    requests: Mapping[str, Sequence[Request[Any]]],
+    head: Mapping[str, Any] | None = None,
+) -> Sources:
+    """The sources of all that the losses ask for; equal requests share theirs.
+
+    Args:
+        student: The student.
+        teachers: The teachers' networks by name.
+        requests: Name of a loss to what it asks for.
+        head: Options of the head adapters, see :func:`build_head_adapter`.
+
+    Raises:
+        ValueError: There is no such teacher, or the pair cannot give what is asked; the message names the loss.
+        TypeError: A head adapter has no such option.
+    """
+    sources: dict[Hashable, Any] = {}
+    for loss, asked in requests.items():
+        for request in asked:
+            network = teachers.get(request.teacher)
+            if network is None:
+                raise ValueError(
+                    f'model.losses.{loss}.teacher: there is no teacher {request.teacher!r}; there is '
+                    f'{", ".join(map(repr, teachers)) or "none"}'
+                )
+            try:
+                _add_source(sources, student, network, request, head)
+            except ValueError as error:
+                raise ValueError(f'model.losses.{loss}: {error}') from None
+    return Sources(sources)
+
+
+def _add_source(
+    sources: dict[Hashable, Any],
+    student: nn.Module,
+    teacher: nn.Module,
+    request: Request[Any],
+    head: Mapping[str, Any] | None,
+) -> None:
+    if isinstance(request, Features):
+        if request.source not in sources:
+            sources[request.source] = FeatureSource(student, teacher, request)
+        return
+    if not isinstance(request, HeadRequest):
+        raise ValueError(f'{type(request).__name__} is no request of mmkd.structures')
+    own = head_source(request.teacher)
+    if own not in sources:
+        sources[own] = build_head_adapter(student, teacher, head)
+        sources[own].teacher = request.teacher
+    adapter = sources[own]
+    if request.source not in sources:
+        assert request.crossed is not None
+        crossed = CrossedHeadAdapter(adapter, student, teacher, adapter.path, request.crossed)
+        crossed.teacher = request.teacher
+        sources[request.source] = crossed
+    if isinstance(request, ClassMaps):
+        adapter.check_class_maps()
 
 
 def build_head_adapter(

@@ -16,18 +16,6 @@ from .base import HeadAdapter, adapter_class, register_head_adapter
 
 Token = Literal['distillation', 'mean']
 
-CLASS_LAYERS = (
-    'fc',
-    'fc2',
-    'head',
-    'head.linear',
-    'layers.head',
-    'layers.head_dist',
-    'conv_cls_head',
-    'trans_cls_head',
-)
-"""Where MMPretrain's heads (linear, ViG, EfficientFormer, LeViT, ViT, DeiT, Conformer) have their class layers."""
-
 
 @dataclass
 class ClassifierTable(SampleTable):
@@ -132,14 +120,6 @@ class ClassifierAdapter(HeadAdapter):
         return self._num_teacher_classes
 
     @classmethod
-    def class_layers(cls, head: Any) -> list[str]:
-        """See :meth:`HeadAdapter.class_layers`."""
-        last = len(head.layers) - 1 if isinstance(getattr(head, 'layers', None), nn.Module) else 0
-        names = (*CLASS_LAYERS, f'layers.{last}.fc')
-        modules = dict(head.named_modules())
-        return [name for name in names if isinstance(modules.get(name), nn.Linear)]
-
-    @classmethod
     def aligns_with(cls, teacher: type[HeadAdapter]) -> bool:
         """With every classifier; the constructor looks closer."""
         return issubclass(teacher, ClassifierAdapter)
@@ -147,7 +127,7 @@ class ClassifierAdapter(HeadAdapter):
     def tables(self, step: Step) -> list[SampleTable]:
         """One table: the images of the batch."""
         logits = self.student_logits(step)
-        head, images = self.teacher_head, step.teacher
+        teacher = self.teacher_pass(step)
         return [
             ClassifierTable(
                 activation=self.activation,
@@ -157,15 +137,19 @@ class ClassifierAdapter(HeadAdapter):
                 weights=logits.new_ones(len(logits), dtype=torch.float32),
                 object_ids=torch.full((len(logits),), -1, device=logits.device),
                 student_rows=logits,
-                run_teacher=lambda: _teacher_logits(head, images),
+                run_teacher=lambda: self._teacher_logits(teacher),
             )
         ]
 
     def student_logits(self, step: Step) -> Tensor:
         """(B, C) logits of the student's own step."""
         output = step.record('logits')[0]
-        parts = (output,) if isinstance(output, Tensor) else output
-        return _prediction(tuple(self.distilled(step, part) for part in parts))
+        return _prediction(output)
+
+    def _teacher_logits(self, teacher: TeacherPass) -> Tensor:
+        features = teacher.features
+        output = teacher.run(lambda model: model.get_submodule(self.teacher_path)(features))
+        return teacher.classes.logits(_prediction(output))
 
     def labels(self, data_samples: Sequence[Any]) -> Tensor | None:
         """(B,) class of every image, or None where an image may have several."""
@@ -229,13 +213,6 @@ class ArcFaceAdapter(ClassifierAdapter):
     def student_logits(self, step: Step) -> Tensor:
         """See :meth:`ClassifierAdapter.student_logits`."""
         return self.student_head.scale * step.record('cosines')[0]
-
-
-@torch.no_grad()
-def _teacher_logits(head: Any, images: TeacherPass) -> Tensor:
-    with images.precision():
-        logits = _prediction(head(images.features))
-    return images.classes.logits(logits)
 
 
 def _prediction(output: Tensor | tuple[Tensor, ...]) -> Tensor:

@@ -15,21 +15,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mmkd.structures import Activation, SampleTable, Step, TeacherPass
+from mmkd.structures import Activation, FeaturePair, SampleTable, Step, TeacherPass
 
 from .base import HeadAdapter, adapter_class
-
-CLASS_LAYERS = (
-    'retina_cls',
-    'atss_cls',
-    'gfl_cls',
-    'vfnet_cls',
-    'rtm_cls',
-    'reppoints_cls_out',
-    'multi_level_conv_cls',
-    'conv_cls',
-)
-"""Names that MMDetection's dense heads give to their class layers; a head has one of them, or none."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +152,21 @@ class DenseTable(SampleTable):
         """(S, 4) the samples' anchors, None for heads of points."""
         return None if self.priors is None else self.priors[index % len(self.priors)]
 
+    def cells(self, index: Tensor) -> Tensor:
+        """See :meth:`SampleTable.cells`."""
+        within = index % (len(self) // len(self.samples_per_image))
+        cells = []
+        for level, maps in enumerate(self.student.class_maps):
+            height, width = maps.shape[-2:]
+            priors = maps.shape[1] // self.channels
+            row, column = torch.meshgrid(
+                *(torch.arange(size, device=maps.device) for size in (height, width)),
+                indexing='ij',
+            )
+            places = torch.stack([torch.full_like(row, level), row, column], dim=-1)
+            cells.append(places.view(-1, 3).repeat_interleave(priors, dim=0))
+        return torch.cat(cells)[within]
+
     def student_boxes(self, index: Tensor) -> Tensor:
         """See :meth:`SampleTable.student_boxes`."""
         return self.student_decoder(self._box_code(self.student, index), index)
@@ -259,17 +262,6 @@ class DenseHeadAdapter(HeadAdapter):
                 )
 
     @classmethod
-    def class_layers(cls, head: Any) -> list[str]:
-        """See :meth:`HeadAdapter.class_layers`; some heads have one for every level."""
-        name = next((name for name in CLASS_LAYERS if hasattr(head, name)), None)
-        if name is None:
-            return []
-        layer = getattr(head, name)
-        if isinstance(layer, nn.ModuleList):
-            return [f'{name}.{level}' for level in range(len(layer))]
-        return [name]
-
-    @classmethod
     def aligns_with(cls, teacher: type[HeadAdapter]) -> bool:
         """See :meth:`HeadAdapter.aligns_with`; what else has to agree is checked with the heads at hand."""
         return issubclass(teacher, DenseHeadAdapter)
@@ -285,10 +277,8 @@ class DenseHeadAdapter(HeadAdapter):
         Raises:
             RuntimeError: The captured targets do not cover the class maps.
         """
-        teacher = step.teacher
+        teacher = self.teacher_pass(step)
         outputs = self.student_outputs(step)
-        class_maps = [self.distilled(step, level) for level in outputs.class_maps]
-        outputs = replace(outputs, class_maps=class_maps)
         assignments = self.assignments(step, outputs)
         counts = [len(assigned.labels) for assigned in assignments]
         expected = [self.priors_per_image(outputs)] * len(outputs.class_maps[0])
@@ -312,8 +302,23 @@ class DenseHeadAdapter(HeadAdapter):
                 channels=self.num_logits,
                 student_decoder=self.decoder(self.student_head, outputs, step.inputs),
                 teacher_decoder=self.teacher_family.decoder(
-                    self.teacher_head, outputs, step.inputs
+                    self.teacher_head, outputs, step.inputs, teacher
                 ),
+            )
+        ]
+
+    def check_class_maps(self) -> None:
+        """See :meth:`HeadAdapter.check_class_maps`."""
+
+    def class_maps(self, step: Step) -> list[FeaturePair]:
+        """See :meth:`HeadAdapter.class_maps`; of (B, A*C, H, W) maps the channels of an anchor stand together."""
+        (table,) = self.sample_tables(step)
+        assert isinstance(table, DenseTable)
+        width = step.inputs.shape[-1]
+        return [
+            FeaturePair(number, round(width / student.shape[-1]), student, teacher.detach())
+            for number, (student, teacher) in enumerate(
+                zip(table.student.class_maps, table.teacher.class_maps, strict=True)
             )
         ]
 
@@ -374,16 +379,24 @@ class DenseHeadAdapter(HeadAdapter):
         return head.bbox_coder.decode(places.priors, code[0])
 
     @classmethod
-    def decoder(cls, head: Any, outputs: DenseOutputs, inputs: Tensor) -> BoxDecoder:
+    def decoder(
+        cls,
+        head: Any,
+        outputs: DenseOutputs,
+        inputs: Tensor,
+        teacher: TeacherPass | None = None,
+    ) -> BoxDecoder:
         """What decodes the boxes of a head of this family.
 
         Args:
             head: The head.
-            outputs: What a head put out on ``inputs``, for the sizes of its maps.
+            outputs: What a head output on ``inputs``, for the sizes of its maps.
             inputs: (B, 3, H, W) pixels.
+            teacher: The teacher on the batch if the head is its.
         """
         sizes = [(level.shape[-2], level.shape[-1]) for level in outputs.class_maps]
-        return BoxDecoder(cls, head, sizes, (inputs.shape[-2], inputs.shape[-1]), inputs.device)
+        size = (inputs.shape[-2], inputs.shape[-1])
+        return BoxDecoder(cls, head, sizes, size, inputs.device, teacher)
 
     @classmethod
     def generator(cls, head: Any) -> Any:
@@ -425,15 +438,27 @@ class DenseHeadAdapter(HeadAdapter):
 
     def spread(self, values: Tensor, places: Tensor, size: int, fill: int) -> Tensor:
         """(size,) ``values`` at ``places`` (indices or a mask), ``fill`` elsewhere."""
+        if places.dtype == torch.bool and len(
+            values
+        ):  # a mask as an index would wait for its count
+            order = (places.cumsum(0) - 1).clamp(0, len(values) - 1)
+            return torch.where(places, values[order].long(), fill)
         result = values.new_full((size,), fill, dtype=torch.long)
         result[places] = values
         return result
 
-    @torch.no_grad()
     def _run_teacher(self, teacher: TeacherPass, student: DenseOutputs) -> DenseOutputs:
         """The teacher's outputs, of the student's classes and cells."""
-        with teacher.precision():
-            outputs = self.teacher_family.run(self.teacher_head, teacher.features)
+        features = teacher.features
+        outputs = teacher.run(
+            lambda model: self.teacher_family.run(model.get_submodule(self.teacher_path), features)
+        )
+        return self.aligned(outputs, teacher, student)
+
+    def aligned(
+        self, outputs: DenseOutputs, teacher: TeacherPass, student: DenseOutputs
+    ) -> DenseOutputs:
+        """What the teacher's head output, with the student's classes and cells."""
         channels = self.num_teacher_classes + self.num_logits - self.num_classes
         class_maps = [
             teacher.classes.logits(level.unflatten(1, (-1, channels)), dim=2).flatten(1, 2)
@@ -455,6 +480,7 @@ class BoxDecoder:
         sizes: Height and width of its maps, a level.
         input_size: Height and width of the pixels it saw.
         device: Where the maps are.
+        teacher: The teacher on the batch if the head is its: eval mode may have another code of boxes.
     """
 
     family: type[DenseHeadAdapter]
@@ -462,6 +488,7 @@ class BoxDecoder:
     sizes: Sequence[tuple[int, int]]
     input_size: tuple[int, int]
     device: torch.device
+    teacher: TeacherPass | None = None
 
     @cached_property
     def levels(self) -> list[Tensor]:
@@ -476,15 +503,29 @@ class BoxDecoder:
     def __call__(self, code: Sequence[Tensor], index: Tensor) -> Tensor:
         """(S, 4) boxes of the (S,) samples ``index``, see :meth:`DenseHeadAdapter.decode`."""
         within = index % len(self.priors)
-        ends = torch.tensor([len(level) for level in self.levels], device=self.device).cumsum(0)
-        levels = torch.bucketize(within, ends, right=True)
+        levels = self._level_of[within]
         height, width = self.input_size
-        strides = torch.tensor([[width / w, height / h] for h, w in self.sizes], device=self.device)
         generator = self.family.generator(self.head)
-        if generator is not None:
-            strides = strides.new_tensor(_strides(generator))
-        return self.family.decode(
-            self.head, code, Places(self.priors[within], levels, strides[levels])
+        strides = torch.tensor(
+            [[width / w, height / h] for h, w in self.sizes]
+            if generator is None
+            else _strides(generator),
+            dtype=self.priors.dtype,
+        ).to(self.device, non_blocking=True)
+        places = Places(self.priors[within], levels, strides[levels])
+
+        def decode(_: Any = None) -> Tensor:
+            with torch.autocast(self.device.type, enabled=False):
+                return self.family.decode(self.head, code, places)
+
+        return decode() if self.teacher is None else self.teacher.run(decode, gradient=True)
+
+    @cached_property
+    def _level_of(self) -> Tensor:
+        """(P,) the level of every prior of one image."""
+        counts = [len(level) for level in self.levels]
+        return torch.cat(
+            [torch.full((count,), level, device=self.device) for level, count in enumerate(counts)]
         )
 
 
@@ -518,7 +559,7 @@ def gather_rows(maps: Sequence[Tensor], index: Tensor, channels: int) -> Tensor:
 
     Args:
         maps: (B, A*C, H, W) a level; A may differ from level to level.
-        index: (S,) indices in the order image, level, row, column, prior.
+        index: (S,) ascending indices in the order image, level, row, column, prior.
         channels: C.
 
     Returns:
@@ -526,19 +567,20 @@ def gather_rows(maps: Sequence[Tensor], index: Tensor, channels: int) -> Tensor:
     """
     folded = [_fold(level, channels) for level in maps]
     sizes = [level[0, ..., 0].numel() for level in folded]
-    per_image = sum(sizes)
-    image, within = index // per_image, index % per_image
-    rows, places = [], []
+    if len(index) == len(maps[0]) * sum(sizes):  # all samples, as samplers give ascending indices
+        return torch.cat([level.flatten(1, 3) for level in folded], dim=1).flatten(0, 1)
+    image, within = index // sum(sizes), index % sum(sizes)
+    rows: Tensor | None = None
     start = 0
     for level, size in zip(folded, sizes, strict=True):
-        place = ((within >= start) & (within < start + size)).nonzero().flatten()
         width, priors = level.shape[2:4]
-        cell = within[place] - start
-        row, column, prior = cell // (width * priors), cell // priors % width, cell % priors
-        rows.append(level[image[place], row, column, prior])
-        places.append(place)
+        cell = (within - start).clamp(0, size - 1)
+        found = level[image, cell // (width * priors), cell // priors % width, cell % priors]
+        # Rows of other levels are overwritten: to select them first would wait for their number.
+        rows = found if rows is None else torch.where((within >= start)[:, None], found, rows)
         start += size
-    return torch.cat(rows)[torch.cat(places).argsort()]
+    assert rows is not None
+    return rows
 
 
 def logits_of(probabilities: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from mmkd.functional.aekt import fold_serial_layer
 from mmkd.losses.aekt import TASK_LAYER
+from mmkd.losses.serial import class_layers
 
-from .base import HEAD_PATHS, adapter_class
-from .serial import check_class_layers
+from .base import HEAD_PATHS
 
 DISTILL_PREFIX = 'distill.'
 """What the names of weights begin with that a distillation adds to the student's."""
@@ -69,9 +69,7 @@ def _class_layers(model: nn.Module, num_logits: int) -> list[str]:
     """Names, all that each has, of the class layers of a model."""
     path = next((path for path in HEAD_PATHS if hasattr(model, path)), None)
     head = model if path is None else model.get_submodule(path)
-    adapter = adapter_class(head)
-    names = [] if adapter is None else adapter.class_layers(head)
-    layers = list(check_class_layers(head, names, num_logits).values())
+    layers = list(class_layers(head, num_logits).values())
     return [
         name
         for name, module in model.named_modules(remove_duplicate=False)

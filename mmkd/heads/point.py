@@ -233,11 +233,6 @@ class CenterNetHeadAdapter(DenseHeadAdapter):
         """See :attr:`HeadAdapter.num_logits`."""
         return self.num_classes
 
-    @classmethod
-    def class_layers(cls, head: Any) -> list[str]:
-        """See :meth:`HeadAdapter.class_layers`."""
-        return [f'heatmap_head.{len(head.heatmap_head) - 1}']
-
     def student_outputs(self, step: Step) -> DenseOutputs:
         """See :meth:`DenseHeadAdapter.student_outputs`."""
         boxes = [step.record('offsets'), step.record('sizes')]

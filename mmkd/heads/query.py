@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -110,7 +110,6 @@ class QueryHeadAdapter(HeadAdapter):
         if layers not in ('last', 'all'):
             raise ValueError(f"model.head.layers: {layers!r} is neither 'last' nor 'all'")
         self.layers = layers
-        self.teacher: Any = teacher
         self.num_layers = self.count_layers(student, self.student_head)
         ours, theirs = self.classifier(self.student_head), self.classifier(self.teacher_head)
         _require_equal(
@@ -184,25 +183,28 @@ class QueryHeadAdapter(HeadAdapter):
         """Matches of every wanted layer, in turn of every image, read from the taps."""
 
     @abstractmethod
-    def teacher_matches(self, step: Step) -> list[list[Matches]]:
-        """Matches of every wanted layer, in turn of every image: the teacher runs on the step's images."""
+    def teacher_matches(
+        self, teacher: Any, features: Sequence[Tensor], step: Step
+    ) -> list[list[Matches]]:
+        """Matches of every wanted layer, in turn of every image.
+
+        Args:
+            teacher: The teacher's network.
+            features: What its ``extract_feat`` gave for the step's images.
+            step: The step.
+        """
 
     def tables(self, step: Step) -> list[SampleTable]:
         """One table per wanted layer, of the objects that both networks matched."""
-        with step.teacher.precision():
-            teacher = self.teacher_matches(step)
-        layers = zip(self._distilled_matches(step), teacher, strict=True)
-        return [self._table(ours, theirs, step.classes) for ours, theirs in layers]
+        teacher = self.teacher_pass(step)
+        features = teacher.features
+        matches = teacher.run(lambda model: self.teacher_matches(model, features, step))
+        layers = zip(self.student_matches(step), matches, strict=True)
+        return [self._table(ours, theirs, teacher.classes) for ours, theirs in layers]
 
     def student_tables(self, step: Step) -> list[SampleTable]:
         """One table per wanted layer, of the objects that the student matched; as the teacher's, its own matches."""
-        return [self._table(ours, ours, ClassMap()) for ours in self._distilled_matches(step)]
-
-    def _distilled_matches(self, step: Step) -> list[list[Matches]]:
-        return [
-            [replace(match, logits=self.distilled(step, match.logits)) for match in layer]
-            for layer in self.student_matches(step)
-        ]
+        return [self._table(ours, ours, ClassMap()) for ours in self.student_matches(step)]
 
     def wanted(self, num_layers: int) -> range:
         """Indices of the layers that get a table."""
@@ -267,13 +269,6 @@ class DETRHeadAdapter(QueryHeadAdapter):
         super().__init__(student, teacher, path, layers=layers)
 
     @classmethod
-    def class_layers(cls, head: Any) -> list[str]:
-        """See :meth:`HeadAdapter.class_layers`: those of the decoder; one on the encoder's proposals is another."""
-        if not hasattr(head, 'cls_branches'):
-            return ['fc_cls']
-        return [f'cls_branches.{layer}' for layer in range(head.num_pred_layer - head.as_two_stage)]
-
-    @classmethod
     def classifier(cls, head: Any) -> Any:
         """The head itself."""
         return head
@@ -305,11 +300,13 @@ class DETRHeadAdapter(QueryHeadAdapter):
             for layer in self.wanted(self.num_layers)
         ]
 
-    @torch.no_grad()
-    def teacher_matches(self, step: Step) -> list[list[Matches]]:
+    def teacher_matches(
+        self, teacher: Any, features: Sequence[Tensor], step: Step
+    ) -> list[list[Matches]]:
         """See :meth:`QueryHeadAdapter.teacher_matches`."""
-        head = self.teacher_head
-        queries = self.teacher.forward_transformer(step.teacher_features, step.data_samples)
+        head = teacher.get_submodule(self.teacher_path)
+        classes = self.teacher_pass(step).classes
+        queries = teacher.forward_transformer(features, step.data_samples)
         logits, boxes = (values.float() for values in head(**queries))  # costs need the range
         matches: list[list[Matches]] = []
         for layer in self.wanted(len(logits)):
@@ -322,7 +319,7 @@ class DETRHeadAdapter(QueryHeadAdapter):
                     scores=logits[layer, image][distinct],
                     bboxes=box_convert(boxes[layer, image], 'cxcywh', 'xyxy')[distinct] * scale,
                 )
-                objects = _teachers_objects(sample, step.classes)
+                objects = _teachers_objects(sample, classes)
                 assignment = head.assigner.assign(
                     pred_instances=predictions, gt_instances=objects, img_meta=sample.metainfo
                 )
@@ -336,11 +333,6 @@ class SparseRoIHeadAdapter(QueryHeadAdapter):
 
     taps: Mapping[str, str] = {'stages': 'roi_head.bbox_loss()'}
     assigner_name = 'bbox_assigner'
-
-    @classmethod
-    def class_layers(cls, head: Any) -> list[str]:
-        """See :meth:`HeadAdapter.class_layers`."""
-        return [f'bbox_head.{stage}.fc_cls' for stage in range(head.num_stages)]
 
     @classmethod
     def classifier(cls, head: Any) -> Any:
@@ -357,12 +349,13 @@ class SparseRoIHeadAdapter(QueryHeadAdapter):
         stages = step.record('stages')
         return [_stage_matches(stages[stage]) for stage in self.wanted(len(stages))]
 
-    @torch.no_grad()
-    def teacher_matches(self, step: Step) -> list[list[Matches]]:
+    def teacher_matches(
+        self, teacher: Any, features: Sequence[Tensor], step: Step
+    ) -> list[list[Matches]]:
         """See :meth:`QueryHeadAdapter.teacher_matches`."""
-        head = self.teacher_head
-        features = step.teacher_features
-        proposals = self.teacher.rpn_head.predict(features, step.data_samples)
+        head = teacher.get_submodule(self.teacher_path)
+        classes = self.teacher_pass(step).classes
+        proposals = teacher.rpn_head.predict(features, step.data_samples)
         query_features = torch.stack([proposal.features for proposal in proposals])
         stages = []
         for stage in range(head.num_stages):
@@ -374,7 +367,7 @@ class SparseRoIHeadAdapter(QueryHeadAdapter):
                 object_feats=query_features,
                 batch_img_metas=[sample.metainfo for sample in step.data_samples],
                 batch_gt_instances=[
-                    _teachers_objects(sample, step.classes) for sample in step.data_samples
+                    _teachers_objects(sample, classes) for sample in step.data_samples
                 ],
             )
             stages.append(outputs)

@@ -164,13 +164,6 @@ class RoIHeadAdapter(HeadAdapter):
         """See :attr:`HeadAdapter.num_logits`."""
         return int(self._box_heads[0].fc_cls.out_features)
 
-    @classmethod
-    def class_layers(cls, head: Any) -> list[str]:
-        """See :meth:`HeadAdapter.class_layers`."""
-        if isinstance(head.bbox_head, nn.ModuleList):
-            return [f'bbox_head.{stage}.fc_cls' for stage in range(len(head.bbox_head))]
-        return ['bbox_head.fc_cls']
-
     def check_boxes(self, distributions: bool = False) -> None:
         """See :meth:`HeadAdapter.check_boxes`."""
         theirs = _per_stage(self.teacher_head.bbox_head)
@@ -194,7 +187,7 @@ class RoIHeadAdapter(HeadAdapter):
 
     def tables(self, step: Step) -> list[SampleTable]:
         """One table of the sampled RoIs per stage; those of a later stage are what the student refined."""
-        teacher = self.scores.on(step.teacher)
+        teacher = self.scores.on(self.teacher_pass(step))
         tables: list[SampleTable] = []
         for stage in range(len(self._box_heads)):
             if tables and not len(tables[-1]):
@@ -227,7 +220,7 @@ class RoIHeadAdapter(HeadAdapter):
             labels=loss['labels'],
             weights=loss['label_weights'],
             object_ids=torch.cat([_object_ids(one) for one in sampled]),
-            student_rows=self.distilled(step, loss['cls_score']),
+            student_rows=loss['cls_score'],
             student_code=loss['bbox_pred'],
             rois=loss['rois'],
             run_teacher=lambda rois: teacher.outputs(rois, stage if self._same_stages else None),
@@ -308,13 +301,13 @@ class RoIScorer:
     @cached_property
     def context(self) -> dict[str, Tensor]:
         """See :func:`_context`."""
-        return _context(self.scores.roi_head, self.features)
+        features = self.features
+        return self.images.run(lambda model: _context(model.roi_head, features))
 
     def logits(self, rois: Tensor) -> Tensor:
         """The logits of :meth:`outputs`, the mean of all stages."""
         return self.outputs(rois).logits
 
-    @torch.no_grad()
     def outputs(self, rois: Tensor, stage: int | None = None) -> RoIOutputs:
         """What the teacher puts out at boxes, logits of the student's classes and with the student's meaning.
 
@@ -330,8 +323,10 @@ class RoIScorer:
             (S, C) logits and the boxes' code, without gradient.
         """
         stages = range(self.scores.num_stages) if stage is None else (stage,)
-        with self.images.precision():
-            outputs = _forward(self.scores.roi_head, self.features, rois, stages, self.context)
+        features, context = self.features, self.context
+        outputs = self.images.run(
+            lambda model: _forward(model.roi_head, features, rois, stages, context)
+        )
         logits = self.images.classes.logits(outputs.logits)
         if self.scores.log_odds:
             logits = _log_odds(logits)[:, :-1]

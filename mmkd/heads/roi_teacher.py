@@ -14,7 +14,6 @@ from mmkd.structures import Activation, SampleTable, Step
 
 from .base import HeadAdapter, adapter_class
 from .roi import RoIHeadAdapter, RoIScores
-from .serial import Fold
 
 _MOST_ROIS = 2048
 """RoIs that the teacher scores at once: 100 MiB of features of 256 channels and 7 x 7 cells."""
@@ -147,14 +146,9 @@ class RoITeacherAdapter(HeadAdapter):
             'for them: use a loss on logits or features'
         )
 
-    def fold_into_class_layers(self, fold: Fold) -> None:
-        """See :meth:`HeadAdapter.fold_into_class_layers`."""
-        self.own.fold_into_class_layers(fold)
-        self.taps = self.own.taps
-
     def tables(self, step: Step) -> list[SampleTable]:
         """The tables of the student's own head, without the samples that are no candidates."""
-        scorer = self.scores.on(step.teacher)
+        scorer = self.scores.on(self.teacher_pass(step))
         tables: list[SampleTable] = []
         for table in self.own.student_tables(step):
             places = _candidates(table, self.candidates)

@@ -16,8 +16,8 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from mmkd.distillers import Distiller
-from mmkd.distillers.isolation import isolated_rng
 from mmkd.registry import HOOKS
+from mmkd.teachers.isolation import isolated_rng
 
 from ._distiller import distiller_of
 

@@ -20,11 +20,11 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor
 
 from mmkd.distillers import Distiller
-from mmkd.distillers.isolation import isolated_rng
 from mmkd.distillers.record import StepRecord
 from mmkd.functional.agreement import cosine_similarities, matches
 from mmkd.losses import LogitLoss
 from mmkd.registry import HOOKS
+from mmkd.teachers.isolation import isolated_rng
 
 from ._distiller import distiller_of
 

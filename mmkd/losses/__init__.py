@@ -1,13 +1,15 @@
 """Registered losses, the samplers that choose their samples, and the schedules of their weights."""
 
 from .aekt import AEKTLoss
-from .base import BoxLoss, DistillLoss, FeatureLoss, LogitLoss
-from .box import BoxGIoULoss, BoxL1Loss
+from .base import DistillLoss
+from .box import BoxGIoULoss, BoxL1Loss, BoxLoss
 from .ckd import CKDLoss
 from .dist import DISTLoss
 from .dkd import DKDLoss
+from .features import FeatureLoss
 from .kd import KDLoss
 from .ld import LDLoss
+from .logits import LogitLoss
 from .nkd import NKDLoss
 from .pkd import PKDLoss
 from .qfl_kd import QFLKDLoss
@@ -18,11 +20,11 @@ from .schedules import (
     Constant,
     CosineDecay,
     LinearWarmup,
-    Progress,
     Schedule,
     Steps,
     Stop,
     build_schedule,
+    is_over,
 )
 
 __all__ = [
@@ -47,7 +49,6 @@ __all__ = [
     'PKDLoss',
     'Positives',
     'PositivesAndTeacherTopK',
-    'Progress',
     'QFLKDLoss',
     'ReviewKDLoss',
     'Schedule',
@@ -55,4 +56,5 @@ __all__ = [
     'Stop',
     'TeacherTopK',
     'build_schedule',
+    'is_over',
 ]

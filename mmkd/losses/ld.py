@@ -9,9 +9,9 @@ from torch import Tensor
 
 from mmkd.functional import ld_loss
 from mmkd.registry import LOSSES
-from mmkd.structures import BoxPairs
+from mmkd.structures import TEACHER, BoxPairs, Step
 
-from .base import BoxLoss
+from .box import BoxLoss
 from .schedules import Schedule
 
 
@@ -29,6 +29,7 @@ class LDLoss(BoxLoss):
         confidence: Whose highest class probability weighs a box: ``'student'`` (published) or ``'teacher'``.
         average: ``'none'`` (published) sums over boxes, ``'confidence'`` divides by the sum of their weights.
         samples: Config of a sampler; default ``mmkd.Positives`` (published).
+        teacher: See :class:`DistillLoss`.
 
     Raises:
         ValueError: An option is unknown, or (by :meth:`attach`) a head has no distributions or other bins.
@@ -43,8 +44,9 @@ class LDLoss(BoxLoss):
         confidence: Literal['student', 'teacher'] = 'student',
         average: Literal['none', 'confidence'] = 'none',
         samples: Mapping[str, Any] | None = None,
+        teacher: str = TEACHER,
     ) -> None:
-        super().__init__(weight, samples)
+        super().__init__(weight, samples, teacher)
         if not temperature > 0:
             raise ValueError(f'LDLoss.temperature: {temperature} is not a positive number')
         if confidence not in ('student', 'teacher'):
@@ -63,11 +65,11 @@ class LDLoss(BoxLoss):
             return super().box_weights(pairs)
         return pairs.student_confidence * pairs.weights
 
-    def averages(self) -> bool:
-        """See :meth:`BoxLoss.averages`."""
-        return self.average == 'confidence'
+    def averaged_by(self, pairs: BoxPairs) -> Tensor | None:
+        """See :meth:`BoxLoss.averaged_by`; as published it is a sum, and with several processes the mean of theirs."""
+        return None if self.average == 'none' else super().averaged_by(pairs)
 
-    def compute(self, pairs: BoxPairs, weights: Tensor) -> Tensor:
+    def compute(self, pairs: BoxPairs, weights: Tensor, step: Step) -> Tensor:
         """See :func:`mmkd.functional.ld_loss`."""
         assert pairs.student_distributions is not None
         assert pairs.teacher_distributions is not None
@@ -76,6 +78,6 @@ class LDLoss(BoxLoss):
             pairs.teacher_distributions,
             self.temperature,
             weights,
-            avg_factor=None if self.averages() else 1.0,
+            avg_factor=1.0 if self.average == 'none' else None,
         )
         return value / pairs.student_distributions.shape[-1]

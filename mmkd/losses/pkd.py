@@ -1,4 +1,4 @@
-"""PKD on neck features."""
+"""PKD on feature maps."""
 
 from __future__ import annotations
 
@@ -6,19 +6,24 @@ from torch import Tensor
 
 from mmkd.functional import pkd_loss
 from mmkd.registry import LOSSES
-from mmkd.structures import FeaturePair
+from mmkd.structures import FeaturePair, Step
 
-from .base import FeatureLoss
+from .features import FeatureLoss
 
 
 @LOSSES.register_module()
 class PKDLoss(FeatureLoss):
-    """Pearson correlation of neck maps (PKD, Cao et al., NeurIPS 2022); the published weight is 6 to 10.
+    """Pearson correlation of neck maps (PKD, Cao et al., NeurIPS 2022): :func:`mmkd.functional.pkd_loss`.
 
-    See :func:`mmkd.functional.pkd_loss`. As published it trains nothing and wants necks of equal width; between others
-    a connector is needed.
+    Published: weight 6 for Faster R-CNN, 10 for RetinaNet. As published it trains nothing and wants necks of equal
+    width; between others a connector is needed. Channels are standardised over the maps of all processes.
     """
 
-    def compute(self, pairs: list[FeaturePair]) -> Tensor:
+    def compute(self, pairs: list[FeaturePair], step: Step) -> Tensor:
         """1 - Pearson per level, summed over levels."""
-        return pkd_loss([pair.student for pair in pairs], [pair.teacher for pair in pairs])
+        return pkd_loss(
+            [pair.student for pair in pairs], [pair.teacher for pair in pairs], gather=True
+        )
+
+    def averaged_by(self, pairs: list[FeaturePair]) -> None:
+        """None: the function correlates over all processes itself."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from mmkd.functional import hcl_loss
 from mmkd.registry import LOSSES
-from mmkd.structures import FeaturePair, HeadSource, NeckSource
+from mmkd.structures import FeaturePair, Step
 
-from .base import FeatureLoss
-from .schedules import Schedule
+from .features import FeatureLoss
 
 
 @LOSSES.register_module()
@@ -27,11 +26,10 @@ class ReviewKDLoss(FeatureLoss):
     of the loss: the student without them is the plain student.
 
     Args:
-        weight: Weight or schedule. Published: 1 for most pairs; beside CKD on FPN levels P2 to P6, 1.2 for R18, 1.0
-            for R50 and 2.0 for MobileNetV2.
         mid_channels: Channels of what is handed from a level to the next; default as many as the teacher's widest
             level has (256 with the usual FPN, as published).
-        strides: See :class:`mmkd.losses.FeatureLoss`.
+        **options: See :class:`mmkd.losses.FeatureLoss`. Published weights: 1 for most pairs; beside CKD on FPN levels
+            P2 to P6, 1.2 for R18, 1.0 for R50 and 2.0 for MobileNetV2.
 
     Raises:
         ValueError: ``mid_channels`` is not positive.
@@ -40,31 +38,22 @@ class ReviewKDLoss(FeatureLoss):
     any_width: ClassVar[bool] = True
     fusions: nn.ModuleList
 
-    def __init__(
-        self,
-        weight: float | Mapping[str, Any] | Schedule = 1.0,
-        mid_channels: int | None = None,
-        strides: Sequence[int] | None = None,
-    ) -> None:
-        super().__init__(weight, strides)
+    def __init__(self, mid_channels: int | None = None, **options: Any) -> None:
+        super().__init__(**options)
         if mid_channels is not None and mid_channels < 1:
             raise ValueError(f'ReviewKDLoss.mid_channels: {mid_channels} is not a positive number')
         self.mid_channels = mid_channels
 
-    def attach(self, head: HeadSource | None, neck: NeckSource | None) -> None:
-        """Make one fusion per level of the neck."""
-        super().attach(head, neck)
-        assert neck is not None
-        levels = range(len(neck.channels)) if self._levels is None else self._levels
-        channels = [neck.channels[level] for level in levels]
-        middle = self.mid_channels or max(theirs for _, theirs in channels)
+    def _make_layers(self, channels: Mapping[int, tuple[int, int]]) -> None:
+        """Make one fusion per level."""
+        middle = self.mid_channels or max(theirs for _, theirs in channels.values())
         deepest = len(channels) - 1
         self.fusions = nn.ModuleList(
             Fusion(ours, middle, theirs, gated=level < deepest)
-            for level, (ours, theirs) in enumerate(channels)
+            for level, (ours, theirs) in enumerate(channels.values())
         )
 
-    def compute(self, pairs: list[FeaturePair]) -> Tensor:
+    def compute(self, pairs: list[FeaturePair], step: Step) -> Tensor:
         """Fuse from deep to shallow, compare level by level."""
         fused: list[Tensor] = []
         review: Tensor | None = None

@@ -47,7 +47,7 @@ class TeacherTopK:
 
     def __call__(self, table: SampleTable) -> Tensor:
         """(S,) indices, ascending."""
-        return _top_k_mask(table, self.k).nonzero().flatten()
+        return _top_k(table, self.k)
 
 
 @SAMPLERS.register_module()
@@ -66,7 +66,9 @@ class PositivesAndTeacherTopK:
 
     def __call__(self, table: SampleTable) -> Tensor:
         """(S,) indices, ascending."""
-        return (table.is_foreground() | _top_k_mask(table, self.k)).nonzero().flatten()
+        picked = table.is_foreground()
+        picked[_top_k(table, self.k)] = True
+        return picked.nonzero().flatten()
 
 
 def _check_k(sampler: TeacherTopK | PositivesAndTeacherTopK) -> None:
@@ -74,13 +76,13 @@ def _check_k(sampler: TeacherTopK | PositivesAndTeacherTopK) -> None:
         raise ValueError(f'{type(sampler).__name__}.k is {sampler.k}: at least 1 sample per image')
 
 
-def _top_k_mask(table: SampleTable, k: int) -> Tensor:
-    """(N,) whether a sample is among its image's k most confident ones."""
+def _top_k(table: SampleTable, k: int) -> Tensor:
+    """(S,) each image's k most confident samples, ascending."""
     confidence = table.teacher_confidence()
-    mask = torch.zeros_like(confidence, dtype=torch.bool)
+    picked = []
     start = 0
     for count in table.samples_per_image:
         top = confidence[start : start + count].topk(min(k, count)).indices
-        mask[start + top] = True
+        picked.append(start + top.sort().values)
         start += count
-    return mask
+    return torch.cat(picked) if picked else confidence.new_zeros(0).long()

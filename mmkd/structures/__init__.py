@@ -2,19 +2,46 @@
 
 from .classes import ClassMap
 from .pairs import Activation, BoxPairs, FeaturePair, LogitPairs
+from .progress import Progress
+from .requests import (
+    NECK,
+    PRE_LOGITS,
+    TEACHER,
+    Boxes,
+    ClassMaps,
+    Features,
+    HeadRequest,
+    Logits,
+    Request,
+    head_source,
+)
 from .samples import Sampler, SampleTable
-from .step import HeadSource, NeckSource, Step, TeacherPass
+from .step import Source, Sources, Step, TeacherPass
+from .taps import Taps, evaluating
 
 __all__ = [
+    'NECK',
+    'PRE_LOGITS',
+    'TEACHER',
     'Activation',
     'BoxPairs',
+    'Boxes',
     'ClassMap',
+    'ClassMaps',
     'FeaturePair',
-    'HeadSource',
+    'Features',
+    'HeadRequest',
     'LogitPairs',
-    'NeckSource',
+    'Logits',
+    'Progress',
+    'Request',
     'SampleTable',
     'Sampler',
+    'Source',
+    'Sources',
     'Step',
+    'Taps',
     'TeacherPass',
+    'evaluating',
+    'head_source',
 ]

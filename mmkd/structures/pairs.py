@@ -30,6 +30,7 @@ class LogitPairs:
         image_ids: (S,) index of the image within the batch.
         object_ids: (S,) index of the ground truth within its image that a sample belongs to, -1 for none.
         locate: Gives :attr:`boxes`.
+        locate_cells: Gives :attr:`cells`.
     """
 
     student: Tensor
@@ -41,10 +42,10 @@ class LogitPairs:
     image_ids: Tensor
     object_ids: Tensor
     locate: Callable[[], Tensor | None] = lambda: None
+    locate_cells: Callable[[], Tensor | None] = lambda: None
 
     def __post_init__(self) -> None:
         _check_aligned(self.student, self.teacher, 'logits')
-        _check_finite(self.teacher, 'logits', 'samples')
 
     def __len__(self) -> int:
         return len(self.student)
@@ -53,6 +54,11 @@ class LogitPairs:
     def boxes(self) -> Tensor | None:
         """(S, 4) xyxy boxes of the samples (anchors, RoIs) in pixels of the network's input, or None."""
         return self.locate()
+
+    @cached_property
+    def cells(self) -> Tensor | None:
+        """(S, 3) level, row and column of the cell that a sample of a dense head belongs to, or None."""
+        return self.locate_cells()
 
     @property
     def object_groups(self) -> Tensor:
@@ -95,12 +101,10 @@ class BoxPairs:
 
     def __post_init__(self) -> None:
         _check_aligned(self.student, self.teacher, 'boxes')
-        _check_finite(self.teacher, 'boxes', 'samples')
         if self.student_distributions is not None and self.teacher_distributions is not None:
             _check_aligned(
                 self.student_distributions, self.teacher_distributions, 'box distributions'
             )
-            _check_finite(self.teacher_distributions, 'box distributions', 'samples')
 
     def __len__(self) -> int:
         return len(self.student)
@@ -108,29 +112,23 @@ class BoxPairs:
 
 @dataclass(frozen=True)
 class FeaturePair:
-    """Feature maps of one level: (B, C, H, W) of the student and of the teacher (no gradient)."""
+    """Features of one level: maps (B, C, H, W) or pooled features (B, C), of equal B, H and W.
+
+    Attributes:
+        level: Number of the level, shallow to deep, among those that both networks have.
+        stride: Pixels of the network's input per cell; None for pooled features.
+        student: The student's features, attached to its graph.
+        teacher: The teacher's features, without gradient.
+    """
 
     level: int
+    stride: int | None
     student: Tensor
     teacher: Tensor
-
-    def __post_init__(self) -> None:
-        _check_finite(self.teacher, f'features of level {self.level}', 'images')
 
 
 def _check_aligned(student: Tensor, teacher: Tensor, what: str) -> None:
     if student.shape != teacher.shape:
         raise ValueError(
             f'{what} of student {tuple(student.shape)} and teacher {tuple(teacher.shape)} are not aligned'
-        )
-
-
-def _check_finite(teacher: Tensor, what: str, unit: str) -> None:
-    finite = torch.isfinite(teacher)
-    if not finite.all():
-        bad = int((~finite).flatten(1).any(dim=1).sum())
-        raise FloatingPointError(
-            f"the teacher's {what} hold NaN or Inf in {bad} of {len(teacher)} {unit}: check "
-            'teacher.checkpoint (a diverged run?); under --amp the teacher may overflow in float16: train '
-            "without it, or with optim_wrapper.dtype='bfloat16'"
         )

@@ -37,9 +37,11 @@ class SampleTable(ABC):
     image_ids: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        counts = torch.tensor(self.samples_per_image, dtype=torch.long, device=self.weights.device)
-        images = torch.arange(len(counts), device=counts.device)
-        self.image_ids = images.repeat_interleave(counts, output_size=len(self))
+        images = [
+            self.weights.new_full((count,), image, dtype=torch.long)
+            for image, count in enumerate(self.samples_per_image)
+        ]
+        self.image_ids = torch.cat(images) if images else self.weights.new_zeros(0).long()
 
     def __len__(self) -> int:
         return sum(self.samples_per_image)
@@ -62,6 +64,10 @@ class SampleTable(ABC):
 
     def boxes(self, index: Tensor) -> Tensor | None:
         """(S, 4) where samples lie, whoever predicts what there: xyxy anchors, RoIs; None for what has no extent."""
+        return None
+
+    def cells(self, index: Tensor) -> Tensor | None:
+        """(S, 3) level, row and column of the samples' cells; None for heads that are not dense."""
         return None
 
     def student_boxes(self, index: Tensor) -> Tensor:
@@ -114,6 +120,7 @@ class SampleTable(ABC):
             image_ids=self.image_ids[index],
             object_ids=self.object_ids[index],
             locate=lambda: self.boxes(index),
+            locate_cells=lambda: self.cells(index),
         )
 
     def box_pairs(self, sampler: Sampler, image_sizes: Tensor) -> BoxPairs:

@@ -1,163 +1,150 @@
-"""One training step as the losses see it: pairs that are built once, when first asked for."""
+"""One training step as the losses see it: what they ask for is made once, when it is first asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
+from mmengine.dist import get_rank
 from torch import Tensor
 
 from .classes import ClassMap
-from .pairs import Activation, BoxPairs, FeaturePair, LogitPairs
-from .samples import Sampler, SampleTable
+from .progress import Progress
+from .requests import Answer, Request
+
+Result = TypeVar('Result')
 
 
-class HeadSource(Protocol):
-    """Makes sample tables of what a head's taps recorded."""
+class TeacherPass(Protocol):
+    """A teacher on the pixels of one step, whatever kind of teacher it is: what adapters ask, never its modules.
+
+    Tables refer to it and not to the step, which refers to them: without a cycle a step's graph is freed at its end.
+    """
+
+    classes: ClassMap
+    """Brings the logits of the teacher's head to the student's classes."""
+    inputs: Tensor
+    """(B, 3, H, W) the student's normalised input."""
 
     @property
-    def activation(self) -> Activation:
-        """What turns a row of the student's logits into probabilities."""
+    def features(self) -> tuple[Tensor, ...]:
+        """What the teacher's ``extract_feat`` gives; it runs when this is first read, and only once."""
         ...
 
-    @property
-    def num_logits(self) -> int:
-        """C, the logits of one sample of the student."""
+    def features_at(self, path: str) -> list[Tensor]:
+        """What the teacher's module at ``path`` output, level by level."""
         ...
 
-    def check_boxes(self, distributions: bool = False) -> None:
-        """Raise ValueError unless both heads predict boxes that can be paired, as distributions if these are asked."""
-        ...
+    def run(self, function: Callable[[Any], Result], *, gradient: bool = False) -> Result:
+        """What ``function`` gives for the teacher's network, in eval mode and in the teacher's number type.
 
-    def fold_into_class_layers(
-        self, fold: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-    ) -> None:
-        """Let the layers that put out the student's logits run with folded weights (weight and bias to those used).
-
-        The tables go on giving what they put out with their own weights.
+        Args:
+            function: Takes the network and calls its parts, such as its head.
+            gradient: Keep the graph, so that the gradient reaches what the function gave to the network's parts.
         """
         ...
 
-    def tables(self, step: Step) -> list[SampleTable]:
-        """One table per set of predictions: one for most heads, one per stage of a cascade."""
+
+class Source(Protocol):
+    """Answers requests with what the taps recorded of the student and with what the teacher says of the same batch."""
+
+    undo: Callable[[Tensor], Tensor] | None
+    """What takes a layer of the student's head out of its (S, C) logits again."""
+    taps: Mapping[str, str]
+    """Tap name to the module or method of the student it listens to, see :class:`mmkd.structures.taps.Taps`."""
+
+    def answer(self, request: Any, step: Step) -> list[Any]:
+        """The answers to one request."""
         ...
 
 
-class NeckSource(Protocol):
-    """Makes feature pairs of what the neck's tap recorded."""
+class Sources:
+    """The sources of a pair of networks, by what they answer.
 
-    channels: list[tuple[int, int]]
-    """Channels of student and teacher, one pair per feature level; known before the first step."""
-    strides: list[int]
-    """Pixels of the input per cell of the map, one per feature level."""
-
-    def feature_pairs(self, step: Step) -> list[FeaturePair]:
-        """One pair per feature level."""
-        ...
-
-
-@dataclass
-class TeacherPass:
-    """The teacher on the pixels of one step: it runs when its features are first read, and only once.
-
-    Tables refer to it and not to the step, which refers to them: without a cycle a step's graph is freed at its end.
-
-    Attributes:
-        inputs: (B, 3, H, W) the student's normalised input.
-        data_samples: The batch's data samples.
-        run: Runs the teacher's backbone and neck on them.
-        classes: Brings the logits of the teacher's head to the student's classes.
-        precision: Gives the context in which the teacher's head runs.
+    Args:
+        sources: ``Request.source`` to the source that answers such requests.
     """
 
-    inputs: Tensor
-    data_samples: Sequence[Any]
-    run: Callable[[Tensor, Sequence[Any]], tuple[Tensor, ...]]
-    classes: ClassMap = field(default_factory=ClassMap)
-    precision: Callable[[], AbstractContextManager[Any]] = nullcontext
+    def __init__(self, sources: Mapping[Hashable, Any]) -> None:
+        self._sources = dict(sources)
 
-    @cached_property
-    def features(self) -> tuple[Tensor, ...]:
-        """The teacher's neck outputs, shallow to deep."""
-        return self.run(self.inputs, self.data_samples)
+    def of(self, request: Request[Any]) -> Any:
+        """The source that answers a request: a head adapter or a feature source."""
+        return self._sources[request.source]
+
+    def get(self, source: Hashable) -> Any:
+        """The source of this key, or None where no loss asks for it."""
+        return self._sources.get(source)
+
+    @property
+    def taps(self) -> dict[str, str]:
+        """All taps on the student; sources of one family share theirs."""
+        return {
+            name: path for source in self._sources.values() for name, path in source.taps.items()
+        }
+
+    def undo_on_student_rows(self, undo: Callable[[Tensor], Tensor]) -> None:
+        """Show the losses ``undo`` of the student's logits, behind which the student itself has a layer."""
+        for source in self._sources.values():
+            source.undo = undo
 
 
 @dataclass
 class Step:
-    """What a batch left behind in the student, and access to the teacher.
+    """What a batch left behind in the student, and access to the teachers.
 
     Attributes:
         inputs: (B, 3, H, W) the student's normalised input.
-        data_samples: The batch's data samples.
+        data_samples: The batch's data samples, with their ground truth.
         records: What each tap recorded, by the tap's name, in the order of the calls.
-        run_teacher: Runs the teacher's backbone and neck on the step's input.
-        head: Source of logit and box pairs, None when no loss asks for either.
-        neck: Source of feature pairs, None when no active loss asks for features.
-        classes: Brings the logits of the teacher's head to the student's classes.
-        teacher_precision: Gives the context in which the teacher's head runs.
+        sources: What answers the losses' requests.
+        teachers: The teachers on this batch, by name.
+        progress: How far training is.
     """
 
     inputs: Tensor
     data_samples: Sequence[Any]
     records: dict[str, list[Any]]
-    run_teacher: Callable[[Tensor, Sequence[Any]], tuple[Tensor, ...]]
-    head: HeadSource | None = None
-    neck: NeckSource | None = None
-    classes: ClassMap = field(default_factory=ClassMap)
-    teacher_precision: Callable[[], AbstractContextManager[Any]] = nullcontext
-    _pairs: dict[Sampler, list[LogitPairs]] = field(default_factory=dict, init=False)
-    _box_pairs: dict[Sampler, list[BoxPairs]] = field(default_factory=dict, init=False)
+    sources: Sources
+    teachers: Mapping[str, TeacherPass] = field(default_factory=dict)
+    progress: Progress = field(default_factory=Progress)
+    _made: dict[Any, Any] = field(default_factory=dict, init=False)
 
-    @cached_property
-    def teacher(self) -> TeacherPass:
-        """The teacher on the step's pixels."""
-        return TeacherPass(
-            self.inputs, self.data_samples, self.run_teacher, self.classes, self.teacher_precision
-        )
+    def ask(self, request: Request[Answer]) -> list[Answer]:
+        """The answers to a request, such as one :class:`LogitPairs` per stage; equal requests share them."""
+        return self.once(request, lambda: self.sources.of(request).answer(request, self))
+
+    def once(self, key: Hashable, make: Callable[[], Result]) -> Result:
+        """What ``make`` gives, made when ``key`` is first asked for."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     @property
-    def teacher_features(self) -> tuple[Tensor, ...]:
-        """The teacher's neck outputs on the same pixels; the teacher runs when this is first read."""
-        return self.teacher.features
-
-    @cached_property
-    def tables(self) -> list[SampleTable]:
-        """The head's sample tables."""
-        if self.head is None:
-            raise RuntimeError('no head adapter: a loss on logits or boxes was built without one')
-        return self.head.tables(self)
-
-    def logit_pairs(self, sampler: Sampler) -> list[LogitPairs]:
-        """Pairs at the samples that ``sampler`` picks, one per table; shared by losses with equal samplers."""
-        if sampler not in self._pairs:
-            self._pairs[sampler] = [table.pairs(sampler) for table in self.tables]
-        return self._pairs[sampler]
-
-    def box_pairs(self, sampler: Sampler) -> list[BoxPairs]:
-        """Pairs of predicted boxes at the samples that ``sampler`` picks, one per table; shared likewise."""
-        if sampler not in self._box_pairs:
-            self._box_pairs[sampler] = [
-                table.box_pairs(sampler, self.image_sizes) for table in self.tables
-            ]
-        return self._box_pairs[sampler]
+    def answers(self) -> dict[Request[Any], list[Any]]:
+        """What the losses have asked for so far."""
+        return {key: made for key, made in self._made.items() if isinstance(key, Request)}
 
     @cached_property
     def image_sizes(self) -> Tensor:
         """(B, 2) width and height of the images in pixels, without padding."""
         shapes = [sample.metainfo['img_shape'][:2] for sample in self.data_samples]
-        sizes = torch.tensor(shapes, dtype=torch.float, device=self.inputs.device)
-        return sizes.view(-1, 2).flip(1)
+        sizes = torch.tensor(shapes, dtype=torch.float).view(-1, 2).flip(1)
+        return sizes.to(self.inputs.device, non_blocking=True)
 
     @cached_property
-    def feature_pairs(self) -> list[FeaturePair]:
-        """Neck feature pairs, one per level."""
-        if self.neck is None:
-            raise RuntimeError('no neck adapter: a loss on features was built without one')
-        return self.neck.feature_pairs(self)
+    def generator(self) -> torch.Generator:
+        """Random numbers of this step for the losses.
+
+        They follow from PyTorch's seed and the iteration: the student's own stream goes on as without them, and a
+        resumed run draws the same.
+        """
+        step = self.progress.iteration * 2**16 + get_rank() + 1
+        seed = (torch.initial_seed() + 0x9E3779B9 * step) % 2**63
+        return torch.Generator(self.inputs.device).manual_seed(seed)
 
     def record(self, tap: str) -> list[Any]:
         """What ``tap`` recorded in this step.

@@ -17,8 +17,8 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from mmkd.checkpoints import load_checkpoint
-from mmkd.distillers.isolation import isolated_rng
 from mmkd.heads import plain_weights
+from mmkd.teachers.isolation import isolated_rng
 
 from .student_config import student_config
 

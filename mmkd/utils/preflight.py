@@ -276,7 +276,7 @@ def _training_checkpoints(cfg: Config) -> list[_Checkpoint]:
     model = cfg.get('model', {})
     if is_distiller(model):
         # Only a distillation needs mmkd's models, so a plain run does not import them.
-        from mmkd.distillers import RANDOM_INIT
+        from mmkd.teachers import RANDOM_INIT
 
         name = model.teacher.get('checkpoint')
         if isinstance(name, str) and name != RANDOM_INIT:

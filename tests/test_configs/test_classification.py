@@ -24,8 +24,9 @@ from mmpretrain.utils import register_all_modules
 from published import NETWORKS, Network, images
 from tiny import fresh_hub
 
-from mmkd.distillers import RANDOM_INIT, Distiller
+from mmkd.distillers import Distiller
 from mmkd.registry import MODELS
+from mmkd.teachers import RANDOM_INIT
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / 'configs'

@@ -22,8 +22,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from mmkd.datasets import make_shapes
-from mmkd.distillers import RANDOM_INIT, Distiller
+from mmkd.distillers import Distiller
 from mmkd.registry import MODELS
+from mmkd.teachers import RANDOM_INIT
 from mmkd.utils import is_distiller, override_data_root, student_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]

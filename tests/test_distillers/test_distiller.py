@@ -28,7 +28,7 @@ from zoo import batch, distiller, gradient, mmdet_scope, one_step
 from mmkd.distillers import Distiller
 from mmkd.losses import CKDLoss, LogitLoss
 from mmkd.registry import LOSSES
-from mmkd.structures import LogitPairs
+from mmkd.structures import LogitPairs, Step
 
 
 @LOSSES.register_module()
@@ -269,7 +269,7 @@ def test_a_schedule_follows_the_run_and_stops_the_teacher() -> None:
 def test_nothing_of_a_step_is_kept() -> None:
     model = make()
     one_step(model, small_batch())
-    assert all(tap.recorded is None for tap in model._taps._taps.values())
+    assert all(tap.recorded is None for tap in model._tapped._taps._taps.values())
 
 
 def test_mode_predict_and_tensor_record_nothing_and_run_no_teacher() -> None:
@@ -350,11 +350,13 @@ def test_under_bfloat16_autocast_the_loss_is_computed_in_float32(
     logits: list[Tensor] = []
     compute = CKDLoss.compute
 
-    def watched(self: CKDLoss, student: Tensor, teacher: Tensor, pairs: LogitPairs) -> Tensor:
+    def watched(
+        self: CKDLoss, student: Tensor, teacher: Tensor, pairs: LogitPairs, step: Step
+    ) -> Tensor:
         seen.append((torch.is_autocast_enabled('cpu'), student.dtype, pairs.teacher.dtype))
         pairs.student.retain_grad()
         logits.append(pairs.student)
-        return compute(self, student, teacher, pairs)
+        return compute(self, student, teacher, pairs, step)
 
     monkeypatch.setattr(CKDLoss, 'compute', watched)
     with torch.autocast('cpu', dtype=torch.bfloat16), mmdet_scope():

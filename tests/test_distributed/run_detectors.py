@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import asks
 import torch
 import torch.distributed as dist
 import zoo
@@ -139,7 +140,7 @@ def cascade_without_rois() -> dict[str, Any]:
     total, values = model.parse_losses(losses)
     (losses['loss_ckd'] + 0 * total).backward()
     return dict(
-        cascade_rois=[len(table) for table in steps[0].tables],
+        cascade_rois=[len(table) for table in asks.tables(steps[0])],
         cascade_loss=means({'loss_ckd': values['loss_ckd']})['loss_ckd'],
         cascade_gradients=gradients(model),
     )

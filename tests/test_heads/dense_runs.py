@@ -6,6 +6,7 @@ import functools
 from dataclasses import dataclass, field
 from typing import Any
 
+import asks
 import torch
 import zoo
 from mmengine.config import Config
@@ -109,7 +110,7 @@ class Run:
     @property
     def table(self) -> DenseTable:
         """The table of all samples."""
-        (table,) = self.step.tables
+        (table,) = asks.tables(self.step)
         assert isinstance(table, DenseTable)
         return table
 

@@ -183,7 +183,7 @@ def test_ssd_keeps_the_background_column():
     table = stepped.table
     assert table.activation == 'softmax'
     assert table.student_logits(torch.arange(3)).shape == (3, 81)
-    assert stepped.model._head.num_logits == 81
+    assert stepped.model._heads['teacher'].num_logits == 81
 
 
 def test_boxes_are_the_anchors():

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import asks
 import numpy as np
 import pytest
 import torch
@@ -23,9 +24,9 @@ from tiny import fresh_hub
 from torch import Tensor, nn
 
 from mmkd.distillers import Distiller
-from mmkd.distillers.pixels import PixelConverter
 from mmkd.functional import kd_loss
 from mmkd.structures import Step
+from mmkd.teachers.pixels import PixelConverter
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLASSES = 5
@@ -171,7 +172,7 @@ def take_step(model: Distiller, **raw: Any) -> tuple[dict[str, Any], Step]:
 
 
 def logits_of(step: Step) -> tuple[Tensor, Tensor]:
-    (table,) = step.tables
+    (table,) = asks.tables(step)
     everything = torch.arange(len(table))
     return table.student_logits(everything), table.teacher_logits(everything)
 
@@ -217,7 +218,7 @@ def test_teacher_rows_are_what_the_teacher_predicts_on_the_same_images(name: str
     torch.testing.assert_close(logits.softmax(dim=1), expected, rtol=1e-4, atol=1e-5)
     assert not logits.requires_grad
     torch.testing.assert_close(
-        step.tables[0].teacher_confidence(), expected.amax(dim=1), rtol=1e-4, atol=1e-5
+        asks.tables(step)[0].teacher_confidence(), expected.amax(dim=1), rtol=1e-4, atol=1e-5
     )
 
 
@@ -278,7 +279,7 @@ def test_every_loss_on_logits_teaches(name: str) -> None:
 def test_a_sample_is_an_image_with_its_own_label() -> None:
     model = distiller(STUDENTS['label_smoothing'], TEACHERS['linear'])
     _, step = take_step(model)
-    (table,) = step.tables
+    (table,) = asks.tables(step)
     assert table.samples_per_image == [1] * BATCH
     assert table.labels.tolist() == [image % CLASSES for image in range(BATCH)]
     assert table.weights.tolist() == [1] * BATCH
@@ -301,7 +302,7 @@ def test_mixed_images_have_the_label_of_their_largest_share(augment: str) -> Non
     losses, step = take_step(model)
     shares = torch.stack([sample.gt_score for sample in step.data_samples])
     assert ((shares > 0).sum(dim=1) == 2).any()
-    assert torch.equal(step.tables[0].labels, shares.max(dim=1).indices)
+    assert torch.equal(asks.tables(step)[0].labels, shares.max(dim=1).indices)
     assert losses['loss_dkd'].isfinite()
     assert_reaches_backbone(model, losses['loss_ckd'])
 
@@ -409,7 +410,7 @@ def test_other_classes_are_matched_by_name() -> None:
     model = distiller(resnet(), resnet(16, classes=7), class_names=theirs)
     losses, step = take_step(model)
     _, logits = logits_of(step)
-    whole = model.teacher.model.head(step.teacher_features)
+    whole = model.teacher.model.head(step.teachers['teacher'].features)
     assert torch.equal(logits, whole[:, [theirs.index(name) for name in names]])
     assert_reaches_backbone(model, losses['loss_ckd'])
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+import asks
 import pytest
 import torch
 import zoo
@@ -59,7 +60,7 @@ def everything(stepped: Run) -> Tensor:
 
 def test_head_is_served_by_its_familys_adapter(stepped: Run, request):
     name = request.node.callspec.params['stepped']
-    assert type(stepped.model._head).__name__ == CASES[name].adapter
+    assert type(stepped.model._heads['teacher']).__name__ == CASES[name].adapter
 
 
 def test_losses_are_finite_and_each_of_distillation_alone_reaches_the_backbone(stepped: Run):
@@ -138,7 +139,7 @@ def test_boxes_follow_what_the_student_predicts_in_training(stepped: Run):
     before = table.student_boxes(everything(stepped)).detach()
     with torch.no_grad(), disturbed(student.bbox_head):
         features = student.extract_feat(stepped.step.inputs)
-        outputs = type(stepped.model._head).run(student.bbox_head, features)
+        outputs = type(stepped.model._heads['teacher']).run(student.bbox_head, features)
         boxes = replace(table, student=outputs).student_boxes(everything(stepped))
         expected = predicted_boxes(student.bbox_head, features)
     moved = (boxes.clamp(min=0) - before.clamp(min=0)).abs().mean()
@@ -149,7 +150,7 @@ def test_boxes_follow_what_the_student_predicts_in_training(stepped: Run):
 def test_boxes_of_positives_have_a_gradient_in_their_own_cells_only(stepped: Run):
     table = stepped.table
     positives = table.is_foreground().nonzero().flatten()
-    (pairs,) = stepped.step.box_pairs(Positives())
+    (pairs,) = asks.box_pairs(stepped.step, Positives())
     maps = [level for part in table.student.box_maps for level in part]
     picks = torch.randn(pairs.student.shape, generator=torch.Generator().manual_seed(0))
     gradients = torch.autograd.grad(
@@ -312,7 +313,7 @@ def test_derived_head_that_assigns_otherwise_is_told_so():
     with pytest.raises(
         RuntimeError, match=r'RetinaHead assigned targets to .*register_head_adapter'
     ):
-        model._head.tables(stepped.step)
+        model._heads['teacher'].tables(stepped.step)
 
 
 # Helpers

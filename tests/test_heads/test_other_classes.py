@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import asks
 import pytest
 import torch
 import zoo
@@ -140,7 +141,7 @@ def step(model: Distiller, size: int) -> tuple[dict[str, Tensor], list[SampleTab
     steps = zoo.record_steps(model)
     torch.manual_seed(1)
     losses = zoo.one_step(model, zoo.batch(size=size, num_classes=len(STUDENT)))
-    return losses, steps[0].tables
+    return losses, asks.tables(steps[0])
 
 
 def randomise(teacher: nn.Module, family: Family) -> None:

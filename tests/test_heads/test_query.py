@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import asks
 import pytest
 import torch
 import zoo
@@ -190,14 +191,14 @@ def test_a_step_has_one_sample_per_object_and_a_gradient_in_backbone_and_head(na
             assert gradient.abs().sum() > 0
     assert all(parameter.grad is None for parameter in model.teacher.model.parameters())
 
-    (table,) = steps[0].tables
+    (table,) = asks.tables(steps[0])
     assert table.samples_per_image == [3, 2]
     assert sorted(keys(table)) == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
     objects = [data['data_samples'][image].gt_instances.labels[i] for image, i in keys(table)]
     assert table.labels.tolist() == torch.stack(objects).tolist()
     assert table.weights.tolist() == [1] * 5
     assert table.is_foreground().all()
-    (pairs,) = steps[0].logit_pairs(model.distill_losses['ckd'].sampler)
+    (pairs,) = asks.logit_pairs(steps[0], model.distill_losses['ckd'].sampler)
     assert pairs.activation == ('softmax' if name == 'DETR' else 'sigmoid')
     assert pairs.student.shape == (5, 81 if name == 'DETR' else 80)
     assert pairs.student.requires_grad
@@ -212,7 +213,7 @@ def test_pairs_are_the_queries_of_least_cost_of_each_network(name: str) -> None:
         make_duplicates(model)
     data = batch(name)
     student, teacher = outputs_of(model.student, data), outputs_of(model.teacher.model, data)
-    (table,) = run(model, data).tables
+    (table,) = asks.tables(run(model, data))
 
     if name == 'DDQ':
         keep_distinct(model.bbox_head, student, dense=True)
@@ -266,7 +267,7 @@ def test_denoising_queries_are_no_samples(name: str) -> None:
     model = distiller(models(name))
     data = batch(name)
     outputs = outputs_of(model.student, data)
-    (table,) = run(model, data).tables
+    (table,) = asks.tables(run(model, data))
 
     logits, _ = outputs.layers[-1]
     dense = model.bbox_head.cache_dict['num_dense_queries'] if name == 'DDQ' else 0
@@ -298,7 +299,7 @@ def test_all_layers_give_a_table_each_of_their_own_matches(name: str) -> None:
     model = distiller(models(name, teacher_layers=LAYERS), head=dict(layers='all'))
     data = batch(name)
     student, teacher = outputs_of(model.student, data), outputs_of(model.teacher.model, data)
-    tables = run(model, data).tables
+    tables = asks.tables(run(model, data))
 
     # Two-stage detectors match the encoder's proposals too: these are no decoder layer.
     assert len(tables) == len(student.layers) == len(teacher.layers) == LAYERS
@@ -316,12 +317,12 @@ def test_all_layers_give_a_table_each_of_their_own_matches(name: str) -> None:
 def test_an_image_without_objects_has_no_samples(name: str) -> None:
     model = distiller(models(name))
     step = run(model, batch(name, boxes=(0, 2)))
-    assert step.tables[0].samples_per_image == [0, 2]
-    assert keys(step.tables[0])[0][0] == 1
+    assert asks.tables(step)[0].samples_per_image == [0, 2]
+    assert keys(asks.tables(step)[0])[0][0] == 1
 
     steps = zoo.record_steps(model)
     losses = zoo.one_step(model, batch(name, boxes=(0,)), of='loss_ckd')
-    assert len(steps[0].tables[0]) == 0
+    assert len(asks.tables(steps[0])[0]) == 0
     assert losses['loss_ckd'].item() == 0
     # Attached to the graph: DDP waits for a gradient, be it 0, of every parameter the loss uses.
     assert model.backbone.layer4[0].conv1.weight.grad is not None
@@ -338,7 +339,7 @@ def test_an_object_that_one_network_has_no_query_for_has_no_pair(name: str) -> N
     model = distiller((student, teacher))
     data = batch(name, boxes=(4, 1))
     outputs = outputs_of(model.teacher.model, data)
-    (table,) = run(model, data).tables
+    (table,) = asks.tables(run(model, data))
     assert table.samples_per_image == [2, 1]
     theirs = matched_rows(name, outputs.layers[-1], data)
     assert sorted(keys(table)) == sorted(theirs)
@@ -352,7 +353,7 @@ def test_a_teacher_may_be_another_detector_with_a_head_of_the_family() -> None:
     model = distiller((student, teacher))
     data = batch()
     outputs = outputs_of(model.teacher.model, data)
-    (table,) = run(model, data).tables
+    (table,) = asks.tables(run(model, data))
     theirs = matched_rows('DINO', outputs.layers[-1], data)
     for row, key in zip(table.teacher_rows, keys(table), strict=True):
         torch.testing.assert_close(row, theirs[key][0])
@@ -434,7 +435,7 @@ def test_an_unknown_order_of_assignments_is_an_error() -> None:
     step = run(model, batch())
     step.records['assignments'].append(step.records['assignments'][0])
     with pytest.raises(RuntimeError, match='DETRHead called its assigner 5 times for 2 images'):
-        model._head.tables(step)
+        model._heads['teacher'].tables(step)
 
 
 def test_heads_get_their_familys_adapter() -> None:

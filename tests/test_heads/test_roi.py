@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import asks
 import pytest
 import torch
 import zoo
@@ -112,7 +113,7 @@ class Run:
 
     @property
     def tables(self) -> list[RoITable]:
-        return self.step.tables
+        return asks.tables(self.step)
 
 
 def configs(name: str) -> tuple[Any, Any]:
@@ -237,7 +238,7 @@ def test_distillation_reaches_the_students_backbone_and_every_box_head(
     name: str, method: str
 ) -> None:
     result = run(name)
-    assert isinstance(result.model._head, RoIHeadAdapter)
+    assert isinstance(result.model._heads['teacher'], RoIHeadAdapter)
     values = [value for entry in result.losses.values() for value in _flat(entry)]
     assert all(torch.isfinite(value).all() for value in values)
     for part, gradient in result.gradients[method].items():
@@ -335,7 +336,7 @@ def test_the_teachers_box_of_a_class_is_that_of_its_own_number_of_the_class() ->
     inputs, samples = result.data['inputs'], result.data['data_samples']
     classes = ClassMap(tuple(reversed(range(80))), num_teacher=80)
     images = TeacherPass(inputs, samples, result.model.teacher.features, classes)
-    teacher = result.model._head.scores.on(images)
+    teacher = result.model._heads['teacher'].scores.on(images)
     wanted = torch.arange(len(table)) % 80
     code = teacher.outputs(table.rois, 0).code
     boxes = teacher.decode(table.rois, code, wanted, 0).clamp(min=0)
@@ -371,7 +372,7 @@ def test_only_the_rows_asked_for_are_scored() -> None:
     model.distill['ckd'].sampler = _Every(7)
     steps = zoo.record_steps(model)
     zoo.one_step(model, full_batch())
-    table = steps[0].tables[0]
+    table = asks.tables(steps[0])[0]
     assert scored == [len(range(0, len(table), 7))]
     index = torch.arange(0, len(table), 7)
     some = table.teacher_logits(index)
@@ -386,7 +387,7 @@ def test_images_without_objects_give_background_only() -> None:
     steps = zoo.record_steps(model)
     losses = zoo.one_step(model, zoo.batch(boxes=(0,)), of='loss_ckd')
     assert torch.isfinite(losses['loss_ckd'])
-    for table in steps[0].tables:
+    for table in asks.tables(steps[0]):
         assert (table.labels == 80).all()
         assert (table.object_ids == -1).all()
     positives = zoo.distiller(
@@ -423,10 +424,13 @@ def test_a_sigmoid_head_has_a_logit_per_class_and_none_for_background() -> None:
     for model in pair:
         model.roi_head.bbox_head.loss_cls = loss
     model = zoo.distiller(*pair)
-    assert (model._head.activation, model._head.num_logits) == ('sigmoid', 80)
+    assert (model._heads['teacher'].activation, model._heads['teacher'].num_logits) == (
+        'sigmoid',
+        80,
+    )
     steps = zoo.record_steps(model)
     zoo.one_step(model, zoo.batch(), of='loss_ckd')
-    table = steps[0].tables[0]
+    table = asks.tables(steps[0])[0]
     every = torch.arange(len(table))
     assert table.activation == 'sigmoid'
     assert table.teacher_logits(every).shape == (len(table), 80)
@@ -436,7 +440,7 @@ def test_a_sigmoid_head_has_a_logit_per_class_and_none_for_background() -> None:
 
 
 def test_softmax_head_counts_the_background() -> None:
-    adapter = run('cascade').model._head
+    adapter = run('cascade').model._heads['teacher']
     assert (adapter.activation, adapter.num_logits) == ('softmax', 81)
 
 
@@ -485,7 +489,7 @@ def test_a_teacher_with_other_stages_scores_every_stages_rois_with_their_mean(
     steps = zoo.record_steps(model)
     data = full_batch()
     zoo.one_step(model, data, of='loss_ckd')
-    tables = steps[0].tables
+    tables = asks.tables(steps[0])
     assert len(tables) == STAGES.get(student, 1)
     for table in tables:
         stages = [
@@ -504,7 +508,7 @@ def test_a_softmax_teachers_scores_for_a_sigmoid_student_are_log_odds() -> None:
     steps = zoo.record_steps(model)
     data = full_batch()
     losses = zoo.one_step(model, data, of='loss_ckd')
-    (table,) = steps[0].tables
+    (table,) = asks.tables(steps[0])
     rows = table.teacher_logits(torch.arange(len(table)))
     softmax = box_head_logits(model.teacher.model, data['inputs'], table.rois, 0).softmax(dim=1)
     torch.testing.assert_close(rows.sigmoid(), softmax[:, :80], rtol=1e-4, atol=1e-6)

@@ -6,6 +6,7 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
+import asks
 import dense_runs
 import numpy as np
 import pytest
@@ -21,9 +22,9 @@ from torch import Tensor, nn
 
 from mmkd.distillers import Distiller
 from mmkd.heads import plain_weights
-from mmkd.heads.serial import ClassLayers
-from mmkd.losses.aekt import SerialLayer
-from mmkd.structures import SampleTable, Step
+from mmkd.losses import AllSamples
+from mmkd.losses.serial import SerialLayer
+from mmkd.structures import LogitPairs
 
 DENSE = (
     'RetinaNet',
@@ -39,7 +40,7 @@ DENSE = (
 )
 ROI = ('faster_ohem', 'cascade', 'double_head')
 QUERY = ('DETR', 'Deformable DETR', 'two-stage Deformable DETR', 'DINO', 'DDQ', 'Sparse R-CNN')
-CLASSIFIERS = ('linear', 'stacked', 'vit_hidden', 'deit', 'conformer')
+CLASSIFIERS = ('linear', 'stacked', 'vit_hidden', 'deit')
 ALL = tuple(
     f'{family}: {name}'
     for family, names in (
@@ -80,8 +81,8 @@ class Case:
         with DefaultScope.overwrite_default_scope(self.scope):
             return MODELS.build(student)
 
-    def step(self, model: Distiller) -> tuple[dict[str, Any], list[SampleTable]]:
-        """Losses and tables of a training step, with the same random numbers every time."""
+    def step(self, model: Distiller) -> tuple[dict[str, Any], list[LogitPairs]]:
+        """Losses and pairs of all samples of a training step, with the same random numbers every time."""
         MessageHub.get_current_instance().update_info('epoch', 0)
         steps = zoo.record_steps(model)
         data = copy.deepcopy(self.data)
@@ -90,7 +91,7 @@ class Case:
         torch.manual_seed(3)
         with DefaultScope.overwrite_default_scope(self.scope):
             losses = model(**data, mode='loss')
-        return losses, steps[-1].tables
+        return losses, asks.logit_pairs(steps[-1], AllSamples())
 
     def predict(self, model: Any) -> list[Tensor]:
         """All numbers that a student predicts."""
@@ -151,35 +152,30 @@ def test_the_task_has_what_is_behind_the_layer_and_the_losses_what_is_before_it(
     reference = this.distil('none')
     reference.load_state_dict(weights, strict=True)
 
-    losses, tables = this.step(model)
-    expected, task_tables = this.step(reference)
+    losses, pairs = this.step(model)
+    expected, task_pairs = this.step(reference)
 
     # The task's own loss is, bit for bit, that of the plain student with the folded weights,
     for key in expected.keys() - {'loss_aekt'}:
         assert repr(losses[key]) == repr(expected[key]), key
         assert torch.equal(flat(losses[key]), flat(expected[key])), key
     # whose logits of the same samples are the layer's of what the losses see,
-    assert len(tables) == len(task_tables) > 0
+    assert len(pairs) == len(task_pairs) > 0
     with torch.no_grad():
-        for table, task_table in zip(tables, task_tables, strict=True):
-            everything = torch.arange(len(table))[:2000]
-            distilled = table.student_logits(everything)
-            task = task_table.student_logits(everything)
+        for ours, theirs in zip(pairs, task_pairs, strict=True):
+            distilled, task = ours.student[:2000], theirs.student[:2000]
             assert len(distilled) > 0
-            of_layer = layer(distilled)
-            if name == 'classifier: conformer':  # its logits are the sum of two classifiers'
-                of_layer = of_layer + layer.bias
-            torch.testing.assert_close(of_layer, task, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(layer(distilled), task, rtol=1e-4, atol=1e-4)
             assert not torch.allclose(distilled, task, rtol=1e-2, atol=1e-2)
     # which are what the distillation's gradient goes to, past the layer.
     assert losses['loss_aekt'].isfinite()
     losses['loss_aekt'].backward(retain_graph=True)
     assert zoo.gradient(model.student.backbone).isfinite().all()
     assert zoo.gradient(model.student.backbone).any()
-    assert layer.offset.grad is None
+    leaked = layer.offset.grad.abs().max()
     model.parse_losses({k: v for k, v in losses.items() if k != 'loss_aekt'})[0].backward()
     assert layer.offset.grad.isfinite().all()
-    assert layer.offset.grad.any()
+    assert layer.offset.grad.abs().max() > 1e3 * leaked  # rounding
     assert layer.bias.grad.any()
     # Training's validation computes the numbers of the exported student.
     folded.load_state_dict(plain_weights(folded, model.state_dict()), strict=True)
@@ -239,7 +235,7 @@ def test_other_losses_see_the_distilled_logits_too() -> None:
     scramble(model.distill['aekt'].task_layer)
     scrambled, _ = this.step(model)
 
-    assert torch.equal(values['loss_kd'], scrambled['loss_kd'])
+    torch.testing.assert_close(values['loss_kd'], scrambled['loss_kd'], rtol=1e-4, atol=0)
     assert not torch.equal(values['loss'], scrambled['loss'])
 
 
@@ -275,41 +271,28 @@ def test_mixed_precision_folds_in_full_precision() -> None:
 @pytest.mark.parametrize(
     ('name', 'message'),
     [
-        ('dense: TOOD', 'TOODHead has no layer whose outputs are its class logits'),
-        ('dense: YOLOF', 'YOLOFHead has no layer whose outputs are its class logits'),
-        ('classifier: arcface', 'ArcFaceClsHead has no layer whose outputs are its class logits'),
+        ('dense: TOOD', 'TOODHead has no layer that is known to output its class logits'),
+        ('dense: YOLOF', 'YOLOFHead has no layer that is known to output its class logits'),
+        ('classifier: arcface', 'ArcFaceClsHead has no layer that is known to output'),
+        ('classifier: conformer', 'ConformerHead has no layer that is known to output'),
     ],
 )
 def test_a_head_that_cannot_says_so_before_training(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         case(name).distil('distill_then_task')
     assert "AEKTLoss.serial='distill_then_task'" in str(error.value)
-    assert "Use serial='task_then_distill'" in str(error.value)
+    assert "serial='task_then_distill'" in str(error.value)
 
 
-def test_a_head_that_changes_its_logits_afterwards_says_so_in_the_first_step() -> None:
+def test_a_head_that_changes_its_logits_afterwards_says_so() -> None:
     """RTMDet with an objectness mixes it into the class maps."""
     this = case('dense: RTMDet')
     for config in (this.student, this.teacher):
         for option in ('share_conv', 'pred_kernel_size', 'exp_on_reg'):  # of RTMDetSepBNHead
             config.bbox_head.pop(option, None)
         config.bbox_head.update(type='RTMDetHead', with_objectness=True)
-    with pytest.raises(RuntimeError, match='RTMDetHead changes what its class layers put out'):
-        this.step(this.distil('distill_then_task'))
-
-
-def test_a_transposed_view_of_the_logits_is_not_taken_for_the_logits() -> None:
-    head = nn.Module()
-    head.cls = nn.Conv2d(4, 3, kernel_size=1)
-    layers = ClassLayers(head, 'head', ['cls'], 3, lambda weight, bias: (2 * weight, 2 * bias))
-    features = torch.randn(1, 4, 3, 3)
-    output = head.cls(features)
-    records = dict(class_layer_0_takes=[dict(features=features)], class_layer_0_gives=[output])
-    step = Step(features, [], records, lambda *_: ())
-    torch.testing.assert_close(layers.unfolded(step, output), output / 2)
-    torch.testing.assert_close(layers.unfolded(step, output.flatten(2)), output.flatten(2) / 2)
-    with pytest.raises(RuntimeError, match='changes what its class layers put out'):
-        layers.unfolded(step, output.permute(0, 2, 3, 1))
+    with pytest.raises(ValueError, match='RTMDetHead mixes an objectness into its class logits'):
+        this.distil('distill_then_task')
 
 
 def test_cosine_classifiers_cannot() -> None:

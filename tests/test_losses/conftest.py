@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from mmkd.distillers import Distiller
+from mmkd.heads import HeadAdapter
 from mmkd.losses import LogitLoss
 from mmkd.registry import LOSSES, build
-from mmkd.structures import Activation, SampleTable, Step
+from mmkd.structures import TEACHER, Activation, SampleTable, Sources, Step, head_source
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / 'test_heads'))
 
@@ -42,8 +43,8 @@ class GivenTable(SampleTable):
         return logits.sigmoid().amax(1)
 
 
-@dataclass
-class GivenHead:
+@dataclass(eq=False)
+class GivenHead(HeadAdapter):
     """A head of the given tables."""
 
     given: list[GivenTable]
@@ -56,8 +57,13 @@ class GivenHead:
     def num_logits(self) -> int:
         return self.given[0].student.shape[1]
 
-    def tables(self, step: Step) -> list[GivenTable]:
+    def tables(self, step: Step) -> list[Any]:
         return self.given
+
+
+def sources(*tables: GivenTable) -> Sources:
+    """What answers the requests of a loss on logits."""
+    return Sources({head_source(TEACHER): GivenHead(list(tables))})
 
 
 @pytest.fixture
@@ -90,7 +96,7 @@ def attach() -> Callable[[Mapping[str, Any], GivenTable], LogitLoss]:
 
     def build_and_attach(config: Mapping[str, Any], table: GivenTable) -> LogitLoss:
         loss = build(LOSSES, config, where='model.losses.tested')
-        loss.attach(GivenHead([table]), None)
+        loss.attach(sources(table))
         return loss.double()
 
     return build_and_attach
@@ -101,7 +107,7 @@ def step_of() -> Callable[..., Step]:
     """A step whose head gives these tables."""
 
     def make(*tables: GivenTable) -> Step:
-        return Step(torch.zeros(0), [], {}, lambda *_: (), head=GivenHead(list(tables)))
+        return Step(torch.zeros(0), [], {}, sources(*tables))
 
     return make
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from mmkd.functional import aekt_loss, standardize_rows
-from mmkd.losses import AllSamples, Positives, Progress
+from mmkd.losses import AllSamples, Positives
 from mmkd.losses.aekt import SerialLayer
 from mmkd.registry import LOSSES, build
+from mmkd.structures import Progress
 
 AEKT = dict(type='mmkd.AEKTLoss', alpha=0.5, beta=2.0, temperature=3.0)
 OPTIONS = dict(alpha=0.5, beta=2.0, temperature=3.0)

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
+import asks
 import pytest
 import torch
 from torch import Tensor
 
 from mmkd.functional import center_rows, standardize_rows
-from mmkd.losses import DistillLoss, FeatureLoss, LogitLoss, Progress
-from mmkd.structures import FeaturePair, LogitPairs, Step
+from mmkd.losses import AllSamples, DistillLoss, FeatureLoss, KDLoss, LogitLoss
+from mmkd.structures import (
+    ClassMaps,
+    FeaturePair,
+    Features,
+    LogitPairs,
+    Logits,
+    Progress,
+    Step,
+)
 
 
 class Difference(LogitLoss):
     """Sum of student minus teacher, and what it was computed of."""
 
-    def compute(self, student: Tensor, teacher: Tensor, pairs: LogitPairs) -> Tensor:
+    def compute(self, student: Tensor, teacher: Tensor, pairs: LogitPairs, step: Step) -> Tensor:
         self.seen = student, teacher
         return (student - teacher).sum()
 
@@ -24,7 +34,7 @@ class Difference(LogitLoss):
 class CentredDifference(Difference):
     """The same with another default for rows."""
 
-    def default_rows(self, pairs: LogitPairs) -> Any:
+    def default_rows(self, activation: Any) -> Any:
         return 'center'
 
 
@@ -32,13 +42,13 @@ class SoftmaxOnly(Difference):
     """For one kind of head."""
 
     activation = 'softmax'
-    instead = 'mmkd.OtherLoss'
+    alternative = 'mmkd.OtherLoss'
 
 
 class LevelSum(FeatureLoss):
     """Sum of all levels."""
 
-    def compute(self, pairs: list[FeaturePair]) -> Tensor:
+    def compute(self, pairs: list[FeaturePair], step: Step) -> Tensor:
         self.seen = pairs
         return torch.stack([pair.student.sum() - pair.teacher.sum() for pair in pairs]).sum()
 
@@ -120,23 +130,40 @@ def test_a_loss_for_another_kind_of_head_names_the_one_to_use(make_table: Any, a
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.float32, torch.float64])
 def test_features_come_at_least_in_float32(dtype: torch.dtype) -> None:
-    class Neck:
-        def feature_pairs(self, step: Step) -> list[FeaturePair]:
-            return [
-                FeaturePair(
-                    level, torch.full((1, 2, 2, 2), 300.0, dtype=dtype), torch.ones(1, 2, 2, 2)
-                )
-                for level in range(3)
-            ]
-
+    pairs = [
+        FeaturePair(level, 8, torch.full((1, 2, 2, 2), 300.0, dtype=dtype), torch.ones(1, 2, 2, 2))
+        for level in range(3)
+    ]
     loss = LevelSum()
-    value = loss(Step(torch.zeros(1), [], {}, lambda *_: (), neck=Neck()))  # type: ignore[arg-type]
+    value = loss(asks.features_step(pairs))
     assert value == 3 * 8 * 299
     assert value.dtype == torch.promote_types(dtype, torch.float32)
     assert [pair.level for pair in loss.seen] == [0, 1, 2]
 
 
-def test_what_the_losses_read_is_declared() -> None:
-    assert (LogitLoss.needs, FeatureLoss.needs) == (('logits',), ('features',))
+def test_what_the_losses_ask_for_is_known_before_the_first_step() -> None:
+    assert Difference(teacher='big').requests() == (Logits('big', samples=AllSamples()),)
+    assert LevelSum().requests() == (Features(),)
+    assert LevelSum(at=['backbone.layer1', 'class_maps']).requests() == (
+        Features(at='backbone.layer1'),
+        ClassMaps(),
+    )
     with pytest.raises(TypeError, match='abstract'):
         DistillLoss()  # type: ignore[abstract]
+
+
+def test_modules_of_student_and_teacher_are_named_in_pairs() -> None:
+    pairs = LevelSum(at=['backbone.layer1', 'neck'], teacher_at=['backbone.stage1', 'neck'])
+    assert pairs.requests()[0] == Features(at='backbone.layer1', teacher_at='backbone.stage1')
+    with pytest.raises(ValueError, match=r'LevelSum: at names 2 modules, teacher_at 1'):
+        LevelSum(at=['backbone.layer1', 'neck'], teacher_at='neck')
+
+
+def test_options_are_those_of_the_class_its_bases_and_its_function() -> None:
+    options = inspect.signature(KDLoss).parameters
+    assert {'weight', 'samples', 'rows', 'teacher', 'temperature'} == options.keys()
+    assert options['temperature'].default == 4.0
+    with pytest.raises(
+        TypeError, match=r'KDLoss has no option temprature; its options are: .*temperature'
+    ):
+        KDLoss(temprature=3)

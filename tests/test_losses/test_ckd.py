@@ -144,4 +144,4 @@ def test_more_samples_than_fit_into_memory_are_an_error_before_they_do_not(
     pairs = make_table('softmax').pairs(AllSamples())
     rows = torch.empty(40_000, 2, device='meta')
     with pytest.raises(ValueError, match=r'40000 samples .* 6 GiB.*TeacherTopK.*chunk_size'):
-        CKDLoss().compute(rows, rows, pairs)
+        CKDLoss().compute(rows, rows, pairs, step=None)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import copy
 import math
 from typing import Any
 
+import asks
 import pytest
 import torch
 import zoo
@@ -77,9 +78,9 @@ def test_without_positives_the_loss_is_a_zero_of_the_graph() -> None:
 def test_box_losses_share_their_pairs() -> None:
     step = step_of(make_table())
     LDLoss()(step)
-    (pairs,) = step.box_pairs(LDLoss().sampler)
+    (pairs,) = asks.box_pairs(step, LDLoss().sampler)
     BoxGIoULoss()(step)
-    assert step.box_pairs(BoxGIoULoss().sampler)[0] is pairs
+    assert asks.box_pairs(step, BoxGIoULoss().sampler)[0] is pairs
 
 
 @pytest.mark.parametrize(

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import asks
 import pytest
 import torch
 
 from mmkd.functional import pkd_loss
 from mmkd.losses import PKDLoss
-from mmkd.structures import FeaturePair, Step
+from mmkd.structures import FeaturePair
 
 
 def test_the_value_is_the_functions_on_all_levels() -> None:
     noise = torch.Generator().manual_seed(0)
     maps = [[torch.randn(2, 3, size, size, generator=noise) for size in (8, 4)] for _ in range(2)]
 
-    class Neck:
-        def feature_pairs(self, step: Step) -> list[FeaturePair]:
-            return [FeaturePair(level, *pair) for level, pair in enumerate(zip(*maps, strict=True))]
-
-    value = PKDLoss(weight=6)(Step(torch.zeros(1), [], {}, lambda *_: (), neck=Neck()))  # type: ignore[arg-type]
+    pairs = [FeaturePair(n, 8 << n, *pair) for n, pair in enumerate(zip(*maps, strict=True))]
+    value = PKDLoss(weight=6)(asks.features_step(pairs))
     torch.testing.assert_close(value, pkd_loss(*maps))
     assert value > 0
 
@@ -28,11 +26,7 @@ def test_the_value_is_the_functions_on_all_levels() -> None:
 def test_equal_features_give_zero() -> None:
     features = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 
-    class Neck:
-        def feature_pairs(self, step: Step) -> list[FeaturePair]:
-            return [FeaturePair(0, features, features * 3 + 1)]
-
-    value = PKDLoss()(Step(torch.zeros(1), [], {}, lambda *_: (), neck=Neck()))  # type: ignore[arg-type]
+    value = PKDLoss()(asks.features_step([FeaturePair(0, 8, features, features * 3 + 1)]))
     assert value < 1e-5
 
 
@@ -74,7 +68,7 @@ def test_a_connector_per_level_brings_the_students_maps_to_the_teachers_width() 
     }
     steps = record_steps(model)
     losses = one_step(model, batch(), of='loss_pkd')
-    pairs = steps[0].feature_pairs
+    pairs = asks.feature_pairs(steps[0])
     assert [pair.student.shape[1] for pair in pairs] == [32] * 5
     connected = [
         torch.einsum('bchw,oc->bohw', pair.student, layer.conv.weight[..., 0, 0])
@@ -101,7 +95,7 @@ def test_levels_may_be_chosen_by_stride() -> None:
     assert list(model.distill['pkd'].connectors) == ['1', '3']
     steps = record_steps(model)
     losses = one_step(model, batch())
-    chosen = [steps[0].feature_pairs[level] for level in (1, 3)]
+    chosen = [asks.feature_pairs(steps[0])[level] for level in (1, 3)]
     connected = [
         layer(pair.student)
         for pair, layer in zip(chosen, model.distill['pkd'].connectors.values(), strict=True)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,7 +18,7 @@ def loss():
     """Three levels whose widths all differ, float64."""
     torch.manual_seed(0)
     review_kd = ReviewKDLoss(mid_channels=4)
-    review_kd.attach(None, SimpleNamespace(channels=CHANNELS))
+    review_kd._make_layers(dict(enumerate(CHANNELS)))
     return review_kd.double()
 
 
@@ -33,7 +31,9 @@ def pairs():
         return torch.randn(2, channels, size, size, generator=noise, dtype=torch.float64)
 
     return [
-        FeaturePair(level, maps(ours, 12 >> level).requires_grad_(), maps(theirs, 12 >> level))
+        FeaturePair(
+            level, 8 << level, maps(ours, 12 >> level).requires_grad_(), maps(theirs, 12 >> level)
+        )
         for level, (ours, theirs) in enumerate(CHANNELS)
     ]
 
@@ -61,7 +61,7 @@ def test_value_follows_the_papers_fusion_from_deep_to_shallow(loss, pairs):
         fused.insert(0, batch_norm(F.conv2d(review, fusion.expand[0].weight, padding=1)))
 
     torch.testing.assert_close(
-        loss.compute(pairs), hcl_loss(fused, [pair.teacher for pair in pairs])
+        loss.compute(pairs, None), hcl_loss(fused, [pair.teacher for pair in pairs])
     )
 
 

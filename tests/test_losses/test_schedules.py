@@ -14,12 +14,12 @@ from mmkd.losses import (
     Constant,
     CosineDecay,
     LinearWarmup,
-    Progress,
     Steps,
     Stop,
     build_schedule,
 )
 from mmkd.losses.schedules import is_over
+from mmkd.structures import Progress
 
 _names = itertools.count()
 

@@ -1,110 +1,112 @@
-"""A step builds pairs once, runs the teacher once and only when asked, and names a tap that never fired."""
+"""A step answers a request once, and names a tap that never fired."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
+import asks
 import given_boxes
 import pytest
 import torch
-from torch import Tensor
 
 from mmkd.losses import AllSamples, Positives, TeacherTopK
-from mmkd.structures import FeaturePair, LogitPairs, Step
+from mmkd.structures import (
+    Boxes,
+    ClassMaps,
+    Features,
+    Logits,
+    Progress,
+    Request,
+    Sources,
+    Step,
+    head_source,
+)
 
 
-class CountingTable:
-    """Counts how often its pairs are made."""
+class CountingSource:
+    """Counts how often it answers which request."""
+
+    taps: ClassVar[Mapping[str, str]] = {'head': 'bbox_head'}
+    undo = None
 
     def __init__(self) -> None:
-        self.samplers: list[Any] = []
+        self.asked: list[Any] = []
 
-    def pairs(self, sampler: Any) -> LogitPairs:
-        self.samplers.append(sampler)
-        return object()  # type: ignore[return-value]
-
-
-class CountingHead:
-    """Counts how often tables are made, and reads the teacher's features for them."""
-
-    def __init__(self) -> None:
-        self.table = CountingTable()
-        self.calls = 0
-
-    def tables(self, step: Step) -> list[Any]:
-        self.calls += 1
-        assert step.teacher_features
-        return [self.table]
+    def answer(self, request: Any, step: Step) -> list[Any]:
+        self.asked.append(request)
+        return [object()]
 
 
-class CountingNeck:
-    """Counts how often pairs of features are made."""
-
-    calls = 0
-
-    def feature_pairs(self, step: Step) -> list[FeaturePair]:
-        self.calls += 1
-        return [FeaturePair(0, torch.zeros(1, 1, 1, 1), step.teacher_features[0])]
-
-
-def make_step(**parts: Any) -> tuple[Step, list[Tensor]]:
-    runs: list[Tensor] = []
-
-    def run_teacher(inputs: Tensor, data_samples: Any) -> tuple[Tensor, ...]:
-        runs.append(inputs)
-        return (inputs,)
-
-    inputs = torch.zeros(1, 3, 2, 2)
+def make_step(sources: Mapping[Any, Any] | None = None, **parts: Any) -> Step:
     records = parts.pop('records', {})
-    return Step(inputs, [], records, run_teacher, **parts), runs
+    return Step(torch.zeros(1, 3, 2, 2), [], records, Sources(sources or {}), **parts)
 
 
-def test_equal_samplers_share_their_pairs_and_others_do_not() -> None:
-    head = CountingHead()
-    step, _ = make_step(head=head)
-    first = step.logit_pairs(TeacherTopK(k=5))
-    assert step.logit_pairs(TeacherTopK(k=5)) is first
-    assert step.logit_pairs(TeacherTopK(k=6)) is not first
-    assert step.logit_pairs(Positives()) is not step.logit_pairs(AllSamples())
-    assert head.table.samplers == [TeacherTopK(5), TeacherTopK(6), Positives(), AllSamples()]
-    assert head.calls == 1
+def test_equal_requests_share_their_answer_and_others_do_not() -> None:
+    head, neck = CountingSource(), CountingSource()
+    step = make_step({head_source('teacher'): head, Features(): neck})
+    asked: list[Request[Any]] = [
+        Logits(samples=TeacherTopK(k=5)),
+        Logits(samples=TeacherTopK(k=6)),
+        Logits(samples=Positives()),
+        Boxes(samples=Positives()),
+        ClassMaps(),
+        Features(),
+    ]
+    answers = [step.ask(request) for request in asked]
+    again = [step.ask(request) for request in asked]
+    assert all(first is second for first, second in zip(answers, again, strict=True))
+    assert len({id(answer) for answer in answers}) == len(asked)
+    assert head.asked == asked[:-1]
+    assert neck.asked == asked[-1:]
+    assert step.answers == dict(zip(asked, answers, strict=True))
 
 
-def test_the_teacher_runs_once_for_logits_and_features_together() -> None:
-    neck = CountingNeck()
-    step, runs = make_step(head=CountingHead(), neck=neck)
-    assert runs == []
-    step.logit_pairs(AllSamples())
-    step.logit_pairs(Positives())
-    assert step.feature_pairs is step.feature_pairs
-    assert neck.calls == 1
-    assert len(runs) == 1
-    assert runs[0] is step.inputs
+def test_each_teacher_and_each_crossing_has_a_source_of_its_own() -> None:
+    requests = [
+        Logits(samples=AllSamples()),
+        Logits('other', samples=AllSamples()),
+        Logits(crossed=3, samples=AllSamples()),
+    ]
+    sources = {request.source: CountingSource() for request in requests}
+    assert len(sources) == 3
+    step = make_step(sources)
+    for request in requests:
+        step.ask(request)
+        assert sources[request.source].asked == [request]
 
 
 @pytest.mark.parametrize('records', [{}, {'targets': []}])
 def test_a_tap_that_never_fired_is_named(records: dict[str, list[Any]]) -> None:
-    step, _ = make_step(records=records)
+    step = make_step(records=records)
     with pytest.raises(RuntimeError, match=r"'targets' recorded nothing.*head adapter"):
         step.record('targets')
 
 
 def test_what_a_tap_recorded_comes_in_the_order_of_the_calls() -> None:
-    step, _ = make_step(records={'targets': ['first', 'second']})
+    step = make_step(records={'targets': ['first', 'second']})
     assert step.record('targets') == ['first', 'second']
-
-
-def test_asking_for_what_no_adapter_serves_says_so() -> None:
-    step, _ = make_step()
-    with pytest.raises(RuntimeError, match='no head adapter'):
-        step.logit_pairs(AllSamples())
-    with pytest.raises(RuntimeError, match='no neck adapter'):
-        _ = step.feature_pairs
 
 
 def test_box_pairs_are_shared_by_losses_with_equal_samplers_and_know_their_images() -> None:
     step = given_boxes.step_of(given_boxes.make_table())
-    first = step.box_pairs(Positives())
-    assert step.box_pairs(Positives()) is first
-    assert step.box_pairs(AllSamples()) is not first
+    first = asks.box_pairs(step, Positives())
+    assert asks.box_pairs(step, Positives()) is first
+    assert asks.box_pairs(step, AllSamples()) is not first
     assert step.image_sizes.tolist() == [[width, height] for height, width in given_boxes.IMAGES]
+
+
+def test_random_numbers_follow_from_seed_and_iteration_and_leave_the_global_stream_alone() -> None:
+    def draw(iteration: int, seed: int) -> list[float]:
+        torch.manual_seed(seed)
+        step = make_step(progress=Progress(iteration))
+        drawn = torch.rand(4, generator=step.generator).tolist()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            untouched = torch.rand(1)
+        assert torch.equal(torch.rand(1), untouched)
+        return drawn
+
+    assert draw(7, seed=1) == draw(7, seed=1)
+    assert len({tuple(draw(*at)) for at in ((7, 1), (8, 1), (7, 2), (8, 2))}) == 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from mmpretrain.utils import register_all_modules
 from published import NETWORKS, TEACHERS, Network, images
 from torch import Tensor, nn
 
-from mmkd.distillers import Teacher
+from mmkd.teachers import FrozenTeacher
 
 register_all_modules(init_default_scope=False)
 
@@ -57,7 +57,9 @@ def tool(load_tool: Callable[[str], ModuleType]) -> ModuleType:
 
 def teacher_of(config: str, checkpoint: Path) -> Any:
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        return Teacher(config, checkpoint, student_preprocessor=ClsDataPreprocessor()).model
+        return FrozenTeacher(
+            config, checkpoint, student=SimpleNamespace(data_preprocessor=ClsDataPreprocessor())
+        ).model
 
 
 def save_as_mdistiller(weights: dict[str, Tensor], path: Path) -> None:

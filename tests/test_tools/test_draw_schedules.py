@@ -13,7 +13,7 @@ import pytest
 from mmengine.config import Config
 from tiny import CKD, TINY_RETINANET, recipe, train
 
-from mmkd.losses import Progress
+from mmkd.structures import Progress
 from mmkd.utils import override_data_root
 
 RAMP = dict(type='Chain', schedules=[dict(type='LinearWarmup', end=1), dict(type='Stop', at=2)])

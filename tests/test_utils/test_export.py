@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 from tiny import NUM_CLASSES, TINY_RETINANET, make_runner, recipe, same
 from zoo import batch, mmdet_scope
 
-from mmkd.distillers import Teacher
+from mmkd.teachers import FrozenTeacher
 from mmkd.utils import DropDistillWeights, override_data_root
 from mmkd.utils.export import ExportedStudent, export_student
 
@@ -281,9 +281,7 @@ def test_a_training_checkpoint_is_folded_wherever_this_package_reads_it(detector
     """A distilled student that becomes a teacher, and the hook by which tools/test.py loads one."""
     exported = torch.load(detector.exported('epoch_1').checkpoint, weights_only=True)
     runner, path = detector.runner, detector.work_dir / 'epoch_1.pth'
-    teacher = Teacher(
-        config=runner.cfg, checkpoint=path, student_preprocessor=runner.model.data_preprocessor
-    )
+    teacher = FrozenTeacher(config=runner.cfg, checkpoint=path, student=runner.model)
     checkpoint = detector.checkpoint('epoch_1.pth')
     DropDistillWeights().after_load_checkpoint(SimpleNamespace(model=teacher.model), checkpoint)
     for weights in (teacher.model.state_dict(), checkpoint['state_dict']):

@@ -15,7 +15,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmkd.distillers import RANDOM_INIT
+from mmkd.teachers import RANDOM_INIT
 from mmkd.utils import PreflightError, check_before_testing, check_before_training, preflight
 
 BACKBONE_INIT = dict(type='Pretrained', checkpoint='torchvision://resnet18')

@@ -1,38 +1,35 @@
-"""The teacher: a frozen network that is really loaded and never becomes part of what is trained."""
+"""A teacher trained before: a frozen network that is really loaded and never becomes part of what is trained."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, DefaultScope
-from torch import Tensor, nn
+from torch import nn
 
 from mmkd.checkpoints import load_checkpoint
 from mmkd.heads import plain_weights
+from mmkd.registry import TEACHERS
 from mmkd.structures import ClassMap
 
+from .base import Teacher
 from .isolation import isolated_rng
-from .pixels import PixelConverter
 from .precision import TeacherPrecision
 
 RANDOM_INIT = 'random_init'
 """``checkpoint`` of a teacher that is wanted untrained, in a test or a dry run."""
 
 
-class Teacher:
-    """Holds the frozen network; deliberately not an ``nn.Module``.
-
-    So it is in no state_dict, optimizer, EMA copy, DDP or FSDP wrapper, and ``model.train()`` does not reach it. The
-    Distiller forwards ``.to()``, ``.cuda()`` and ``.half()`` to it. Copies of a distiller share their teacher.
+@TEACHERS.register_module()
+class FrozenTeacher(Teacher):
+    """A network that was trained before, as its own config describes it, with the weights of a checkpoint.
 
     Args:
         config: The teacher's config: a path, ``'mmdet::...'``, ``'mmpretrain::...'``, or a dict with ``model`` in it.
@@ -44,12 +41,7 @@ class Teacher:
         dtype: ``'float32'``, ``'float16'`` or ``'bfloat16'``, the number type that the teacher computes in; default the
             student's: float32, or what autocast (``--amp``) makes of it. See :class:`TeacherPrecision`.
         allow_pickle: Load a checkpoint that holds more than weights too; it can execute anything: for files you trust.
-        student_preprocessor: The student's data preprocessor, whose output the teacher has to read.
-
-    Attributes:
-        model: The frozen network in eval mode.
-        classes: Names of the teacher's classes in the order of its logits, None if nothing says.
-        released: Whether the weights are gone, see :meth:`release`.
+        student: The student, whose data preprocessor's output the teacher has to read.
 
     Raises:
         ValueError: No checkpoint is named; ``class_aliases`` cannot be.
@@ -66,7 +58,7 @@ class Teacher:
         class_aliases: Mapping[str, str] | None = None,
         dtype: str | None = None,
         allow_pickle: bool = False,
-        student_preprocessor: nn.Module,
+        student: Any,
     ) -> None:
         if checkpoint is None:
             raise ValueError(
@@ -74,82 +66,20 @@ class Teacher:
                 f"or URL of the trained teacher, or to '{RANDOM_INIT}' if noise is what you want"
             )
         self.checkpoint = str(checkpoint)
-        self.released = False
-        loaded = _load_config(config)
-        self.classes = _names(_train_dataset(loaded).get('metainfo'))
-        self.model: Any
+        loaded = load_config(config)
         with isolated_rng():
-            self.model = _build(loaded)
+            model = build_network(loaded)
             if self.checkpoint == RANDOM_INIT:
-                _init_without_pretrained(self.model)
-            else:
+                _init_without_pretrained(model)
+            super().__init__(model, student)
+            self.classes = _names(_train_dataset(loaded).get('metainfo'))
+            if self.checkpoint != RANDOM_INIT:
                 self._load(allow_pickle)
         if class_names is not None:
             self.classes = tuple(class_names)
         self._aliases = dict(class_aliases or {})
         self._check_aliases()
-        self.model.requires_grad_(False)
-        self.model.eval()
-        self._precision = TeacherPrecision(self.model, dtype)
-        self.convert_pixels = PixelConverter(student_preprocessor, self.model.data_preprocessor)
-
-    @torch.no_grad()
-    def features(self, inputs: Tensor, data_samples: Sequence[Any]) -> tuple[Tensor, ...]:
-        """Backbone and neck on the student's input.
-
-        Args:
-            inputs: (B, 3, H, W) as the student's data preprocessor made it.
-            data_samples: The batch's data samples.
-
-        Returns:
-            The feature maps of ``extract_feat``, shallow to deep.
-        """
-        if next(self.model.parameters()).device != inputs.device:
-            self.model.to(inputs.device)  # FSDP moves the student's parameters one by one
-        with self.precision():
-            return self.model.extract_feat(self.convert_pixels(inputs, data_samples))
-
-    def precision(self) -> AbstractContextManager[Any]:
-        """The context in which whatever part of the teacher runs, computes in the teacher's number type."""
-        return self._precision(next(self.model.parameters()).device)
-
-    @torch.no_grad()
-    def predict(self, data: Any, classes: ClassMap) -> list[Any]:
-        """What the teacher itself predicts, by its own data preprocessor and test settings.
-
-        Args:
-            data: A batch as a dataloader gives it: the pixels are not normalised yet.
-            classes: Brings the teacher's classes to the student's.
-
-        Returns:
-            Data samples with predictions, in the student's classes; those of other classes are left out.
-        """
-        self.model._set_device(next(self.model.parameters()).device)
-        batch = self.model.data_preprocessor(data, False)
-        with self.precision():
-            samples = self.model(**batch, mode='predict')
-        for sample in samples:
-            _rename_classes(sample, classes)
-        return samples
-
-    def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Apply ``fn``, such as a move to another device, to every parameter and buffer."""
-        if not self.released:
-            self.model._apply(fn)
-
-    def release(self) -> int:
-        """Free the weights, for good; whoever else refers to parts of the network is left with its structure.
-
-        Returns:
-            Bytes of the parameters and buffers.
-        """
-        tensors = {
-            id(tensor): tensor for tensor in (*self.model.parameters(), *self.model.buffers())
-        }
-        freed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        self.apply(lambda tensor: tensor.to('meta'))
-        self.released = True
-        return freed
+        self._precision = TeacherPrecision(self.model, dtype)  # of the loaded weights
 
     def check_num_classes(self, student: int, teacher: int) -> None:
         """Whether the classes of student and teacher can be matched, as far as is known before training.
@@ -231,14 +161,6 @@ class Teacher:
         )
         return ClassMap(columns, len(self.classes))
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
-        """A frozen network needs no copy: an EMA copy of the student shares it.
-
-        So does what the copy holds of its parts, such as a head adapter's reference to the teacher's head.
-        """
-        memo.update((id(module), module) for module in self.model.modules())
-        return self
-
     def _load(self, allow_pickle: bool) -> None:
         """Load the checkpoint, every key of it and nothing else."""
         try:
@@ -290,7 +212,8 @@ class Teacher:
         return f'teacher.checkpoint {self.checkpoint}'
 
 
-def _load_config(config: str | Path | Mapping[str, Any] | Config) -> Config:
+def load_config(config: str | Path | Mapping[str, Any] | Config) -> Config:
+    """The config of a network: a path, ``'mmdet::...'``, or a dict with ``model`` in it."""
     if isinstance(config, Config):
         loaded = config
     elif isinstance(config, Mapping):
@@ -302,21 +225,6 @@ def _load_config(config: str | Path | Mapping[str, Any] | Config) -> Config:
     if 'model' not in loaded:
         raise ValueError('teacher.config has no `model`: give a config file or dict(model=...)')
     return loaded
-
-
-def _rename_classes(sample: Any, classes: ClassMap) -> None:
-    """Bring the predictions of one image to the student's classes."""
-    if classes.columns is None:
-        return
-    numbers = torch.full((classes.num_teacher,), -1)
-    numbers[list(classes.columns)] = torch.arange(len(classes.columns))
-    if 'pred_instances' in sample:
-        found = sample.pred_instances
-        found.labels = numbers.to(found.labels.device)[found.labels]
-        sample.pred_instances = found[found.labels >= 0]
-    elif 'pred_score' in sample:
-        sample.set_pred_score(sample.pred_score[list(classes.columns)])
-        sample.set_pred_label(sample.pred_score.argmax(dim=0, keepdim=True))
 
 
 def _train_dataset(config: Config) -> Mapping[str, Any]:
@@ -335,8 +243,8 @@ def _names(meta: Any) -> tuple[str, ...] | None:
     return (names,) if isinstance(names, str) else tuple(names) if names else None
 
 
-def _build(loaded: Config) -> Any:
-    """The teacher's network as its own config describes it, in its own scope, without pretrained weights."""
+def build_network(loaded: Config) -> Any:
+    """A network as its own config describes it, in its own scope, without pretrained weights."""
     model = loaded.model
     if model.type in ('mmkd.Distiller', 'Distiller'):  # a distilled student that becomes a teacher
         model = model.student

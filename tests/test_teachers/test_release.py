@@ -26,15 +26,16 @@ from tiny import (
 from torch.multiprocessing.reductions import StorageWeakRef
 from zoo import batch, distiller, one_step, pair
 
-from mmkd.distillers import Distiller, Teacher
+from mmkd.distillers import Distiller
 from mmkd.losses import DistillLoss
+from mmkd.teachers import FrozenTeacher
 from mmkd.utils import override_data_root
 
 STOP = dict(type='Stop', at=1)
 RUN = dict(max_iters=4, max_epochs=2)
 
 
-def storages(teacher: Teacher) -> list[StorageWeakRef]:
+def storages(teacher: FrozenTeacher) -> list[StorageWeakRef]:
     """Weak references to the memory of the teacher's weights."""
     tensors = (*teacher.model.parameters(), *teacher.model.buffers())
     return [StorageWeakRef(tensor.untyped_storage()) for tensor in tensors]

@@ -1,10 +1,10 @@
-"""Taps: record what passes through a module or a method while the student computes its own loss."""
+"""Taps: record what passes through a module or a method of a network while it runs."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -69,26 +69,26 @@ class ArgumentTap(MethodTap):
 
 
 class Taps:
-    """The taps of one student, attached once, recording only within :meth:`recording`.
+    """The taps of one network, attached once, recording only within :meth:`recording`.
 
     Args:
-        student: The module that the paths start from.
+        network: The module that the paths start from.
         paths: Tap name to a module's path (``'bbox_head'``: its outputs) or a method's
             (``'bbox_head._get_targets_single()'``: its results; ``'bbox_head.loss(...)'``: its arguments).
             The owner of a method may be any object, such as a head's assigner. Of two taps of one method the one
             on its arguments comes first.
     """
 
-    def __init__(self, student: nn.Module, paths: dict[str, str]) -> None:
+    def __init__(self, network: nn.Module, paths: Mapping[str, str]) -> None:
         self._taps: dict[str, OutputTap | MethodTap] = {}
         for name, path in paths.items():
             target, parenthesis, inside = path.partition('(')
             if not parenthesis:
-                self._taps[name] = OutputTap(student.get_submodule(target))
+                self._taps[name] = OutputTap(network.get_submodule(target))
                 continue
             owner, _, method = target.rpartition('.')
             kind = MethodTap if inside == ')' else ArgumentTap
-            self._taps[name] = kind(_resolve(student, owner), method)
+            self._taps[name] = kind(_resolve(network, owner), method)
 
     @contextmanager
     def recording(self) -> Iterator[dict[str, list[Any]]]:
@@ -103,11 +103,24 @@ class Taps:
                 tap.recorded = None
 
     def detach(self) -> None:
-        """Leave the student as it was, the last tap first: one method may have two."""
+        """Leave the network as it was, the last tap first: one method may have two."""
         for tap in reversed(self._taps.values()):
             tap.detach()
 
 
-def _resolve(student: nn.Module, path: str) -> object:
+@contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Eval mode within the block, set and reset module by module: ``train()`` of a backbone may do more than set it."""
+    modes = {child: child.training for module in modules for child in module.modules()}
+    for child in modes:
+        child.training = False
+    try:
+        yield
+    finally:
+        for child, mode in modes.items():
+            child.training = mode
+
+
+def _resolve(network: nn.Module, path: str) -> object:
     """What stands at a dotted path; not ``get_submodule``, because an assigner or a coder is no module."""
-    return functools.reduce(getattr, path.split('.') if path else [], student)
+    return functools.reduce(getattr, path.split('.') if path else [], network)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,16 +27,19 @@ from tiny import (
 from torch import nn
 from zoo import batch, distiller, one_step, pair
 
-from mmkd.distillers import RANDOM_INIT, Distiller, Teacher
+from mmkd.distillers import Distiller
 from mmkd.structures import ClassMap
+from mmkd.teachers import RANDOM_INIT, FrozenTeacher
 
-PREPROCESSOR = nn.Identity()  # normalises nothing, as far as the pixels are concerned
+STUDENT = SimpleNamespace(
+    data_preprocessor=nn.Identity()
+)  # normalises nothing, as far as pixels are concerned
 CLASSES = tuple('abcdefghij')
 
 
-def make_teacher(model: Any = None, checkpoint: Any = RANDOM_INIT) -> Teacher:
+def make_teacher(model: Any = None, checkpoint: Any = RANDOM_INIT) -> FrozenTeacher:
     options = teacher_options(model or teacher_model(), checkpoint)
-    return Teacher(**options, student_preprocessor=PREPROCESSOR)
+    return FrozenTeacher(**options, student=STUDENT)
 
 
 def random_drop_path() -> Config:
@@ -59,7 +63,7 @@ def random_drop_path() -> Config:
 
 def test_no_checkpoint_is_an_error_that_names_both_ways_out() -> None:
     with pytest.raises(ValueError, match=r"teacher\.checkpoint is not set.*'random_init'"):
-        Teacher(config=dict(model=teacher_model()), student_preprocessor=PREPROCESSOR)
+        FrozenTeacher(config=dict(model=teacher_model()), student=STUDENT)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -73,12 +77,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_missing_config_is_named(tmp_path: Path) -> None:
     path = tmp_path / 'nowhere.py'
     with pytest.raises(FileNotFoundError, match=str(path)):
-        Teacher(config=path, checkpoint=RANDOM_INIT, student_preprocessor=PREPROCESSOR)
+        FrozenTeacher(config=path, checkpoint=RANDOM_INIT, student=STUDENT)
 
 
 def test_a_config_without_a_model_says_what_is_expected() -> None:
     with pytest.raises(ValueError, match=r'teacher\.config has no `model`'):
-        Teacher(config=teacher_model(), checkpoint=RANDOM_INIT, student_preprocessor=PREPROCESSOR)
+        FrozenTeacher(config=teacher_model(), checkpoint=RANDOM_INIT, student=STUDENT)
 
 
 def test_every_weight_comes_from_the_file(tmp_path: Path) -> None:
@@ -184,7 +188,7 @@ def test_a_distilled_student_teaches_in_its_turn(
     if where == 'path':
         options = tmp_path / 'recipe.py'
         config.dump(options)
-    second = Teacher(config=options, checkpoint=path, student_preprocessor=PREPROCESSOR)
+    second = FrozenTeacher(config=options, checkpoint=path, student=STUDENT)
     assert type(second.model).__name__ == 'RetinaNet'
     assert same(second.model.state_dict(), first.state_dict())
 
@@ -192,17 +196,17 @@ def test_a_distilled_student_teaches_in_its_turn(
 def test_a_preprocessor_beside_the_model_is_the_teachers() -> None:
     """MMPretrain's configs have it there: without it the teacher would see other pixels."""
     config = Config.fromfile(TINY_RETINANET.with_name('tiny_classifier.py'))
-    teacher = Teacher(config=config, checkpoint=RANDOM_INIT, student_preprocessor=PREPROCESSOR)
+    teacher = FrozenTeacher(config=config, checkpoint=RANDOM_INIT, student=STUDENT)
     assert teacher.model.data_preprocessor.mean.flatten().tolist() == [127.5] * 3
     grey = teacher.convert_pixels(torch.full((1, 3, 2, 2), 127.5), [])
     assert torch.equal(grey, torch.zeros(1, 3, 2, 2))
 
 
 def test_a_config_of_the_model_zoo_is_found_by_its_name() -> None:
-    teacher = Teacher(
+    teacher = FrozenTeacher(
         config='mmpretrain::mobilenet_v2/mobilenet-v2_8xb32_in1k.py',
         checkpoint=RANDOM_INIT,
-        student_preprocessor=PREPROCESSOR,
+        student=STUDENT,
     )
     assert type(teacher.model).__name__ == 'ImageClassifier'
     mean = teacher.model.data_preprocessor.mean.flatten()
@@ -212,16 +216,16 @@ def test_a_config_of_the_model_zoo_is_found_by_its_name() -> None:
 # ---- class names
 
 
-def checked(tmp_path: Path, classes: Any) -> Teacher:
+def checked(tmp_path: Path, classes: Any) -> FrozenTeacher:
     return make_teacher(checkpoint=save(make_teacher().model, tmp_path / 'teacher.pth', classes))
 
 
-def named(names: Any, **options: Any) -> Teacher:
-    return Teacher(
+def named(names: Any, **options: Any) -> FrozenTeacher:
+    return FrozenTeacher(
         **teacher_options(teacher_model()),
         class_names=names,
         **options,
-        student_preprocessor=PREPROCESSOR,
+        student=STUDENT,
     )
 
 
@@ -284,7 +288,7 @@ def test_names_come_from_the_recipe_else_the_checkpoint_else_the_config(tmp_path
     config = Config.fromfile(TINY_RETINANET)
 
     def names(**options: Any) -> Any:
-        return Teacher(config=config, student_preprocessor=PREPROCESSOR, **options).classes
+        return FrozenTeacher(config=config, student=STUDENT, **options).classes
 
     path = save(make_teacher(student_model()).model, tmp_path / 'teacher.pth', CLASSES)
     bare = save(make_teacher(student_model()).model, tmp_path / 'bare.pth')
@@ -424,8 +428,8 @@ def test_a_copy_shares_the_teacher_and_nothing_else() -> None:
     model = make_distiller()
     twin = copy.deepcopy(model)
     assert twin.teacher is model.teacher
-    assert twin._head.teacher_head is model.teacher.model.bbox_head
-    assert twin._head.student_head is twin.student.bbox_head
+    assert twin._heads['teacher'].teacher_head is model.teacher.model.bbox_head
+    assert twin._heads['teacher'].student_head is twin.student.bbox_head
     assert twin.student is not model.student
     assert twin.bbox_head is twin.student.bbox_head
     ours, theirs = ({id(p) for p in each.parameters()} for each in (model, twin))

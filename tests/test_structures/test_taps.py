@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmkd.distillers.taps import Taps
+from mmkd.structures.taps import Taps
 
 
 class Assigner:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import asks
 import dense_runs
 import pytest
 import torch
@@ -11,7 +12,8 @@ from tiny import NUM_CLASSES, fresh_hub, student_model, teacher_model
 from torch import nn
 from zoo import batch, distiller, one_step, record_steps
 
-from mmkd.heads import NeckAdapter, neck
+from mmkd.heads import FeatureSource, features
+from mmkd.structures import Features
 
 PKD = dict(pkd=dict(type='mmkd.PKDLoss'))
 
@@ -21,9 +23,9 @@ def no_run_in_progress() -> None:
     fresh_hub()
 
 
-def adapt(teacher: Any, student: Any = None) -> NeckAdapter:
+def adapt(teacher: Any, student: Any = None) -> FeatureSource:
     model = distiller(student or student_model(), teacher, {})
-    return NeckAdapter(model.student, model.teacher.model, loss='pkd')
+    return FeatureSource(model.student, model.teacher.model, Features())
 
 
 def test_pairs_are_what_both_necks_put_out() -> None:
@@ -31,7 +33,7 @@ def test_pairs_are_what_both_necks_put_out() -> None:
     steps = record_steps(model)
     data = batch(size=64, num_classes=NUM_CLASSES)
     one_step(model, data)
-    pairs = steps[0].feature_pairs
+    pairs = asks.feature_pairs(steps[0])
     expected = model.teacher.features(data['inputs'], data['data_samples'])
     assert [pair.level for pair in pairs] == [0, 1, 2, 3, 4]
     for pair, theirs in zip(pairs, expected, strict=True):
@@ -39,7 +41,7 @@ def test_pairs_are_what_both_necks_put_out() -> None:
         assert not pair.teacher.requires_grad
         assert pair.student.requires_grad
         assert pair.student.shape == theirs.shape
-    assert torch.equal(pairs[2].student, steps[0].record('neck')[0][2])
+    assert torch.equal(pairs[2].student, steps[0].record('at neck')[0][2])
 
 
 def test_channels_of_both_are_known_before_the_first_step() -> None:
@@ -58,7 +60,7 @@ def test_a_network_that_needs_larger_images_is_looked_at_with_these() -> None:
 
 def test_a_network_that_takes_no_blank_image_is_named(monkeypatch) -> None:
     student, teacher = dense_runs.pair('SSD')
-    monkeypatch.setattr(neck, '_PROBE_SIZES', (32, 64))
+    monkeypatch.setattr(features, '_PROBE_SIZES', (32, 64))
     with pytest.raises(ValueError, match='SingleStageDetector takes no blank image of 32 or 64 px'):
         adapt(teacher, student)
 
@@ -68,7 +70,7 @@ def test_looking_at_the_channels_changes_neither_modes_nor_statistics() -> None:
     model.backbone.layer1.eval()
     modes = {name: module.training for name, module in model.named_modules()}
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    NeckAdapter(model.student, model.teacher.model, loss='pkd')
+    FeatureSource(model.student, model.teacher.model, Features())
     assert modes == {name: module.training for name, module in model.named_modules()}
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
@@ -96,12 +98,12 @@ def shallow(levels: int = 5, **other: Any) -> Any:
 def test_levels_are_those_of_equal_stride(teacher: Any, strides: list[int]) -> None:
     teacher.bbox_head.anchor_generator.strides = student_model().bbox_head.anchor_generator.strides
     model = distiller(student_model(), teacher, PKD)
-    assert model._neck.strides == strides
+    assert model._tapped.sources.of(Features()).strides == strides
     steps = record_steps(model)
     data = batch(size=64, num_classes=NUM_CLASSES)
     assert one_step(model, data)['loss_pkd'] > 0
-    pairs = steps[0].feature_pairs
-    ours, theirs = steps[0].record('neck')[0], model.teacher.features(**data)
+    pairs = asks.feature_pairs(steps[0])
+    ours, theirs = steps[0].record('at neck')[0], model.teacher.features(**data)
     assert [64 // pair.student.shape[-1] for pair in pairs[:4]] == strides[:4]
     for pair in pairs:
         assert any(
@@ -128,8 +130,8 @@ def test_maps_of_a_teacher_that_pads_more_are_cut_to_the_students() -> None:
     assert one_step(model, data)['loss_pkd'] > 0
     whole = model.teacher.features(**data)
     assert whole[0].shape[-1] == 16
-    assert [pair.teacher.shape[-1] for pair in steps[0].feature_pairs] == [12, 6, 3, 2, 1]
-    for pair, maps in zip(steps[0].feature_pairs, whole, strict=True):
+    assert [pair.teacher.shape[-1] for pair in asks.feature_pairs(steps[0])] == [12, 6, 3, 2, 1]
+    for pair, maps in zip(asks.feature_pairs(steps[0]), whole, strict=True):
         size = pair.student.shape[-1]
         assert torch.equal(pair.teacher, maps[..., :size, :size])
 
@@ -141,7 +143,5 @@ def test_a_model_without_neck_is_named_with_the_loss(role: str) -> None:
 
     model = distiller(student_model(), teacher_model(), {})
     pair = dict(student=model.student, teacher=model.teacher.model) | {role: NoNeck()}
-    with pytest.raises(
-        ValueError, match=rf'model\.losses\.pkd compares .* the {role} \(NoNeck\) has no neck'
-    ):
-        NeckAdapter(**pair, loss='pkd')
+    with pytest.raises(ValueError, match=rf"'neck': the {role} \(NoNeck\) has no neck"):
+        FeatureSource(**pair, request=Features())

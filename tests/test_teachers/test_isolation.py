@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmkd.distillers.isolation import isolated_rng
+from mmkd.teachers.isolation import isolated_rng
 
 
 def draw() -> tuple[float, float, float]:

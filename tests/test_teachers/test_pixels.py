@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import asks
 import pytest
 import torch
 from mmdet.models import DetDataPreprocessor
@@ -15,7 +16,7 @@ from tiny import CKD, NUM_CLASSES, student_model, teacher_model
 from torch import Tensor
 from zoo import batch, distiller, one_step, record_steps
 
-from mmkd.distillers.pixels import PixelConverter
+from mmkd.teachers.pixels import PixelConverter
 
 IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
 CAFFE = dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], bgr_to_rgb=False)
@@ -154,9 +155,9 @@ def test_a_real_teacher_of_other_normalisation_sees_what_it_was_trained_on(
     values = one_step(model, data)
 
     assert all(values[f'loss_{name}'] > 0 for name in losses)
-    for ours, theirs in zip(steps[0].teacher_features, expected, strict=True):
+    for ours, theirs in zip(steps[0].teachers['teacher'].features, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
-    (table,) = steps[0].tables
+    (table,) = asks.tables(steps[0])
     cells = [
         level.shape[-2:] for level in table.student.class_maps
     ]  # a teacher that pads more has more

@@ -1,0 +1,157 @@
+"""The student's features through the rest of the teacher's head (CrossKD)."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from mmcv.cnn import ConvModule
+from torch import Tensor, nn
+
+from mmkd.structures import Activation, FeaturePair, SampleTable, Step
+
+from .base import HeadAdapter
+from .dense import DenseHeadAdapter, DenseTable
+
+_TOWERS = ('cls_convs', 'reg_convs')
+
+
+class CrossedHeadAdapter(HeadAdapter):
+    """The tables of a dense head, in which the *teacher's* head has computed the student's side.
+
+    What the first ``layer`` convolutions of the student's head output, of both towers, goes through the remaining
+    convolutions and the last layers of the teacher's head, in eval mode. The gradient flows through these into the
+    student; the teacher's weights get none. Labels, weights and objects are the student's own.
+
+    Args:
+        own: The adapter of the pair.
+        student: The student.
+        teacher: The teacher's network.
+        path: Name of the student's head.
+        layer: Convolutions of each tower that are the student's.
+
+    Raises:
+        ValueError: A head has no such towers, or the two differ in depth, width or normalisation.
+    """
+
+    def __init__(
+        self, own: HeadAdapter, student: nn.Module, teacher: nn.Module, path: str, layer: int
+    ) -> None:
+        super().__init__(student, teacher, path)
+        if not isinstance(own, DenseHeadAdapter):
+            raise ValueError(
+                f"{type(self.student_head).__name__} is no dense head: only the student's features of these can go "
+                "through the teacher's head: use a loss on logits or boxes"
+            )
+        self.own = own
+        self.layer = layer
+        ours, theirs = (_towers(head, layer) for head in (self.student_head, self.teacher_head))
+        if ours != theirs:
+            raise ValueError(
+                f"the student's features cannot go through the teacher's head: behind convolution {layer} the student "
+                f'({type(self.student_head).__name__}) has {ours}, the teacher ({type(self.teacher_head).__name__}) '
+                f'{theirs}: give both heads the same stacked_convs, feat_channels and norm_cfg'
+            )
+        self._taps = {name: f'{path}.{name}.{layer - 1}' for name in _TOWERS}
+        self.taps = {**own.taps, **{f'crossed {name}': at for name, at in self._taps.items()}}
+
+    @property
+    def activation(self) -> Activation:
+        """See :attr:`HeadAdapter.activation`."""
+        return self.own.activation
+
+    @property
+    def num_logits(self) -> int:
+        """See :attr:`HeadAdapter.num_logits`."""
+        return self.own.num_logits
+
+    @property
+    def num_classes(self) -> int:
+        """See :attr:`HeadAdapter.num_classes`."""
+        return self.own.num_classes
+
+    @property
+    def num_teacher_classes(self) -> int:
+        """See :attr:`HeadAdapter.num_teacher_classes`."""
+        return self.own.num_teacher_classes
+
+    def check_boxes(self, distributions: bool = False) -> None:
+        """See :meth:`HeadAdapter.check_boxes`."""
+        self.own.check_boxes(distributions)
+
+    def class_maps(self, step: Step) -> list[FeaturePair]:
+        """See :meth:`HeadAdapter.class_maps`."""
+        return self.own.class_maps(step)
+
+    def tables(self, step: Step) -> list[SampleTable]:
+        """The one table of the pair's own adapter, with the crossed outputs in place of the student's."""
+        (table,) = self.own.sample_tables(step)
+        assert isinstance(table, DenseTable)
+        teacher = self.teacher_pass(step)
+        towers = [
+            step.record(f'crossed {name}')[: len(table.student.class_maps)] for name in _TOWERS
+        ]
+        features = [torch.cat(level, dim=1) for level in zip(*towers, strict=True)]
+        family = self.own.teacher_family
+
+        def run(network: Any) -> Any:
+            return family.run(_rest(network.get_submodule(self.teacher_path), self.layer), features)
+
+        outputs = self.own.aligned(teacher.run(run, gradient=True), teacher, table.student)
+        return [
+            replace(
+                table,
+                student=outputs,
+                run_teacher=lambda: table.teacher,
+                student_decoder=table.teacher_decoder,
+            )
+        ]
+
+
+class _Half(nn.Module):
+    """One tower's channels of what goes into both."""
+
+    def __init__(self, which: int) -> None:
+        super().__init__()
+        self.which = which
+
+    def forward(self, both: Tensor) -> Tensor:
+        """(B, 2C, H, W) to (B, C, H, W)."""
+        return both.chunk(2, dim=1)[self.which]
+
+
+def _rest(head: Any, layer: int) -> Any:
+    """A head without the first convolutions of its towers, that reads both towers' features one behind the other.
+
+    It shares everything else with ``head``, which stays as it is.
+    """
+    rest = copy.copy(head)
+    rest._modules = dict(head._modules)
+    for which, name in enumerate(_TOWERS):
+        setattr(rest, name, nn.ModuleList([_Half(which), *getattr(head, name)[layer:]]))
+    return rest
+
+
+def _towers(head: Any, layer: int) -> dict[str, Any]:
+    """Depth of the towers, and width and normalisation at the cut."""
+    described = {}
+    for name in _TOWERS:
+        convolutions = getattr(head, name, None)
+        if not isinstance(convolutions, nn.ModuleList) or not all(
+            isinstance(each, ConvModule) for each in convolutions
+        ):
+            raise ValueError(
+                f'{type(head).__name__} has no {name} that are shared by all levels: only heads with towers of '
+                'convolutions (RetinaNet, ATSS, GFL, FCOS, VFNet, ...) can be crossed'
+            )
+        if not 1 <= layer <= len(convolutions):
+            raise ValueError(
+                f'{type(head).__name__} has {len(convolutions)} convolutions in {name}: the layer to cross at is one '
+                f'of 1 to {len(convolutions)}, not {layer}'
+            )
+        cut = convolutions[layer - 1]
+        norm = type(cut.norm).__name__ if cut.with_norm else 'no normalisation'
+        described[name] = f'{len(convolutions)} convolutions, {cut.out_channels} channels, {norm}'
+    return described

@@ -1,0 +1,213 @@
+"""Features of any module of student and teacher, paired by the strides of their levels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from mmkd.structures import NECK, PRE_LOGITS, FeaturePair, Features, Step, Taps, evaluating
+
+from .base import HEAD_PATHS
+
+_PROBE_SIZES = (128, 384)
+"""Pixels of the blank image: the stride of most detectors' deepest level; SSD's convolutions need more."""
+
+
+class FeatureSource:
+    """Pairs what a module of each network outputs, by stride; a level that only one of them has is left out.
+
+    Maps (B, C, H, W) and pooled features (B, C) are told apart by their rank, before the first step.
+
+    Args:
+        student: The student.
+        teacher: The teacher's network.
+        request: Whose outputs.
+
+    Attributes:
+        channels: Channels of student and teacher, one pair per common level, shallow to deep.
+        strides: Pixels of the input per cell, one per common level; None for pooled features.
+
+    Raises:
+        ValueError: A network has no such module, it outputs something else than features, or no level is common.
+    """
+
+    undo: Callable[[Tensor], Tensor] | None = None
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, request: Features) -> None:
+        ours, our_levels = _probe(student, request.at, 'student')
+        theirs, their_levels = _probe(teacher, _teacher_path(request), 'teacher')
+        # Necks such as YOLOv3's list their levels from deep to shallow.
+        common = sorted(key for key in our_levels if key in their_levels)
+        our_strides, their_strides = (
+            [stride or None for stride, _ in keys] for keys in (our_levels, their_levels)
+        )
+        if not common:
+            raise ValueError(
+                f"features at {request.at!r}: a pair has equal strides, but the student's levels have strides "
+                f"{our_strides}, the teacher's {their_strides} (None is pooled): name modules of equal stride, or take "
+                'a loss on logits'
+            )
+        self.strides = [stride or None for stride, _ in common]
+        self._pairs = [(our_levels[key], their_levels[key]) for key in common]
+        self.channels = [(ours[i].shape[1], theirs[k].shape[1]) for i, k in self._pairs]
+        if not len(common) == len(our_levels) == len(their_levels):
+            print_log(
+                f"features at {request.at!r} of strides {self.strides} are distilled: the student's levels have "
+                f"{our_strides}, the teacher's {their_strides}",
+                'current',
+            )
+        self._tap = f'at {request.at}'
+        self.taps: Mapping[str, str] = {self._tap: tap_path(request.at)}
+
+    def answer(self, request: Features, step: Step) -> list[FeaturePair]:
+        """One pair per common level, of equal height and width.
+
+        Where the two differ by what one network pads more or by rounding, both are cut to the cells that both have:
+        padding is at the right and the bottom.
+        """
+        ours = flat(step.record(self._tap))
+        theirs = step.teachers[request.teacher].features_at(_teacher_path(request))
+        pairs = []
+        for level, (stride, (i, k)) in enumerate(zip(self.strides, self._pairs, strict=True)):
+            student, teacher = ours[i], theirs[k].detach()
+            if stride is not None:
+                height, width = (
+                    min(sizes) for sizes in zip(student.shape[-2:], teacher.shape[-2:], strict=True)
+                )
+                student, teacher = (x[..., :height, :width] for x in (student, teacher))
+            pairs.append(FeaturePair(level, stride, student, teacher))
+        return pairs
+
+
+def tap_path(at: str) -> str:
+    """What a tap listens to for the features at ``at``."""
+    return 'head.pre_logits()' if at == PRE_LOGITS else at
+
+
+def teacher_taps(requests: Sequence[Any], teacher: str) -> list[str]:
+    """The paths of a teacher's modules, its neck not counted, whose outputs the requests ask for."""
+    paths = [
+        _teacher_path(request)
+        for request in requests
+        if isinstance(request, Features) and request.teacher == teacher
+    ]
+    return sorted({path for path in paths if path != NECK})
+
+
+def run_to(network: Any, path: str, features: Any) -> None:
+    """Run what computes the outputs at ``path`` of a network whose ``extract_feat`` gave ``features``.
+
+    Raises:
+        ValueError: It is in a head that does not compute from these features alone.
+    """
+    if path == PRE_LOGITS:
+        network.head.pre_logits(features)
+    elif path.split('.')[0] in HEAD_PATHS:
+        try:
+            network.get_submodule(path.split('.')[0])(features)
+        except TypeError as error:
+            raise ValueError(
+                f'features at {path!r}: {type(network).__name__} computes them from more than its neck gives '
+                f'({error}): name a module of its backbone, its neck or a dense head'
+            ) from None
+
+
+def flat(outputs: Sequence[Any]) -> list[Tensor]:
+    """Levels of what calls of a module output: one call with all of them, or one call per level."""
+    return [
+        level
+        for output in outputs
+        for level in ([output] if isinstance(output, Tensor) else flat(output))
+    ]
+
+
+def _teacher_path(request: Features) -> str:
+    return request.at if request.teacher_at is None else request.teacher_at
+
+
+def _levels(maps: Sequence[Tensor], size: int) -> dict[tuple[int, int], int]:
+    """Stride of a level (0 for pooled features), and how many levels before it have the same, to its position."""
+    strides = [size // level.shape[-1] if level.dim() == 4 else 0 for level in maps]
+    return {
+        (stride, strides[:position].count(stride)): position
+        for position, stride in enumerate(strides)
+    }
+
+
+@torch.no_grad()
+def _probe(model: Any, path: str, role: str) -> tuple[list[Tensor], dict[tuple[int, int], int]]:
+    """Outputs at a path for a blank image; modules do not say alike how many channels and which strides these have.
+
+    In eval mode: it changes no running statistics.
+
+    Returns:
+        The outputs, and the position of each level by its stride as :func:`_levels` says it.
+
+    Raises:
+        ValueError: There is no such module, it outputs no features, or the network takes images of none of the sizes.
+    """
+    _check_path(model, path, role)
+    reference = next(model.parameters())
+    taps = Taps(model, {path: tap_path(path)})
+    try:
+        with evaluating(model), taps.recording() as records:
+            for size in _PROBE_SIZES:
+                try:
+                    run_to(model, path, model.extract_feat(reference.new_zeros(1, 3, size, size)))
+                except RuntimeError as error:
+                    failure = error
+                else:
+                    break
+            else:
+                raise ValueError(
+                    f'{type(model).__name__} takes no blank image of {" or ".join(map(str, _PROBE_SIZES))} px, by '
+                    f'which the levels of its features are looked at ({failure}): losses on features cannot be used '
+                    'with it'
+                ) from failure
+    finally:
+        taps.detach()
+    outputs = records[path]
+    if not outputs:
+        raise ValueError(
+            f'features at {path!r}: the {role} ({type(model).__name__}) has such a module, but does not call it'
+        )
+    try:
+        levels = flat(outputs)
+        ranks = {level.dim() for level in levels}
+    except TypeError:
+        ranks = set()
+    if not ranks or not ranks <= {2, 4}:
+        shapes = [tuple(level.shape) for level in levels] if ranks else type(outputs[0]).__name__
+        raise ValueError(
+            f'features at {path!r}: the {role} ({type(model).__name__}) outputs {shapes} there: only maps (B, C, H, W) '
+            'and pooled features (B, C) can be distilled'
+        )
+    return levels, _levels(levels, size)
+
+
+def _check_path(model: Any, path: str, role: str) -> None:
+    kind = type(model).__name__
+    if path == PRE_LOGITS:
+        if not hasattr(getattr(model, 'head', None), 'pre_logits'):
+            raise ValueError(
+                f'features at {PRE_LOGITS!r}: the {role} ({kind}) is no classifier: only classifiers have pooled '
+                "(B, C) features. Take maps, at='neck', with a loss on maps"
+            )
+        return
+    if path == NECK and getattr(model, 'neck', None) is None:
+        raise ValueError(
+            f"features at 'neck': the {role} ({kind}) has no neck: give it one, name another module, such as "
+            "at='backbone', or take a loss on logits"
+        )
+    names = [name for name, _ in model.named_modules() if name]
+    if path not in names:
+        near = get_close_matches(path, names, n=3)
+        raise ValueError(
+            f'features at {path!r}: the {role} ({kind}) has no such module'
+            + (f'; nearest: {", ".join(near)}' if near else '')
+        )

@@ -1,0 +1,193 @@
+"""Losses on features: maps of any module of both networks, or the pooled features of classifiers."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mmkd.functional.processes import gather_rows, mean_over_processes, world_size
+from mmkd.functional.rows import at_least_float32
+from mmkd.registry import CONNECTORS, build
+from mmkd.structures import (
+    NECK,
+    PRE_LOGITS,
+    TEACHER,
+    ClassMaps,
+    FeaturePair,
+    Features,
+    Request,
+    Sources,
+    Step,
+)
+
+from .base import DistillLoss, full_precision, share
+from .schedules import Schedule
+
+CLASS_MAPS = 'class_maps'
+"""``at`` of the class logits of dense heads, as maps."""
+
+
+class FeatureLoss(DistillLoss, ABC):
+    """A loss on feature maps: by default ``function`` of a level's maps, summed over the levels.
+
+    Args:
+        weight: See :class:`DistillLoss`.
+        at: Whose outputs: the path of a module of the student, such as ``'neck'`` (default), ``'backbone.layer3'`` or
+            ``'bbox_head.cls_convs.3'``; ``'pre_logits'`` for the (B, C) features that a classifier's class layer reads;
+            ``'class_maps'`` for the class logits of dense heads; or a list of such.
+        teacher_at: Likewise of the teacher, in the same order; default the same as ``at``.
+        strides: Which levels, by their strides, such as ``[8, 16, 32]``. Default: all that both networks have there.
+        connector: Config of a connector, such as ``dict(type='mmkd.ConvConnector')``, that brings the student's
+            features to the teacher's width. There is one per level whose widths differ, trained with the student.
+        teacher: See :class:`DistillLoss`.
+        **options: Options of ``function``.
+
+    Raises:
+        ValueError: ``at`` and ``teacher_at`` are of different lengths, an option is out of its range, or (by
+            :meth:`attach`) the networks have no such features.
+    """
+
+    any_width: ClassVar[bool] = False
+    """The loss itself takes features of other widths than the teacher's, and no connector."""
+    pooled: ClassVar[bool] = False
+    """The loss compares (B, C) features, not maps."""
+
+    def __init__(
+        self,
+        weight: float | Mapping[str, Any] | Schedule = 1.0,
+        at: str | Sequence[str] | None = None,
+        teacher_at: str | Sequence[str] | None = None,
+        strides: Sequence[int] | None = None,
+        connector: Mapping[str, Any] | None = None,
+        teacher: str = TEACHER,
+        **options: Any,
+    ) -> None:
+        super().__init__(weight, teacher, **options)
+        if at is None:
+            at = PRE_LOGITS if self.pooled else NECK
+        self.at = [at] if isinstance(at, str) else list(at)
+        theirs = [teacher_at] * len(self.at) if teacher_at is None else teacher_at
+        self.teacher_at = [theirs] if isinstance(theirs, str) else list(theirs)
+        if len(self.at) != len(self.teacher_at) or not self.at:
+            raise ValueError(
+                f'{type(self).__name__}: at names {len(self.at)} modules, teacher_at {len(self.teacher_at)}: name the '
+                "teacher's modules in the order of the student's"
+            )
+        self.strides = None if strides is None else list(strides)
+        self._connector = connector
+        self._levels: list[int] | None = None
+        self.connectors = nn.ModuleDict()
+        if self.function is not None:
+            none = torch.zeros(0, 2) if self.pooled else torch.zeros(0, 2, 1, 1)
+            self._check_options(none, none)
+
+    def requests(self) -> tuple[Request[FeaturePair], ...]:
+        """The features at every path."""
+        return tuple(
+            ClassMaps(self.teacher)
+            if ours == CLASS_MAPS
+            else Features(self.teacher, at=ours, teacher_at=theirs)
+            for ours, theirs in zip(self.at, self.teacher_at, strict=True)
+        )
+
+    def attach(self, sources: Sources) -> None:
+        """Choose the levels, and make the connectors of those that need one.
+
+        Raises:
+            ValueError: A level does not exist, or is pooled where the loss compares maps or the other way round, or
+                widths differ and there is no connector.
+        """
+        super().attach(sources)
+        channels: list[tuple[int, int]] = []
+        strides: list[int | None] = []
+        for request in self.requests():
+            source = sources.of(request)
+            channels += source.channels
+            strides += source.strides
+        self._check_ranks(strides)
+        if self.strides is not None:
+            self._levels = self._find_levels(strides)
+        chosen = range(len(channels)) if self._levels is None else self._levels
+        self._make_layers({level: channels[level] for level in chosen})
+
+    def forward(self, step: Step) -> Tensor:
+        """The scalar loss of all levels, averaged over the images of all processes."""
+        pairs = [pair for request in self.requests() for pair in step.ask(request)]
+        levels = range(len(pairs)) if self._levels is None else self._levels
+        pairs = [self._connected(level, pairs[level]) for level in levels]
+        with full_precision(pairs[0].student):
+            if self.gathers and world_size() > 1:
+                pairs = [_gather(pair) for pair in pairs]
+            value = self.compute(pairs, step)
+            weights = self.averaged_by(pairs)
+            return mean_over_processes(
+                value if weights is None else value * share(weights).to(value)
+            )
+
+    def compute(self, pairs: list[FeaturePair], step: Step) -> Tensor:
+        """The scalar loss of float feature pairs.
+
+        Args:
+            pairs: The chosen levels.
+            step: Ground truth, image sizes, progress, random numbers.
+        """
+        return torch.stack([self._call(pair.student, pair.teacher) for pair in pairs]).sum()
+
+    def averaged_by(self, pairs: list[FeaturePair]) -> Tensor | None:
+        """(B,) weights by which :meth:`compute` averages over images; None where it does something else."""
+        return None if self.gathers else pairs[0].student.new_ones(len(pairs[0].student))
+
+    def _make_layers(self, channels: Mapping[int, tuple[int, int]]) -> None:
+        """Make what the loss trains, for the channels of student and teacher of every chosen level."""
+        for level, (ours, theirs) in channels.items():
+            if ours == theirs or self.any_width:
+                continue
+            if self._connector is None:
+                raise ValueError(
+                    f"{type(self).__name__}: the student's {' and '.join(self.at)} has {ours} channels, the teacher's "
+                    f"{theirs}: set connector=dict(type='mmkd.ConvConnector'), a layer between the two that is trained "
+                    'with the student, or give both networks the same width'
+                )
+            options = dict(self._connector, in_channels=ours, out_channels=theirs)
+            where = f'{type(self).__name__}.connector'
+            self.connectors[str(level)] = build(CONNECTORS, options, where)
+
+    def _connected(self, level: int, pair: FeaturePair) -> FeaturePair:
+        student, teacher = at_least_float32(pair.student), at_least_float32(pair.teacher)
+        if str(level) in self.connectors:
+            with full_precision(student):
+                student = self.connectors[str(level)](student)
+        return replace(pair, student=student, teacher=teacher)
+
+    def _check_ranks(self, strides: Sequence[int | None]) -> None:
+        for stride in strides:
+            if (stride is None) != self.pooled:
+                have, wants, fix = (
+                    ('feature maps', '(B, C) features', "a classifier's at='pre_logits'")
+                    if self.pooled
+                    else ('pooled (B, C) features', 'feature maps', "at='backbone.layer3', say")
+                )
+                raise ValueError(
+                    f'{type(self).__name__} compares {wants}, and {" and ".join(self.at)} gives {have}: take {fix}'
+                )
+
+    def _find_levels(self, strides: Sequence[int | None]) -> list[int]:
+        missing = [stride for stride in self.strides or () if stride not in strides]
+        if missing or not self.strides:
+            raise ValueError(
+                f'{type(self).__name__}.strides: {missing or self.strides} cannot be distilled: both networks have '
+                f'levels of stride {list(strides)}'
+            )
+        return [level for level, stride in enumerate(strides) if stride in self.strides]
+
+
+def _gather(pair: FeaturePair) -> FeaturePair:
+    """The pair with the features of all processes."""
+    width = pair.student.shape[1]
+    rows, _ = gather_rows(torch.cat([pair.student, pair.teacher.to(pair.student)], dim=1))
+    return replace(pair, student=rows[:, :width], teacher=rows[:, width:].detach())

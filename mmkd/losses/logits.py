@@ -1,0 +1,212 @@
+"""Losses on aligned logit vectors."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from mmkd.functional import center_rows, standardize_rows
+from mmkd.functional.processes import gather_rows, mean_over_processes, world_size
+from mmkd.functional.rows import at_least_float32
+from mmkd.registry import SAMPLERS, build
+from mmkd.structures import TEACHER, Activation, LogitPairs, Logits, Sources, Step
+
+from .base import DistillLoss, full_precision, share
+from .samplers import AllSamples
+from .schedules import Schedule
+
+Rows = Literal['raw', 'center', 'standardize']
+
+
+class LogitLoss(DistillLoss, ABC):
+    """A loss on aligned logit vectors: by default ``function`` of the (S, C) logits of student and teacher.
+
+    A loss that weighs its samples does so by the weights in the student's own classification loss: what the student
+    ignores is not distilled. :class:`mmkd.TeacherTopK` may pick such samples; there they count for nothing.
+
+    Args:
+        weight: See :class:`DistillLoss`.
+        samples: Config of a sampler, such as ``dict(type='mmkd.TeacherTopK', k=64)``. Default: all samples.
+        rows: What is done to every logit vector first: ``'raw'`` nothing, ``'center'`` its mean is subtracted,
+            ``'standardize'`` it is also divided by its standard deviation (LSKD). ``None`` is the loss's own default.
+        teacher: See :class:`DistillLoss`.
+        **options: Options of ``function``.
+
+    Raises:
+        ValueError: An option is out of its range, or (by :meth:`attach`) the head is of the other kind, or (in the
+            first step) the function needs labels and the head gives none.
+    """
+
+    activation: ClassVar[Activation | None] = None
+    """The one kind of head that the loss means something on; None for any."""
+    alternative: ClassVar[str] = ''
+    """What to use on the other kind of head, for the error."""
+
+    def __init__(
+        self,
+        weight: float | Mapping[str, Any] | Schedule = 1.0,
+        samples: Mapping[str, Any] | None = None,
+        rows: Rows | None = None,
+        teacher: str = TEACHER,
+        **options: Any,
+    ) -> None:
+        super().__init__(weight, teacher, **options)
+        where = f'{type(self).__name__}.samples'
+        self.samples_given = samples is not None
+        self.sampler = AllSamples() if samples is None else build(SAMPLERS, samples, where)
+        if rows not in (None, 'raw', 'center', 'standardize'):
+            raise ValueError(
+                f"{type(self).__name__}.rows: {rows!r} is none of 'raw', 'center', 'standardize'"
+            )
+        self.rows = rows
+        if self.function is not None:
+            self._check_logits(self.activation or 'sigmoid')
+
+    def requests(self) -> tuple[Logits]:
+        """The logits at the samples that the sampler picks."""
+        return (Logits(self.teacher, samples=self.sampler),)
+
+    def attach(self, sources: Sources) -> None:
+        """See :meth:`DistillLoss.attach`."""
+        super().attach(sources)
+        head = sources.of(self.requests()[0])
+        if self.rows == 'standardize' and head.num_logits < 3:
+            raise ValueError(
+                f'{type(self).__name__}: standardised rows of {head.num_logits} logit(s) have a sign but no gradient: '
+                "set rows='raw'"
+            )
+        if self.activation not in (None, head.activation):
+            raise ValueError(
+                f'{type(self).__name__} is for {self.activation} heads, the student has a '
+                f'{head.activation} head: use {self.alternative}'
+            )
+        if self.function is not None:
+            self._check_logits(head.activation)
+
+    def forward(self, step: Step) -> Tensor:
+        """Mean over the head's sample tables (stages of a cascade, layers of a decoder)."""
+        values = [self._on(pairs, step) for pairs in step.ask(self.requests()[0])]
+        return mean_over_processes(torch.stack(values).mean())
+
+    @torch.no_grad()
+    def compared(self, step: Step) -> list[tuple[Tensor, Tensor, LogitPairs]]:
+        """What the loss compares in a step, to be looked at: it has no gradient.
+
+        Returns:
+            Per sample table the (S, C) rows of student and teacher, preprocessed, and the pairs that they come from.
+        """
+        tables = []
+        for pairs in step.ask(self.requests()[0]):
+            with full_precision(pairs.student):
+                student, teacher = self._preprocess(pairs)
+            tables.append((student.detach(), teacher, pairs))
+        return tables
+
+    def compute(self, student: Tensor, teacher: Tensor, pairs: LogitPairs, step: Step) -> Tensor:
+        """The scalar loss of one table.
+
+        Args:
+            student: (S, C) float logits of the student, rows preprocessed.
+            teacher: (S, C) likewise of the teacher.
+            pairs: Labels, weights, objects and the rest of the same samples.
+            step: Ground truth, image sizes, progress, random numbers.
+        """
+        given: dict[str, Any] = {}
+        if self._takes('labels'):
+            given['labels'], given['weights'] = targets(pairs, type(self).__name__)
+        elif self._takes('weights'):
+            given['weights'] = pairs.weights
+        if self._takes('activation'):
+            given['activation'] = pairs.activation
+        return self._call(student, teacher, **given)
+
+    def default_rows(self, activation: Activation) -> Rows:
+        """How rows are preprocessed where the recipe does not say."""
+        return 'raw'
+
+    def student_logits(self, pairs: LogitPairs) -> Tensor:
+        """(S, C) what is compared with the teacher's logits: the student's, before their rows are preprocessed."""
+        return at_least_float32(pairs.student)
+
+    def averaged_by(self, pairs: LogitPairs) -> Tensor | None:
+        """(S,) weights by which :meth:`compute` averages over samples; None where it does something else."""
+        if self.gathers:
+            return None
+        if self.function is not None and self._takes('labels'):
+            return targets(pairs, type(self).__name__)[1]
+        return pairs.weights
+
+    def _on(self, pairs: LogitPairs, step: Step) -> Tensor:
+        with full_precision(pairs.student):
+            student, teacher = self._preprocess(pairs)
+            if self.gathers and world_size() > 1:
+                student, teacher, pairs = _gather(student, teacher, pairs)
+            value = self.compute(student, teacher, pairs, step)
+            weights = self.averaged_by(pairs)
+            return value if weights is None else value * share(weights).to(value)
+
+    def _preprocess(self, pairs: LogitPairs) -> tuple[Tensor, Tensor]:
+        student, teacher = self.student_logits(pairs), at_least_float32(pairs.teacher)
+        rows = self.rows or self.default_rows(pairs.activation)
+        if rows == 'center':
+            student, teacher = center_rows(student), center_rows(teacher)
+        elif rows == 'standardize':
+            student, teacher = standardize_rows(student), standardize_rows(teacher)
+        return student, teacher
+
+    def _check_logits(self, activation: Activation) -> None:
+        """Whether the function takes the options on heads of this kind."""
+        given: dict[str, Any] = {'activation': activation} if self._takes('activation') else {}
+        if self._takes('labels'):
+            given['labels'] = torch.zeros(0, dtype=torch.long)
+        logits = torch.zeros(0, 2)
+        self._check_options(logits, logits, **given)
+
+
+def targets(pairs: LogitPairs, loss: str) -> tuple[Tensor, Tensor]:
+    """The class of each sample, and the weight with which it counts.
+
+    A sample without a logit of its own class has no target: background on sigmoid heads. It stays in place with
+    weight 0, so that no device has to wait for the number of the others.
+
+    Args:
+        pairs: The samples.
+        loss: Name of the loss, for the error.
+
+    Returns:
+        (S,) labels within [0, C) and (S,) weights.
+
+    Raises:
+        ValueError: The head gives no labels.
+    """
+    if pairs.labels is None:
+        raise ValueError(
+            f'{loss} needs the class of every sample, and this head gives no labels: use '
+            'mmkd.KDLoss (softmax heads), mmkd.QFLKDLoss (sigmoid heads) or mmkd.CKDLoss'
+        )
+    has_target = (pairs.labels >= 0) & (pairs.labels < pairs.student.shape[1])
+    return pairs.labels.where(has_target, 0), pairs.weights * has_target
+
+
+def _gather(
+    student: Tensor, teacher: Tensor, pairs: LogitPairs
+) -> tuple[Tensor, Tensor, LogitPairs]:
+    """Rows, labels and weights of the samples of all processes."""
+    parts = [student, teacher, pairs.weights[:, None].to(student)]
+    if pairs.labels is not None:
+        parts.append(pairs.labels[:, None].to(student))
+    rows, _ = gather_rows(torch.cat(parts, dim=1))
+    student, teacher, weights, *labels = rows.split([part.shape[1] for part in parts], dim=1)
+    gathered = replace(
+        pairs,
+        student=student,
+        teacher=teacher.detach(),
+        weights=weights[:, 0].detach(),
+        labels=labels[0][:, 0].detach().long() if labels else None,
+    )
+    return student, gathered.teacher, gathered

@@ -1,0 +1,76 @@
+"""How far training is."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cache
+
+from mmengine.logging import MessageHub, print_log
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far training is.
+
+    Attributes:
+        iteration: Iterations done so far.
+        epoch: Epochs done so far, with the current one's fraction.
+        max_iterations: Iterations of the whole run, None outside of a run.
+        max_epochs: Epochs of the whole run, None outside of a run.
+    """
+
+    iteration: int = 0
+    epoch: float = 0.0
+    max_iterations: int | None = None
+    max_epochs: int | None = None
+
+    @classmethod
+    def current(cls) -> Progress:
+        """What MMEngine's RuntimeInfoHook last wrote into the MessageHub; the start where nothing runs."""
+        hub = MessageHub.get_current_instance()
+        iteration = hub.get_info('iter', 0)
+        max_iterations = hub.get_info('max_iters')
+        max_epochs = hub.get_info('max_epochs')
+        epoch = float(hub.get_info('epoch', 0))
+        if max_iterations and max_epochs:
+            epoch = iteration * max_epochs / max_iterations
+        return cls(iteration, epoch, max_iterations, max_epochs)
+
+    def position(self, by_epoch: bool) -> float:
+        """Epochs or iterations done."""
+        return self.epoch if by_epoch else float(self.iteration)
+
+    @property
+    def ends_epoch(self) -> bool:
+        """Whether the current iteration is the last one of its epoch; False outside of a run."""
+        if not self.max_iterations or not self.max_epochs:
+            return False
+        return (self.iteration + 1) * self.max_epochs % self.max_iterations == 0
+
+    def warn_beyond(self, milestone: float, by_epoch: bool, name: str) -> None:
+        """Warn, once, of a schedule that waits for epochs in a run that counts only one."""
+        if by_epoch and self.max_epochs == 1 and milestone > 1:
+            _warn_once(
+                f'{name}: epoch {milestone:g} never comes, as this run counts one epoch (an '
+                'IterBasedTrainLoop always does): set by_epoch=False and give iterations'
+            )
+
+    def length(self, by_epoch: bool) -> float:
+        """Epochs or iterations of the whole run.
+
+        Raises:
+            RuntimeError: Nothing runs, so that a schedule "until the end" has no end.
+        """
+        length = self.max_epochs if by_epoch else self.max_iterations
+        if length is None:
+            raise RuntimeError(
+                'a schedule without `end` needs a running MMEngine Runner that knows the length of '
+                'training: set `end`'
+            )
+        return float(length)
+
+
+@cache
+def _warn_once(message: str) -> None:
+    print_log(message, 'current', logging.WARNING)

@@ -1,0 +1,89 @@
+"""What a loss may ask of a training step: known before the first one, and answered once for all who ask the same."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from .pairs import BoxPairs, FeaturePair, LogitPairs
+from .samples import Sampler
+
+Answer = TypeVar('Answer')
+
+TEACHER = 'teacher'
+"""Name of the teacher of a recipe that has only one."""
+NECK = 'neck'
+PRE_LOGITS = 'pre_logits'
+"""``at`` of the (B, C) features that a classifier's class layer reads."""
+
+
+@dataclass(frozen=True)
+class Request(Generic[Answer]):
+    """Something to be compared, of the student and of one teacher; equal requests share one answer.
+
+    Attributes:
+        teacher: Name of the teacher.
+    """
+
+    teacher: str = TEACHER
+
+    @property
+    def source(self) -> Hashable:
+        """What requests have in common that the same source answers."""
+        return self
+
+
+@dataclass(frozen=True)
+class HeadRequest(Request[Answer]):
+    """Something that the heads output.
+
+    Attributes:
+        crossed: If not None, the student's side is what the *teacher's* head outputs for the student's features: those
+            behind the first ``crossed`` convolutions of its head go through the rest of the teacher's (CrossKD).
+    """
+
+    crossed: int | None = None
+
+    @property
+    def source(self) -> Hashable:
+        """One source answers whatever the heads output, whichever samples are asked for."""
+        return head_source(self.teacher, self.crossed)
+
+
+def head_source(teacher: str, crossed: int | None = None) -> Hashable:
+    """``source`` of the requests that the heads of the student and of a teacher answer."""
+    return HeadRequest[Any](teacher, crossed)
+
+
+@dataclass(frozen=True)
+class Logits(HeadRequest[LogitPairs]):
+    """Logits at the samples that ``samples`` picks: one answer per set of predictions (stages, decoder layers)."""
+
+    samples: Sampler = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class Boxes(HeadRequest[BoxPairs]):
+    """Predicted boxes at the samples that ``samples`` picks: one answer per set of predictions."""
+
+    samples: Sampler = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class ClassMaps(HeadRequest[FeaturePair]):
+    """The class logits of dense heads as maps: one answer per level."""
+
+
+@dataclass(frozen=True)
+class Features(Request[FeaturePair]):
+    """Features of both networks: one answer per level of equal stride.
+
+    Attributes:
+        at: Path of a module of the student, such as ``'neck'``, ``'backbone.layer3'`` or ``'bbox_head.cls_convs.3'``,
+            or ``'pre_logits'``: the (B, C) features that a classifier's class layer reads.
+        teacher_at: Likewise of the teacher; None where its module has the same name.
+    """
+
+    at: str = NECK
+    teacher_at: str | None = None

@@ -1,0 +1,217 @@
+"""What every live teacher has: a network that answers for the batches of training steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from mmkd.heads.features import flat, run_to, tap_path
+from mmkd.structures import NECK, ClassMap, Progress, Taps, TeacherPass
+
+from .pixels import PixelConverter
+from .precision import TeacherPrecision
+
+Result = TypeVar('Result')
+
+
+class Teacher:
+    """Holds a network that teaches; deliberately not an ``nn.Module``.
+
+    So it is in no state_dict, optimizer, EMA copy, DDP or FSDP wrapper, and ``model.train()`` does not reach it. The
+    Distiller forwards ``.to()``, ``.cuda()`` and ``.half()`` to it. Copies of a distiller share their teachers.
+
+    Args:
+        model: The network; it is frozen and set to eval mode.
+        student: The student, whose data preprocessor's output the teacher has to read.
+        dtype: See :class:`TeacherPrecision`.
+
+    Attributes:
+        model: The network.
+        classes: Names of its classes in the order of its logits, None if nothing says.
+        released: Whether the weights are gone, see :meth:`release`.
+    """
+
+    def __init__(self, model: Any, student: Any, dtype: str | None = None) -> None:
+        self.model: Any = model
+        self.classes: tuple[str, ...] | None = None
+        self.released = False
+        self.model.requires_grad_(False)
+        self.model.eval()
+        self._precision = TeacherPrecision(self.model, dtype)
+        self.convert_pixels = PixelConverter(student.data_preprocessor, model.data_preprocessor)
+        self.taps = Taps(model, {})
+
+    def tap(self, paths: Sequence[str]) -> None:
+        """Record, in every step, what the modules at these paths output."""
+        self.taps.detach()
+        self.taps = Taps(self.model, {path: tap_path(path) for path in paths})
+
+    @property
+    def module(self) -> nn.Module | None:
+        """What of the teacher belongs into the student's checkpoints, under ``distill.<name>.*``, if anything."""
+        return None
+
+    def begin_step(self, progress: Progress) -> None:
+        """Called before every training step, whether the teacher will be asked in it or not."""
+
+    def on(self, inputs: Tensor, data_samples: Sequence[Any], classes: ClassMap) -> TeacherPass:
+        """The teacher on the batch of a step.
+
+        Args:
+            inputs: (B, 3, H, W) as the student's data preprocessor made it.
+            data_samples: The batch's data samples.
+            classes: Brings the teacher's classes to the student's.
+        """
+        return LivePass(self, inputs, data_samples, classes)
+
+    @torch.no_grad()
+    def features(self, inputs: Tensor, data_samples: Sequence[Any]) -> tuple[Tensor, ...]:
+        """Backbone and neck on the student's input, see :meth:`on`.
+
+        Returns:
+            The feature maps of ``extract_feat``, shallow to deep.
+        """
+        if next(self.model.parameters()).device != inputs.device:
+            self.model.to(inputs.device)  # FSDP moves the student's parameters one by one
+        with self.precision():
+            return self.model.extract_feat(self.convert_pixels(inputs, data_samples))
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """The context in which whatever part of the teacher runs, computes in the teacher's number type."""
+        return self._precision(next(self.model.parameters()).device)
+
+    @torch.no_grad()
+    def predict(self, data: Any, classes: ClassMap) -> list[Any]:
+        """What the teacher itself predicts, by its own data preprocessor and test settings.
+
+        Args:
+            data: A batch as a dataloader gives it: the pixels are not normalised yet.
+            classes: Brings the teacher's classes to the student's.
+
+        Returns:
+            Data samples with predictions, in the student's classes; those of other classes are left out.
+        """
+        self.model._set_device(next(self.model.parameters()).device)
+        batch = self.model.data_preprocessor(data, False)
+        with self.precision():
+            samples = self.model(**batch, mode='predict')
+        for sample in samples:
+            _rename_classes(sample, classes)
+        return samples
+
+    def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Apply ``fn``, such as a move to another device, to every parameter and buffer."""
+        if not self.released:
+            self.model._apply(fn)
+
+    def release(self) -> int:
+        """Free the weights, for good; whoever else refers to parts of the network is left with its structure.
+
+        Returns:
+            Bytes of the parameters and buffers.
+        """
+        tensors = {
+            id(tensor): tensor for tensor in (*self.model.parameters(), *self.model.buffers())
+        }
+        freed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        self.apply(lambda tensor: tensor.to('meta'))
+        self.released = True
+        return freed
+
+    def check_num_classes(self, student: int, teacher: int) -> None:
+        """Whether the classes of student and teacher can be matched, as far as is known before training.
+
+        Args:
+            student: Number of the student's classes.
+            teacher: Number of the classes of the teacher's head.
+
+        Raises:
+            ValueError: They cannot.
+        """
+        if student != teacher:
+            raise ValueError(
+                f'number of classes: the student has {student}, the teacher {teacher}: give both networks the same '
+                'classes'
+            )
+
+    def match_classes(self, names: Sequence[str] | None, student: int, teacher: int) -> ClassMap:
+        """Find the student's classes among the teacher's.
+
+        Args:
+            names: Names of the data set's classes, which the student learns; None where the run does not say.
+            student: Number of the student's classes.
+            teacher: Number of the classes of the teacher's head.
+        """
+        return ClassMap()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
+        """A frozen network needs no copy: an EMA copy of the student shares it.
+
+        So does what the copy holds of its parts, such as a head adapter's reference to the teacher's head.
+        """
+        memo.update((id(module), module) for module in self.model.modules())
+        return self
+
+
+@dataclass
+class LivePass:
+    """A live teacher on the batch of a step, see :class:`mmkd.structures.TeacherPass`.
+
+    Attributes:
+        teacher: The teacher.
+        inputs: (B, 3, H, W) the student's normalised input.
+        data_samples: The batch's data samples.
+        classes: Brings the logits of the teacher's head to the student's classes.
+    """
+
+    teacher: Teacher
+    inputs: Tensor
+    data_samples: Sequence[Any]
+    classes: ClassMap
+    _records: Mapping[str, list[Any]] = field(default_factory=dict, init=False)
+
+    @cached_property
+    def features(self) -> tuple[Tensor, ...]:
+        """See :attr:`mmkd.structures.TeacherPass.features`."""
+        with self.teacher.taps.recording() as self._records:
+            return self.teacher.features(self.inputs, self.data_samples)
+
+    def features_at(self, path: str) -> list[Tensor]:
+        """See :meth:`mmkd.structures.TeacherPass.features_at`."""
+        features = self.features
+        if path == NECK:
+            return flat(features)
+        if not self._records[path]:
+            with self.teacher.taps.recording() as records:
+                self.run(lambda model: run_to(model, path, features))
+            self._records = {
+                name: self._records[name] or recorded for name, recorded in records.items()
+            }
+        return flat(self._records[path])
+
+    def run(self, function: Callable[[Any], Result], *, gradient: bool = False) -> Result:
+        """See :meth:`mmkd.structures.TeacherPass.run`."""
+        enabled = gradient and torch.is_grad_enabled()
+        with torch.set_grad_enabled(enabled), self.teacher.precision():
+            return function(self.teacher.model)
+
+
+def _rename_classes(sample: Any, classes: ClassMap) -> None:
+    """Bring the predictions of one image to the student's classes."""
+    if classes.columns is None:
+        return
+    numbers = torch.full((classes.num_teacher,), -1)
+    numbers[list(classes.columns)] = torch.arange(len(classes.columns))
+    if 'pred_instances' in sample:
+        found = sample.pred_instances
+        found.labels = numbers.to(found.labels.device)[found.labels]
+        sample.pred_instances = found[found.labels >= 0]
+    elif 'pred_score' in sample:
+        sample.set_pred_score(sample.pred_score[list(classes.columns)])
+        sample.set_pred_label(sample.pred_score.argmax(dim=0, keepdim=True))

@@ -1,0 +1,173 @@
+"""A teacher that is trained beside the student, each by the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from mmengine.config import Config
+from torch import Tensor, nn
+
+from mmkd.heads.features import flat, tap_path
+from mmkd.heads.tapped import TappedNetwork
+from mmkd.losses import DistillLoss
+from mmkd.registry import LOSSES, TEACHERS, build
+from mmkd.structures import NECK, ClassMap, Progress, Step, evaluating
+
+from .base import Teacher
+from .frozen import build_network, load_config
+from .isolation import isolated_rng
+
+Result = TypeVar('Result')
+
+STUDENT = 'student'
+"""Name of the student as the teacher of its peer."""
+_FEATURES = 'extract_feat'
+
+
+@TEACHERS.register_module()
+class PeerTeacher(Teacher):
+    """A second network that learns beside the student, from the ground truth and from the student (DML, CVPR 2018).
+
+    It trains with its own loss on the student's pixels and with ``losses``, whose teacher is the student. Both networks
+    run once in a step, in training mode; each sees the other's outputs without gradient. The student's losses have it
+    as their teacher: for mutual learning they are the same kind as ``losses``. The values appear in the log as
+    ``<name>.loss_...``.
+
+    Its weights are under ``distill.<name>.*`` of the checkpoint and in the optimizer; an export leaves them out. It
+    trains in the steps in which one of the student's losses has a weight.
+
+    Args:
+        config: The peer's config, see :class:`FrozenTeacher`; it starts with the weights that its ``init_cfg`` names.
+        losses: Name to loss config, as ``model.losses``.
+        student: The student.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError: Config or losses cannot be built, or mean nothing on this pair.
+    """
+
+    def __init__(
+        self,
+        config: str | Path | Mapping[str, Any] | Config,
+        losses: Mapping[str, Mapping[str, Any]],
+        *,
+        student: Any,
+    ) -> None:
+        with isolated_rng():
+            torch.manual_seed(torch.initial_seed() + 1)  # else it could begin as the student's twin
+            model = build_network(load_config(config))
+            model.init_weights()
+            built: dict[str, DistillLoss] = {
+                name: build(LOSSES, dict(options, teacher=STUDENT), where=f'teacher.losses.{name}')
+                for name, options in losses.items()
+            }
+            super().__init__(model, student)
+            model.requires_grad_(True)
+            model.train()
+            self._tapped = TappedNetwork(model, {STUDENT: student}, built)
+        self._module = nn.ModuleDict(dict(model=model, losses=nn.ModuleDict(built)))
+        self._task: dict[str, Any] = {}
+        self._records: dict[str, list[Any]] = {}
+
+    @property
+    def module(self) -> nn.Module:
+        """See :attr:`Teacher.module`."""
+        return self._module
+
+    def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Nothing: the peer moves with the modules that are trained."""
+
+    def tap(self, paths: Sequence[str]) -> None:
+        """See :meth:`Teacher.tap`; of its own training step."""
+        self._tapped.also_tap(guest_taps(paths))
+
+    @property
+    def asks(self) -> list[str]:
+        """The student's modules whose outputs the peer's losses ask for."""
+        return self._tapped.paths(STUDENT)
+
+    def on(self, inputs: Tensor, data_samples: Sequence[Any], classes: ClassMap) -> RecordedPass:
+        """Run the peer's own training step; the pass gives what it computed there."""
+        pixels = self.convert_pixels(inputs, data_samples)
+        self._task, self._records = self._tapped.loss(pixels, data_samples)
+        return RecordedPass(self.model, self._records, inputs, classes)
+
+    def learn(
+        self,
+        inputs: Tensor,
+        data_samples: Sequence[Any],
+        student: RecordedPass,
+        progress: Progress,
+    ) -> dict[str, Any]:
+        """The peer's own losses of the step that :meth:`on` ran, and those by which it learns from the student.
+
+        Args:
+            inputs: (B, 3, H, W) the student's input.
+            data_samples: The batch's data samples.
+            student: The student's step, as its teacher.
+            progress: How far training is.
+        """
+        step: Step = self._tapped.step(
+            inputs, data_samples, self._records, {STUDENT: student}, progress
+        )
+        values = dict(self._task)
+        for name, loss in self._tapped.losses.items():
+            values[f'loss_{name}'] = loss.weight(progress) * loss(step)
+        self._task, self._records = {}, {}
+        return values
+
+    def release(self) -> int:
+        """Nothing: what the peer has learned stays in the checkpoint."""
+        self.released = True
+        return 0
+
+
+@dataclass
+class RecordedPass:
+    """A network as a teacher, by what its own training step computed: nothing of it runs twice but its head.
+
+    Attributes:
+        model: The network.
+        records: What the taps of :func:`guest_taps` recorded.
+        inputs: (B, 3, H, W) the student's normalised input.
+        classes: Brings the logits of the network's head to the student's classes.
+    """
+
+    model: Any
+    records: Mapping[str, list[Any]]
+    inputs: Tensor
+    classes: ClassMap
+
+    @cached_property
+    def features(self) -> tuple[Tensor, ...]:
+        """See :attr:`mmkd.structures.TeacherPass.features`."""
+        return _detached(self.records[_FEATURES][0])
+
+    def features_at(self, path: str) -> list[Tensor]:
+        """See :meth:`mmkd.structures.TeacherPass.features_at`."""
+        outputs = [self.features] if path == NECK else self.records[_guest(path)]
+        return flat(_detached(outputs))
+
+    def run(self, function: Callable[[Any], Result], *, gradient: bool = False) -> Result:
+        """See :meth:`mmkd.structures.TeacherPass.run`."""
+        with torch.set_grad_enabled(gradient and torch.is_grad_enabled()), evaluating(self.model):
+            return function(self.model)
+
+
+def guest_taps(paths: Sequence[str]) -> dict[str, str]:
+    """The taps on a network's own step that a :class:`RecordedPass` of it reads."""
+    return {_FEATURES: 'extract_feat()'} | {_guest(path): tap_path(path) for path in paths}
+
+
+def _guest(path: str) -> str:
+    return f'guest {path}'
+
+
+def _detached(outputs: Any) -> Any:
+    if isinstance(outputs, Tensor):
+        return outputs.detach()
+    return type(outputs)(_detached(output) for output in outputs)
