@@ -169,7 +169,7 @@ class RoIHeadAdapter(HeadAdapter):
         theirs = _per_stage(self.teacher_head.bbox_head)
         for role, heads in (('student', self._box_heads), ('teacher', theirs)):
             for head in heads:
-                if not head.with_reg:
+                if not getattr(head, 'with_reg', True):  # SABL's has no such option
                     raise ValueError(
                         f"the {role}'s {type(head).__name__} has with_reg=False and predicts no boxes, as in Grid "
                         'R-CNN: use a loss on logits'
@@ -239,7 +239,8 @@ def roi_logits(teacher: nn.Module, features: Sequence[Tensor], rois: Tensor) -> 
     Args:
         teacher: A two-stage detector, in eval mode.
         features: What its ``extract_feat`` gives for a batch of B images.
-        rois: (S, 5) index of the image in the batch and xyxy box in pixels of the detector's input.
+        rois: (S, 5) index of the image in the batch and xyxy box in pixels of the detector's input; RoIAlign takes none
+            whose sides are in the wrong order.
 
     Returns:
         (S, C) logits without gradient; softmax heads have the background in the last column.

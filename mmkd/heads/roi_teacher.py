@@ -26,23 +26,14 @@ class ScoredBoxes(SampleTable):
     Attributes:
         table: The student's own samples, whose teacher is never asked.
         places: (N,) which of them are samples here.
-        image_sizes: (B, 2) width and height of the images in pixels.
+        rois: (N, 5) index of the image, and box in input pixels.
         score: (S, 5) RoIs to the teacher's (S, C) logits.
     """
 
     table: SampleTable
     places: Tensor
-    image_sizes: Tensor
+    rois: Tensor
     score: Callable[[Tensor], Tensor]
-
-    @cached_property
-    def rois(self) -> Tensor:
-        """(N, 5) index of the image, and box in input pixels, clipped to the image as a two-stage detector's are."""
-        with torch.no_grad():
-            boxes = self.table.student_boxes(self.places).float()
-        limits = self.image_sizes[self.image_ids].repeat(1, 2).to(boxes)
-        boxes = torch.minimum(boxes.clamp(min=0), limits)
-        return torch.cat([self.image_ids[:, None].to(boxes), boxes], dim=1)
 
     @cached_property
     def teacher_rows(self) -> Tensor:
@@ -86,6 +77,10 @@ class RoITeacherAdapter(HeadAdapter):
 
     A RoI head cannot score each of 100,000 anchors. The samples are those that the student's assignment made positive,
     and the ``candidates`` of each image that the student itself is most confident of. Samplers choose among these.
+
+    A sample whose box has no area within the image is none of them, as an RPN proposes no such box: its sides are in
+    the wrong order, which heads that regress them freely (RTMDet, CenterNet) predict early in training, or one on the
+    other, where a head cuts distances off at 0 (FCOS, CenterNet2's), or all of it is outside.
 
     Args:
         student: See :class:`HeadAdapter`.
@@ -152,6 +147,9 @@ class RoITeacherAdapter(HeadAdapter):
         tables: list[SampleTable] = []
         for table in self.own.student_tables(step):
             places = _candidates(table, self.candidates)
+            rois = _rois(table, places, step.image_sizes)
+            has_area = (rois[:, 1:3] < rois[:, 3:5]).all(dim=1)
+            places, rois = places[has_area], rois[has_area]
             images = table.image_ids[places]
             tables.append(
                 ScoredBoxes(
@@ -163,7 +161,7 @@ class RoITeacherAdapter(HeadAdapter):
                     object_ids=table.object_ids[places],
                     table=table,
                     places=places,
-                    image_sizes=step.image_sizes,
+                    rois=rois,
                     score=scorer.logits,
                 )
             )
@@ -189,3 +187,19 @@ def _candidates(table: SampleTable, most: int) -> Tensor:
         chosen[index] = True
         start += count
     return chosen.nonzero().flatten()
+
+
+@torch.no_grad()
+def _rois(table: SampleTable, places: Tensor, image_sizes: Tensor) -> Tensor:
+    """(S, 5) index of the image, and box in input pixels, clipped to the image as a two-stage detector's are.
+
+    Args:
+        table: A student's samples.
+        places: (S,) which of them.
+        image_sizes: (B, 2) width and height of the images in pixels.
+    """
+    boxes = table.student_boxes(places).float()
+    images = table.image_ids[places]
+    limits = image_sizes[images].repeat(1, 2).to(boxes)
+    boxes = torch.minimum(boxes.clamp(min=0), limits)
+    return torch.cat([images[:, None].to(boxes), boxes], dim=1)

@@ -89,7 +89,7 @@ class BoxGIoULoss(BoxLoss):
     See :func:`mmkd.functional.box_giou_loss`. It has no unit: small objects count like large ones.
 
     A box whose right side is left of its left side has no area and no overlap. RoI and most dense heads cannot predict
-    one; CenterNet and SABL can. A pair with such a box counts for nothing.
+    one; CenterNet, RTMDet and SABL can. A pair with such a box counts for nothing.
     """
 
     def compute(self, pairs: BoxPairs, weights: Tensor, step: Step) -> Tensor:

@@ -345,6 +345,18 @@ def test_the_teachers_box_of_a_class_is_that_of_its_own_number_of_the_class() ->
     torch.testing.assert_close(boxes, expected, rtol=1e-5, atol=1e-3)
 
 
+@pytest.mark.parametrize('name', ['faster', 'sabl', 'sabl_cascade'])
+def test_losses_on_boxes_reach_the_backbone_and_every_box_head(name: str) -> None:
+    losses = dict(giou=dict(type='mmkd.BoxGIoULoss'), l1=dict(type='mmkd.BoxL1Loss'))
+    model = zoo.distiller(*configs(name), losses=losses)
+    values = zoo.one_step(model, full_batch(), of=['loss_giou', 'loss_l1'])
+    assert values['loss_giou'] > 0
+    assert values['loss_l1'] > 0
+    for part, gradient in part_gradients(model).items():
+        assert gradient.isfinite().all(), part
+        assert gradient.any(), part
+
+
 @every_detector
 def test_nothing_runs_twice_and_the_teachers_rpn_never(name: str) -> None:
     result = run(name)
