@@ -1,5 +1,6 @@
 """Feature adapters: layers between the student's maps and a loss, where the teacher's are of another width."""
 
 from .conv import ConvConnector
+from .norm import TolerantBatchNorm2d
 
-__all__ = ['ConvConnector']
+__all__ = ['ConvConnector', 'TolerantBatchNorm2d']

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from mmkd.registry import CONNECTORS
 
+from .norm import TolerantBatchNorm2d
+
 
 @CONNECTORS.register_module()
 class ConvConnector(nn.Module):
@@ -34,7 +36,7 @@ class ConvConnector(nn.Module):
         self.conv = nn.Conv2d(
             in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=not norm
         )
-        self.norm = nn.BatchNorm2d(out_channels) if norm else nn.Identity()
+        self.norm = TolerantBatchNorm2d(out_channels) if norm else nn.Identity()
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, out_channels, H, W)."""

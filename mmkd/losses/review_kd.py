@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmkd.connectors import TolerantBatchNorm2d
 from mmkd.functional import hcl_loss
 from mmkd.registry import LOSSES
 from mmkd.structures import FeaturePair, Step
@@ -108,4 +109,4 @@ def _conv_bn(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequen
     )
     # As the paper's code: uniform with the gain of a linear layer.
     nn.init.kaiming_uniform_(convolution.weight, a=1)
-    return nn.Sequential(convolution, nn.BatchNorm2d(out_channels))
+    return nn.Sequential(convolution, TolerantBatchNorm2d(out_channels))

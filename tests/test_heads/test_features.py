@@ -8,6 +8,7 @@ import asks
 import dense_runs
 import pytest
 import torch
+import zoo
 from tiny import NUM_CLASSES, fresh_hub, student_model, teacher_model
 from torch import nn
 from zoo import batch, distiller, one_step, record_steps
@@ -56,6 +57,22 @@ def test_a_network_that_needs_larger_images_is_looked_at_with_these() -> None:
     adapter = adapt(teacher, student)
     assert adapter.channels == [(16, 32), (32, 64)] + [(32, 32)] + [(16, 16)] * 3
     assert adapter.strides == sorted(adapter.strides)
+
+
+def test_levels_that_a_neck_lists_from_deep_to_shallow_come_shallow_first() -> None:
+    student, teacher = zoo.pair('mmdet::yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py')
+    model = distiller(student, teacher, PKD)
+    assert model._neck.strides == [8, 16, 32]
+    steps = record_steps(model)
+    data = batch(size=64)
+    one_step(model, data)
+    ours, theirs = steps[0].record('neck')[0], model.teacher.features(**data)
+    assert [level.shape[-1] for level in ours] == [2, 4, 8]
+    for feature_pair, student_map, teacher_map in zip(
+        steps[0].feature_pairs, ours[::-1], theirs[::-1], strict=True
+    ):
+        assert torch.equal(feature_pair.student, student_map)
+        assert torch.equal(feature_pair.teacher, teacher_map)
 
 
 def test_a_network_that_takes_no_blank_image_is_named(monkeypatch) -> None:

@@ -149,6 +149,30 @@ def test_necks_of_other_width_and_levels_need_no_connector():
         assert all(parameter.grad.isfinite().all() for parameter in fusions.parameters())
 
 
+def test_the_review_of_a_neck_that_lists_deep_levels_first_starts_at_the_deepest():
+    from zoo import batch, distiller, one_step, pair
+
+    configs = pair('mmdet::yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py')
+    model = distiller(*configs, dict(review_kd=dict(type='mmkd.ReviewKDLoss')))
+    reviewed = []
+    for fusion in model.distill['review_kd'].fusions:
+        fusion.register_forward_hook(
+            lambda fusion, inputs, _: reviewed.append((inputs[0].shape[-1], fusion.gates is None))
+        )
+    assert one_step(model, batch(size=64))['loss_review_kd'] > 0
+    assert reviewed == [(2, True), (4, False), (8, False)]
+
+
+def test_a_batch_of_one_image_whose_deepest_level_is_one_cell_trains(distil):
+    from zoo import batch, one_step
+
+    model = distil('retinanet', type='mmkd.ReviewKDLoss')
+    losses = one_step(model, batch(num_images=1, num_classes=4, boxes=(2,)), of='loss_tested')
+    assert 0 < losses['loss_tested'] < float('inf')
+    for name, parameter in model.distill.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+
+
 def test_wrong_width_is_named_when_built():
     with pytest.raises(ValueError, match=r'ReviewKDLoss\.mid_channels: 0 is not a positive number'):
         build(LOSSES, dict(type='mmkd.ReviewKDLoss', mid_channels=0), 'model.losses.review_kd')
