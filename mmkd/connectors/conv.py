@@ -29,9 +29,9 @@ class ConvConnector(nn.Module):
         self, in_channels: int, out_channels: int, kernel_size: int = 1, norm: bool = False
     ) -> None:
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0:
+        if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(
-                f'ConvConnector.kernel_size: {kernel_size} is not a positive odd number'
+                f'ConvConnector.kernel_size: {kernel_size!r} is not a positive odd number'
             )
         self.conv = nn.Conv2d(
             in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=not norm

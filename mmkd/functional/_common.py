@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import SupportsFloat
 
 import torch
 from torch import Tensor
@@ -85,8 +86,15 @@ def check_num_classes(num_classes: int) -> None:
 
 def check_positive(name: str, value: float) -> None:
     """Raise ValueError unless ``value`` is a positive, finite number."""
-    if not 0 < value < math.inf:
-        raise ValueError(f'{name}: {value} is not a positive number')
+    if not (isinstance(value, SupportsFloat) and 0 < value < math.inf):
+        raise ValueError(f'{name}: {value!r} is not a positive number')
+
+
+def check_not_negative(**values: float) -> None:
+    """Raise ValueError unless each of the named ``values`` is a finite number, 0 or more."""
+    for name, value in values.items():
+        if not (isinstance(value, SupportsFloat) and 0 <= value < math.inf):
+            raise ValueError(f'{name}: {value!r} is not zero or a positive number')
 
 
 def check_option(name: str, value: str, options: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ._common import (
     check_labels,
+    check_not_negative,
     check_num_classes,
     check_option,
     check_positive,
@@ -99,8 +100,8 @@ def aekt_loss(
     Raises:
         ValueError: For logits that are not two (S, C) matrices of one shape, labels that are not
             S integers within [0, C) (the range is checked in CPU memory only), weights that are
-            not S numbers, an unknown option, ``'binary_kl'`` for softmax, and a temperature,
-            gamma or r_max outside its range.
+            not S numbers, an unknown option, ``'binary_kl'`` for softmax, and an alpha, beta,
+            temperature, gamma or r_max outside its range.
     """
     student, teacher = prepare_pair(student_logits, teacher_logits, ('S', 'C'))
     check_option('explicit', explicit, get_args(ExplicitTerm))
@@ -116,8 +117,7 @@ def aekt_loss(
     check_labels(labels, *student.shape)
     check_positive('temperature', temperature)
     check_positive('r_max', r_max)
-    if not 0 <= gamma < math.inf:
-        raise ValueError(f'gamma: {gamma} is not zero or a positive number')
+    check_not_negative(alpha=alpha, beta=beta, gamma=gamma)
 
     student_target, student_others = split_target(student / temperature, labels)
     teacher_target, teacher_others = split_target(teacher / temperature, labels)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ._common import check_option, check_positive
 from .processes import gather_rows, world_size
 from .rows import unit_rows
 
@@ -87,8 +88,7 @@ def ckd_loss(
     """
     _check_logits(student_logits, teacher_logits)
     _check_groups(groups, len(student_logits))
-    if negatives not in NEGATIVES:
-        raise ValueError(f'negatives: {negatives!r} is unknown: use one of {", ".join(NEGATIVES)}')
+    check_option('negatives', negatives, NEGATIVES)
     if symmetric and negatives != 'teacher_student':
         raise ValueError(
             f'symmetric=True is the transpose of the teacher_student form and has no meaning for '
@@ -169,11 +169,10 @@ def info_nce(
         ValueError: For a temperature or chunk size that is not positive, and groups for one side
             only.
     """
-    if not 0 < temperature < math.inf:
-        raise ValueError(f'temperature: {temperature} is not a positive number')
-    if chunk_size is not None and chunk_size < 1:
+    check_positive('temperature', temperature)
+    if chunk_size is not None and not (isinstance(chunk_size, int) and chunk_size >= 1):
         raise ValueError(
-            f'chunk_size: {chunk_size} is not a number of rows: use 1 or more, or None to compute '
+            f'chunk_size: {chunk_size!r} is not a number of rows: use 1 or more, or None to compute '
             'with the whole matrix'
         )
     if anchor_groups is not None and candidate_groups is not None:

@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._common import check_positive, prepare_pair, prepare_weights, weighted_mean
+from ._common import (
+    check_not_negative,
+    check_positive,
+    prepare_pair,
+    prepare_weights,
+    weighted_mean,
+)
 from ._correlation import correlation_distance
 
 
@@ -45,10 +51,11 @@ def dist_loss(
 
     Raises:
         ValueError: For logits that are not two (S, C) matrices of one shape, weights that are not
-            S numbers, and a temperature that is not positive.
+            S numbers, a temperature that is not positive, and a beta or gamma that is negative.
     """
     student, teacher = prepare_pair(student_logits, teacher_logits, ('S', 'C'))
     check_positive('temperature', temperature)
+    check_not_negative(beta=beta, gamma=gamma)
     weights = prepare_weights(weights, len(student))
     row_weights = None if weights is None else weights.unsqueeze(1)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ._common import (
     check_labels,
+    check_not_negative,
     check_num_classes,
     check_positive,
     prepare_pair,
@@ -51,8 +52,10 @@ def dkd_loss(
     Raises:
         ValueError: For logits that are not two (S, C) matrices of one shape with C >= 2, labels
             that are not S integers within [0, C) (the range is checked in CPU memory only),
-            weights that are not S numbers, and a temperature that is not positive.
+            weights that are not S numbers, a temperature that is not positive, and an alpha or
+            beta that is negative.
     """
+    check_not_negative(alpha=alpha, beta=beta)
     # tckd() and nckd() would each bring the student to float32, and a float16 student would then
     # add up their gradients in float16.
     student_target, student_others, teacher_target, teacher_others = _split_pair(

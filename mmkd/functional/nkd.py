@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ._common import (
     check_labels,
+    check_not_negative,
     check_num_classes,
     check_positive,
     prepare_pair,
@@ -52,12 +53,14 @@ def nkd_loss(
     Raises:
         ValueError: For logits that are not two (S, C) matrices of one shape with C >= 2, labels
             that are not S integers within [0, C) (the range is checked in CPU memory only),
-            weights that are not S numbers, and a temperature that is not positive.
+            weights that are not S numbers, a temperature that is not positive, and a gamma that is
+            negative.
     """
     student, teacher = prepare_pair(student_logits, teacher_logits, ('S', 'C'))
     check_num_classes(student.shape[1])
     check_labels(labels, *student.shape)
     check_positive('temperature', temperature)
+    check_not_negative(gamma=gamma)
 
     student_target, student_others = split_target(student, labels)
     teacher_target, teacher_others = split_target(teacher, labels)

@@ -6,6 +6,9 @@ The loss of Li et al., "Generalized Focal Loss", NeurIPS 2020, as CrossKD (CVPR 
 
 from __future__ import annotations
 
+import math
+from typing import SupportsFloat
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -44,8 +47,8 @@ def qfl_kd_loss(
             infinite where the student has reached the teacher.
     """
     student, teacher = prepare_pair(student_logits, teacher_logits, ('S', 'C'))
-    if not (beta == 0 or beta >= 1):
-        raise ValueError(f'beta: {beta} is neither 0 nor at least 1')
+    if not (isinstance(beta, SupportsFloat) and (beta == 0 or 1 <= beta < math.inf)):
+        raise ValueError(f'beta: {beta!r} is neither 0 nor at least 1')
     targets = teacher.sigmoid()
     cross_entropies = F.binary_cross_entropy_with_logits(student, targets, reduction='none')
     modulation = (student.sigmoid() - targets).abs().pow(beta)

@@ -91,7 +91,8 @@ class RoITeacherAdapter(HeadAdapter):
         options: Options of ``family``.
 
     Raises:
-        ValueError: The student predicts no boxes; the teacher's scores cannot be read; ``candidates`` is less than 1.
+        ValueError: The student predicts no boxes; the teacher's scores cannot be read; ``candidates`` is not a number
+            of samples.
     """
 
     def __init__(
@@ -105,8 +106,11 @@ class RoITeacherAdapter(HeadAdapter):
         **options: Any,
     ) -> None:
         super().__init__(student, teacher, path, 'roi_head')
-        if candidates < 1:
-            raise ValueError(f'model.head.candidates: {candidates} is less than 1 sample per image')
+        if not (isinstance(candidates, int) and candidates >= 1):
+            raise ValueError(
+                f'model.head.candidates: {candidates!r} is not a number of samples per image: give a whole number, 1 '
+                'or more'
+            )
         # A family checks and reads two heads. Only its student's side is wanted, so that it gets the student twice.
         self.own = family(student, student, path, **options)
         self.own.check_boxes()

@@ -115,7 +115,7 @@ class DistillLoss(nn.Module, ABC):
 
     def _call(self, *tensors: Any, **given: Any) -> Tensor:
         """The function's value."""
-        return _function(type(self))(*tensors, **self.options, **given)
+        return _function(type(self))(*tensors, **(self.options | given))
 
     def _check_options(self, *tensors: Any, **given: Any) -> None:
         """Compute the loss of no samples, so that a wrong option is an error now and not in a later step."""

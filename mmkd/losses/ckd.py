@@ -38,8 +38,8 @@ class CKDLoss(LogitLoss):
         **options: See :class:`mmkd.losses.LogitLoss` and :func:`mmkd.functional.ckd_loss`.
 
     Raises:
-        ValueError: An option is out of its range, or (by :meth:`attach`) the head has a single class, or two and
-            their rows are centred.
+        ValueError: An option is unknown or out of its range, or (by :meth:`attach`) the head has a single class, or
+            two and their rows are centred.
     """
 
     function = staticmethod(ckd_loss)

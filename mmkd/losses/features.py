@@ -78,6 +78,10 @@ class FeatureLoss(DistillLoss, ABC):
                 f'{type(self).__name__}: at names {len(self.at)} modules, teacher_at {len(self.teacher_at)}: name the '
                 "teacher's modules in the order of the student's"
             )
+        if strides is not None and not isinstance(strides, list | tuple):
+            raise ValueError(
+                f'{type(self).__name__}.strides: {strides!r} is no list of strides, such as [8, 16]'
+            )
         self.strides = None if strides is None else list(strides)
         self._connector = connector
         self._levels: list[int] | None = None
@@ -145,9 +149,9 @@ class FeatureLoss(DistillLoss, ABC):
     def _make_layers(self, channels: Mapping[int, tuple[int, int]]) -> None:
         """Make what the loss trains, for the channels of student and teacher of every chosen level."""
         for level, (ours, theirs) in channels.items():
-            if ours == theirs or self.any_width:
-                continue
             if self._connector is None:
+                if ours == theirs or self.any_width:
+                    continue
                 raise ValueError(
                     f"{type(self).__name__}: the student's {' and '.join(self.at)} has {ours} channels, the teacher's "
                     f"{theirs}: set connector=dict(type='mmkd.ConvConnector'), a layer between the two that is trained "
@@ -155,7 +159,9 @@ class FeatureLoss(DistillLoss, ABC):
                 )
             options = dict(self._connector, in_channels=ours, out_channels=theirs)
             where = f'{type(self).__name__}.connector'
-            self.connectors[str(level)] = build(CONNECTORS, options, where)
+            connector = build(CONNECTORS, options, where)  # a wrong option is always noticed
+            if ours != theirs:
+                self.connectors[str(level)] = connector
 
     def _connected(self, level: int, pair: FeaturePair) -> FeaturePair:
         student, teacher = at_least_float32(pair.student), at_least_float32(pair.teacher)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -47,8 +48,8 @@ class LDLoss(BoxLoss):
         teacher: str = TEACHER,
     ) -> None:
         super().__init__(weight, samples, teacher)
-        if not temperature > 0:
-            raise ValueError(f'LDLoss.temperature: {temperature} is not a positive number')
+        if not (isinstance(temperature, int | float) and 0 < temperature < math.inf):
+            raise ValueError(f'LDLoss.temperature: {temperature!r} is not a positive number')
         if confidence not in ('student', 'teacher'):
             raise ValueError(
                 f"LDLoss.confidence: {confidence!r} is neither 'student' nor 'teacher'"

@@ -164,6 +164,8 @@ class LogitLoss(DistillLoss, ABC):
         given: dict[str, Any] = {'activation': activation} if self._takes('activation') else {}
         if self._takes('labels'):
             given['labels'] = torch.zeros(0, dtype=torch.long)
+        if self._takes('gather'):
+            given['gather'] = False  # nobody waits for another process here
         logits = torch.zeros(0, 2)
         self._check_options(logits, logits, **given)
 

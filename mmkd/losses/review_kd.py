@@ -33,7 +33,7 @@ class ReviewKDLoss(FeatureLoss):
             P2 to P6, 1.2 for R18, 1.0 for R50 and 2.0 for MobileNetV2.
 
     Raises:
-        ValueError: ``mid_channels`` is not positive.
+        ValueError: ``mid_channels`` is not a positive whole number.
     """
 
     any_width: ClassVar[bool] = True
@@ -41,8 +41,10 @@ class ReviewKDLoss(FeatureLoss):
 
     def __init__(self, mid_channels: int | None = None, **options: Any) -> None:
         super().__init__(**options)
-        if mid_channels is not None and mid_channels < 1:
-            raise ValueError(f'ReviewKDLoss.mid_channels: {mid_channels} is not a positive number')
+        if mid_channels is not None and not (isinstance(mid_channels, int) and mid_channels > 0):
+            raise ValueError(
+                f'ReviewKDLoss.mid_channels: {mid_channels!r} is not a positive whole number'
+            )
         self.mid_channels = mid_channels
 
     def _make_layers(self, channels: Mapping[int, tuple[int, int]]) -> None:

@@ -72,8 +72,11 @@ class PositivesAndTeacherTopK:
 
 
 def _check_k(sampler: TeacherTopK | PositivesAndTeacherTopK) -> None:
-    if sampler.k < 1:
-        raise ValueError(f'{type(sampler).__name__}.k is {sampler.k}: at least 1 sample per image')
+    if not (isinstance(sampler.k, int) and sampler.k >= 1):
+        raise ValueError(
+            f'{type(sampler).__name__}.k: {sampler.k!r} is not a number of samples per image: give a whole '
+            'number, 1 or more'
+        )
 
 
 def _top_k(table: SampleTable, k: int) -> Tensor:

@@ -59,6 +59,7 @@ class _Ramp:
     by_epoch: bool = True
 
     def __post_init__(self) -> None:
+        _check_points(self, begin=self.begin, end=0 if self.end is None else self.end)
         if self.end is not None and self.end < self.begin:
             raise ValueError(
                 f'{type(self).__name__}: end={self.end} is before begin={self.begin}: swap them, or '
@@ -74,7 +75,8 @@ class _Ramp:
                 f'{type(self).__name__}: begin={self.begin} is after the end of training, which has '
                 f'{end:g} {unit}: lower `begin`, or check `by_epoch`'
             )
-        progress.warn_beyond(end, self.by_epoch, type(self).__name__)
+        milestone = self.begin if self.end is None else self.end
+        progress.warn_beyond(milestone, self.by_epoch, type(self).__name__)
         position = progress.position(self.by_epoch)
         if not self.begin < position < end:  # also where begin and end are one point
             return float(position >= end)
@@ -122,6 +124,9 @@ class Stop:
     value: float = 1.0
     by_epoch: bool = True
 
+    def __post_init__(self) -> None:
+        _check_points(self, at=self.at)
+
     def __call__(self, progress: Progress) -> float:
         """The weight."""
         progress.warn_beyond(self.at, self.by_epoch, 'Stop')
@@ -150,6 +155,14 @@ class Steps:
     by_epoch: bool = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.milestones, list | tuple):
+            raise ValueError(
+                f'Steps.milestones: {self.milestones!r} is no list of epochs or iterations'
+            )
+        for milestone in self.milestones:
+            _check_points(self, milestones=milestone)
+        if not (isinstance(self.gamma, int | float) and 0 <= self.gamma < math.inf):
+            raise ValueError(f'Steps.gamma: {self.gamma!r} is no factor: give a number, 0 or more')
         if list(self.milestones) != sorted(self.milestones):
             raise ValueError(
                 f'Steps: milestones={list(self.milestones)} are not in ascending order'
@@ -175,6 +188,8 @@ class Chain:
     """
 
     def __init__(self, schedules: Sequence[float | Mapping[str, Any]]) -> None:
+        if not isinstance(schedules, list | tuple):
+            raise ValueError(f'Chain.schedules: {schedules!r} is no list of schedules')
         self.schedules = [build_schedule(schedule, 'Chain.schedules') for schedule in schedules]
 
     def __call__(self, progress: Progress) -> float:
@@ -218,6 +233,15 @@ def build_schedule(weight: float | Mapping[str, Any] | Schedule, where: str) -> 
     else:
         raise TypeError(f'{where}: {weight!r} is neither a number nor dict(type=...) of a schedule')
     value = getattr(schedule, 'value', 0.0)
-    if not 0 <= value < math.inf:
-        raise ValueError(f'{where}: {value} is no weight: give a finite number, 0 or more')
+    if not (isinstance(value, int | float) and 0 <= value < math.inf):
+        raise ValueError(f'{where}: {value!r} is no weight: give a finite number, 0 or more')
     return schedule
+
+
+def _check_points(schedule: object, **points: float) -> None:
+    """Raise ValueError unless each of a schedule's ``points`` may be one of training."""
+    for name, point in points.items():
+        if not (isinstance(point, int | float) and 0 <= point < math.inf):
+            raise ValueError(
+                f'{type(schedule).__name__}.{name}: {point!r} is no epoch or iteration: give a number, 0 or more'
+            )

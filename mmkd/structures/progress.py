@@ -50,10 +50,11 @@ class Progress:
 
     def warn_beyond(self, milestone: float, by_epoch: bool, name: str) -> None:
         """Warn, once, of a schedule that waits for epochs in a run that counts only one."""
-        if by_epoch and self.max_epochs == 1 and milestone > 1:
+        if by_epoch and self.max_epochs == 1 and milestone >= 1:
+            comes = 'comes only at the end' if milestone == 1 else 'never comes'
             _warn_once(
-                f'{name}: epoch {milestone:g} never comes, as this run counts one epoch (an '
-                'IterBasedTrainLoop always does): set by_epoch=False and give iterations'
+                f'{name}: epoch {milestone:g} {comes}, as this run counts one epoch (an IterBasedTrainLoop always '
+                'does): in an iteration-based run set by_epoch=False and give iterations'
             )
 
     def length(self, by_epoch: bool) -> float:

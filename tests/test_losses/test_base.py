@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+import re
 from typing import Any
 
 import asks
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from mmkd.functional import center_rows, standardize_rows
 from mmkd.losses import AllSamples, DistillLoss, FeatureLoss, KDLoss, LogitLoss
+from mmkd.registry import LOSSES, build
 from mmkd.structures import (
     ClassMaps,
     FeaturePair,
@@ -167,3 +170,44 @@ def test_options_are_those_of_the_class_its_bases_and_its_function() -> None:
         TypeError, match=r'KDLoss has no option temprature; its options are: .*temperature'
     ):
         KDLoss(temprature=3)
+
+
+@pytest.mark.parametrize(
+    ('loss', 'option', 'values'),
+    [
+        ('CKDLoss', 'temperature', [0, -1, math.nan, math.inf, '1.0', None]),
+        ('CKDLoss', 'negatives', ['foo', None]),
+        ('CKDLoss', 'chunk_size', [0, -1, 2.5, '64']),
+        ('KDLoss', 'temperature', [0, '4']),
+        ('DKDLoss', 'temperature', [0, '4']),
+        ('DKDLoss', 'alpha', [-1, math.nan, math.inf, '1', None]),
+        ('DKDLoss', 'beta', [-1, math.nan, '8']),
+        ('NKDLoss', 'gamma', [-1, math.nan, '8']),
+        ('DISTLoss', 'beta', [-1, math.nan, '8']),
+        ('DISTLoss', 'gamma', [-1, math.nan, '8']),
+        ('AEKTLoss', 'alpha', [-1, math.nan, '8']),
+        ('AEKTLoss', 'beta', [-1, math.nan, '8']),
+        ('AEKTLoss', 'gamma', [-1, math.nan, '8']),
+        ('AEKTLoss', 'r_max', [0, math.inf, '8']),
+        ('QFLKDLoss', 'beta', [0.5, math.inf, '1']),
+        ('LDLoss', 'temperature', [0, math.inf, '10']),
+        ('ReviewKDLoss', 'mid_channels', [0, 2.5, '256']),
+        ('ReviewKDLoss', 'strides', [8, '8']),
+        ('PKDLoss', 'strides', [8, '8']),
+    ],
+)
+def test_a_wrong_option_is_named_when_built_whatever_the_weight(
+    loss: str, option: str, values: list[Any]
+) -> None:
+    """It would else end the run in the epoch in which the weight is no longer 0."""
+    later = dict(type='LinearWarmup', begin=20, end=40)
+    for value in values:
+        config = dict(type=f'mmkd.{loss}', weight=later, **{option: value})
+        with pytest.raises(ValueError, match=rf'^{loss}\.{option}: {re.escape(repr(value))} is '):
+            build(LOSSES, config, 'model.losses.tested')
+
+
+def test_options_that_exclude_each_other_are_named_when_built() -> None:
+    config = dict(type='mmkd.CKDLoss', negatives='student_student', symmetric=True)
+    with pytest.raises(ValueError, match=r'CKDLoss\.symmetric=True .* no meaning'):
+        build(LOSSES, config, 'model.losses.ckd')

@@ -86,6 +86,8 @@ def test_a_connector_per_level_brings_the_students_maps_to_the_teachers_width() 
 def test_necks_of_equal_width_need_none(distil: Any) -> None:
     model = distil('retinanet', **CONNECTED)
     assert not list(model.distill.parameters())
+    with pytest.raises(ValueError, match=r'PKDLoss\.connector: .* did you mean ConvConnector'):
+        distil('retinanet', **CONNECTED | dict(connector=dict(type='mmkd.ConvConector')))
 
 
 def test_levels_may_be_chosen_by_stride() -> None:

@@ -93,9 +93,9 @@ def test_without_labels_there_are_no_positives() -> None:
 
 
 @pytest.mark.parametrize('kind', [TeacherTopK, PositivesAndTeacherTopK])
-@pytest.mark.parametrize('k', [0, -1])
-def test_k_below_one_is_refused(kind: type, k: int) -> None:
-    with pytest.raises(ValueError, match=rf'{kind.__name__}\.k is {k}: at least 1'):
+@pytest.mark.parametrize('k', [0, -1, 2.5, 8.0, '8', None])
+def test_a_k_that_is_no_number_of_samples_is_refused(kind: type, k: Any) -> None:
+    with pytest.raises(ValueError, match=rf'{kind.__name__}\.k: {k!r} is not a number of samples'):
         kind(k=k)
 
 

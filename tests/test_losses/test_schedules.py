@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from mmkd.losses import (
 )
 from mmkd.losses.schedules import is_over
 from mmkd.structures import Progress
+from mmkd.structures.progress import _warn_once
 
 _names = itertools.count()
 
@@ -217,27 +219,86 @@ def test_the_last_iteration_of_each_epoch_is_known() -> None:
     assert not Progress(iteration=3).ends_epoch
 
 
-@pytest.mark.parametrize('weight', [-1.0, math.nan, math.inf, dict(type='Stop', at=1, value=-2.0)])
+@pytest.mark.parametrize(
+    'weight',
+    [
+        -1.0,
+        math.nan,
+        math.inf,
+        dict(type='Stop', at=1, value=-2.0),
+        dict(type='Constant', value='1'),
+    ],
+)
 def test_a_weight_is_finite_and_not_negative(weight: Any) -> None:
     with pytest.raises(ValueError, match=r'losses\.ckd\.weight: .* is no weight'):
         build_schedule(weight, 'losses.ckd.weight')
 
 
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The warnings of schedules, none of which was told before."""
+    texts: list[str] = []
+    monkeypatch.setattr('mmkd.losses.schedules.print_log', lambda text, *_: texts.append(text))
+    _warn_once.cache_clear()
+    return texts
+
+
 @pytest.mark.parametrize(
     'schedule', [LinearWarmup(end=17), CosineDecay(end=17), Stop(at=17), Steps(milestones=[3, 17])]
 )
-def test_epochs_that_never_come_are_told_once(
-    schedule: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: list[str] = []
-    monkeypatch.setattr('mmkd.losses.schedules.print_log', lambda text, *_: told.append(text))
+def test_epochs_that_never_come_are_told_once(schedule: Any, told: list[str]) -> None:
     iteration_based = Progress(5, 0.05, max_iterations=100, max_epochs=1)
     for _ in range(3):
         schedule(iteration_based)
     name = type(schedule).__name__
-    assert told == [
-        f'{name}: epoch 17 never comes, as this run counts one epoch (an IterBasedTrainLoop always '
-        'does): set by_epoch=False and give iterations'
-    ]
+    assert len(told) == 1
+    assert re.match(rf'{name}: epoch 17 never comes, .* set by_epoch=False', told[0])
     schedule(Progress(5, 0.5, max_iterations=200, max_epochs=20))
     assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ('schedule', 'warns'),
+    [
+        (LinearWarmup(end=1), True),
+        (LinearWarmup(begin=1), True),
+        (CosineDecay(end=1), True),
+        (Stop(at=1), True),
+        (Steps(milestones=[1]), True),
+        (Chain([dict(type='LinearWarmup', end=1), 2]), True),
+        (LinearWarmup(), False),
+        (LinearWarmup(begin=0.5), False),
+        (CosineDecay(end=0.5), False),
+        (Stop(at=0.9), False),
+        (Steps(milestones=[]), False),
+        (LinearWarmup(end=1, by_epoch=False), False),
+    ],
+)
+def test_the_first_epoch_of_an_iteration_based_run_is_told_to_be_all_of_it(
+    schedule: Any, warns: bool, told: list[str]
+) -> None:
+    schedule(Progress(5, 0.05, max_iterations=100, max_epochs=1))
+    assert [': epoch 1 comes only at the end' in text for text in told] == [True] * warns
+    schedule(Progress(5, 0.5, max_iterations=20, max_epochs=2))
+    assert len(told) == warns
+
+
+@pytest.mark.parametrize(
+    'config',
+    [
+        dict(type='LinearWarmup', begin=-1),
+        dict(type='LinearWarmup', end='1'),
+        dict(type='CosineDecay', end=math.nan),
+        dict(type='Stop', at=-1),
+        dict(type='Stop', at=None),
+        dict(type='Steps', milestones=5),
+        dict(type='Steps', milestones=[1, 'x']),
+        dict(type='Steps', gamma=-0.5, milestones=[1]),
+        dict(type='Chain', schedules=3),
+    ],
+    ids=str,
+)
+def test_what_is_no_point_of_training_is_named_when_built(config: dict[str, Any]) -> None:
+    option = list(config)[1]
+    with pytest.raises(ValueError, match=rf'{config["type"]}\.{option}: '):
+        build_schedule(config, 'CKDLoss.weight')
