@@ -1,12 +1,15 @@
 # What all classifiers share: their head, MMPretrain's runtime. A backbone, `in_channels` and `num_classes` are still to be
-# given.
+# given. Class layers start as PyTorch makes them, as in distillation papers' code, and not with MMPretrain's 0.01.
 default_scope = 'mmpretrain'
 custom_imports = dict(imports=['mmkd', 'mmkd.models'], allow_failed_imports=False)
 model = dict(
     type='ImageClassifier',
     neck=dict(type='GlobalAveragePooling'),
     head=dict(
-        type='LinearClsHead', loss=dict(type='CrossEntropyLoss', loss_weight=1.0), topk=(1, 5)
+        type='LinearClsHead',
+        loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
+        topk=(1, 5),
+        init_cfg=None,
     ),
 )
 val_evaluator = dict(type='Accuracy', topk=(1, 5))

@@ -1,3 +1,5 @@
 # ResNet50: the teacher of *_r50_mv1.py.
 _base_ = '../_base_/places365.py'
-model = dict(backbone=dict(type='ResNet', depth=50), head=dict(in_channels=2048))
+model = dict(
+    backbone=dict(type='ResNet', depth=50, zero_init_residual=False), head=dict(in_channels=2048)
+)

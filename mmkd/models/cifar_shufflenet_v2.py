@@ -11,6 +11,8 @@ from torch import nn
 
 from mmkd.registry import MODELS
 
+from .layers import PlainConv2d
+
 
 @MODELS.register_module()
 class CifarShuffleNetV2(ShuffleNetV2):
@@ -24,7 +26,7 @@ class CifarShuffleNetV2(ShuffleNetV2):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(**{'conv_cfg': dict(type=PlainConv2d), **options})
         self.conv1 = ConvModule(
             3,
             24,

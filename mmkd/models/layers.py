@@ -10,6 +10,17 @@ KAIMING = dict(type='Kaiming', layer='Conv2d')
 """``init_cfg``: normal with the variance 2 / (kernel size² · output channels), zero biases."""
 
 
+class PlainConv2d(nn.Conv2d):
+    """A convolution that starts as PyTorch makes it within mmcv's ``ConvModule`` too.
+
+    A ``ConvModule`` initialises its convolution anew unless that has a way of its own, which it has here.
+    """
+
+    def init_weights(self) -> None:
+        """Draw PyTorch's own weights."""
+        self.reset_parameters()
+
+
 def convolution(
     in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1
 ) -> nn.Conv2d:
