@@ -35,6 +35,8 @@ def dist_loss(
     relates the classes of a sample, the second the samples of a class. A vector without variance
     (S = 1, a class that underflows everywhere, a uniform row) has no correlation:
     :math:`1 - \rho` is 0 if the other one has none either, 1/2 if it has, and pulls at nothing.
+    The authors' code adds 1e-8 to the denominator of :math:`\rho` instead, so that classes whose
+    probabilities hardly leave 0 pull less there than here.
 
     Args:
         student_logits: Shape (S, C).

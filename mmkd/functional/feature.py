@@ -61,8 +61,8 @@ def hcl_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tens
         2^{-k} \, \mathrm{mean} \left( pool_k(s_l) - pool_k(t_l) \right)^2
 
     :math:`pool_0` leaves a map as it is; the others are adaptive average poolings to 4 x 4, 2 x 2
-    and 1 x 1, without those that would not make the map smaller. The weight halves from each size
-    in use to the next.
+    and 1 x 1, without those that would not make the map less high: as in the authors' code, the
+    width has no part in it. The weight halves from each size in use to the next.
 
     Args:
         student_features: One map of shape (N, C, H, W) per level.
@@ -109,7 +109,7 @@ def _hierarchical_mean_square(difference: Tensor) -> Tensor:
     weight = total_weight = 1.0
     loss = _mean_square(difference)
     for size in (4, 2, 1):
-        if size < min(difference.shape[2:]):
+        if size < difference.shape[2]:
             weight /= 2
             total_weight += weight
             loss = loss + weight * _mean_square(F.adaptive_avg_pool2d(difference, size))
