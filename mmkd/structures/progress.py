@@ -49,13 +49,20 @@ class Progress:
         return (self.iteration + 1) * self.max_epochs % self.max_iterations == 0
 
     def warn_beyond(self, milestone: float, by_epoch: bool, name: str) -> None:
-        """Warn, once, of a schedule that waits for epochs in a run that counts only one."""
-        if by_epoch and self.max_epochs == 1 and milestone >= 1:
-            comes = 'comes only at the end' if milestone == 1 else 'never comes'
-            _warn_once(
-                f'{name}: epoch {milestone:g} {comes}, as this run counts one epoch (an IterBasedTrainLoop always '
-                'does): in an iteration-based run set by_epoch=False and give iterations'
+        """Warn, once, of a schedule that waits for what this run does not reach."""
+        length = self.max_epochs if by_epoch else self.max_iterations
+        one_epoch = by_epoch and length == 1
+        if length is None or milestone < length or (milestone == length and not one_epoch):
+            return
+        unit = 'epoch' if by_epoch else 'iteration'
+        comes = 'comes only at the end' if milestone == length else 'never comes'
+        text = f'{name}: {unit} {milestone:g} {comes}, as this run counts {length} {unit}{"s"[: length > 1]}'
+        if one_epoch:
+            text += (
+                ' (an IterBasedTrainLoop always counts one): in an iteration-based run set by_epoch=False and give '
+                'iterations'
             )
+        _warn_once(text)
 
     def length(self, by_epoch: bool) -> float:
         """Epochs or iterations of the whole run.

@@ -284,6 +284,17 @@ def test_the_first_epoch_of_an_iteration_based_run_is_told_to_be_all_of_it(
 
 
 @pytest.mark.parametrize(
+    'schedule', [LinearWarmup(end=20), Stop(at=120, by_epoch=False), Steps(milestones=[5, 13])]
+)
+def test_what_lies_beyond_the_end_of_any_run_is_told(schedule: Any, told: list[str]) -> None:
+    schedule(Progress(5, 0.5, max_iterations=120, max_epochs=20))
+    assert told == []
+    schedule(Progress(5, 0.5, max_iterations=60, max_epochs=12))
+    assert len(told) == 1
+    assert re.fullmatch(r'\w+: (epoch|iteration) \d+ never comes, as this run counts .*s', told[0])
+
+
+@pytest.mark.parametrize(
     'config',
     [
         dict(type='LinearWarmup', begin=-1),
