@@ -238,7 +238,7 @@ def test_a_weight_is_finite_and_not_negative(weight: Any) -> None:
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The warnings of schedules, none of which was told before."""
     texts: list[str] = []
-    monkeypatch.setattr('mmkd.losses.schedules.print_log', lambda text, *_: texts.append(text))
+    monkeypatch.setattr('mmkd.structures.progress.print_log', lambda text, *_: texts.append(text))
     _warn_once.cache_clear()
     return texts
 
