@@ -1,4 +1,4 @@
-"""METHODS.md's six properties of AEKT, its options, and its form for sigmoid heads."""
+"""AEKT (Park and Lee, arXiv 2409.01679, reconstructed): its properties, options, and form for sigmoid heads."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def loop_loss(
     activation='softmax',
     non_target='nckd',
 ) -> float:
-    """METHODS.md's formula one sample at a time, in Python floats."""
+    """The formula of docs/aekt.md one sample at a time, in Python floats."""
     total = 0.0
     for s, t, y in zip(student.tolist(), teacher.tolist(), labels.tolist(), strict=True):
         q = probabilities(s, temperature, activation)

@@ -42,7 +42,7 @@ def loss_and_gradient(student, teacher, **options):
 
 
 def loop_loss(student, teacher, temperature, negatives, symmetric=False, groups=None) -> float:
-    """METHODS.md's formulas, one pair of samples at a time, in Python floats."""
+    """InfoNCE as in CKD's code and paper (arXiv 2404.14109), one pair of samples at a time, in Python floats."""
 
     def unit(row):
         return [z / math.sqrt(sum(x * x for x in row)) for z in row]
