@@ -1,5 +1,5 @@
 # ResNet110 teaches ResNet32 on CIFAR-100: 74.31 top-1 teaches 71.14 (both published with CRD and mdistiller, not
-# measured here). What CKD and DKD publish for this pair; AEKT has DKD's.
+# measured here). What CKD, DKD and LSKD publish for this pair; AEKT has DKD's.
 _base_ = ['../../cifar100/plain_resnet32.py', '../cifar100_methods.py']
 model = dict(
     _delete_=True,
@@ -12,5 +12,5 @@ model = dict(
 )
 ckd = dict(ckd=dict(weight=10.0, temperature=1.0))
 dkd = dict(dkd=dict(beta=2.0))
-dkd_lskd = dict(dkd_lskd=dict(beta=2.0))
+dkd_lskd = dict(dkd_lskd=dict(beta=2.0, weight=dict(value=15.0)))
 aekt = dict(aekt=dict(beta=2.0))

@@ -12,5 +12,4 @@ model = dict(
 )
 ckd = dict(ckd=dict(weight=100.0, temperature=1.0))
 dkd = dict(dkd=dict(beta=8.0))
-dkd_lskd = dict(dkd_lskd=dict(beta=8.0))
 aekt = dict(aekt=dict(beta=8.0))

@@ -1,5 +1,5 @@
 # VGG13 teaches VGG8 on CIFAR-100: 74.64 top-1 teaches 70.36 (both published with CRD and mdistiller, not
-# measured here). What CKD and DKD publish for this pair; AEKT has DKD's.
+# measured here). What CKD, DKD and LSKD publish for this pair; AEKT has DKD's.
 _base_ = ['../../cifar100/plain_vgg8.py', '../cifar100_methods.py']
 model = dict(
     _delete_=True,
@@ -12,5 +12,6 @@ model = dict(
 )
 ckd = dict(ckd=dict(weight=100.0, temperature=1.0))
 dkd = dict(dkd=dict(beta=6.0))
-dkd_lskd = dict(dkd_lskd=dict(beta=6.0))
+lskd = dict(lskd=dict(temperature=3.0))
+dkd_lskd = dict(dkd_lskd=dict(beta=2.0, weight=dict(value=15.0)))
 aekt = dict(aekt=dict(beta=6.0))

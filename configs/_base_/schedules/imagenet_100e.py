@@ -1,5 +1,4 @@
-# The schedule published with KD and DKD: mdistiller's code. LSKD's is the same; of its two published files one has this
-# learning rate and one 0.1.
+# The schedule published with KD and DKD (mdistiller's code), and that of LSKD's log.
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.2, momentum=0.9, weight_decay=1e-4))
 param_scheduler = dict(type='MultiStepLR', milestones=[30, 60, 90], gamma=0.1, by_epoch=True)
 train_cfg = dict(by_epoch=True, max_epochs=100, val_interval=1)
