@@ -29,8 +29,8 @@ class ReviewKDLoss(FeatureLoss):
     Args:
         mid_channels: Channels of what is handed from a level to the next; default as many as the teacher's widest
             level has (256 with the usual FPN, as published).
-        **options: See :class:`mmkd.losses.FeatureLoss`. Published weights: 1 for most pairs; beside CKD on FPN levels
-            P2 to P6, 1.2 for R18, 1.0 for R50 and 2.0 for MobileNetV2.
+        **options: See :class:`mmkd.losses.FeatureLoss`. Published weights: 1 for most pairs, 0.8 to 2 on FPN levels P2
+            to P6 (configs/ckd_paper).
 
     Raises:
         ValueError: ``mid_channels`` is not a positive whole number.

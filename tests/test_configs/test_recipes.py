@@ -16,6 +16,7 @@ import torch
 import yaml
 from mmengine.config import Config
 from mmengine.hub import get_config
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import nn
@@ -162,6 +163,31 @@ def test_the_ckd_papers_recipes_contrast_the_rois_of_each_gpu_as_published():
     for recipe in recipes:
         losses = load(recipe).to_dict()['model']['losses']
         assert losses['ckd'] == published | dict(same_object='keep', gather=False), recipe
+
+
+def test_the_ckd_papers_recipes_are_for_the_two_gpus_of_its_runs():
+    for recipe in (recipe for recipe in RECIPES if recipe.startswith('ckd_paper/')):
+        config = load(recipe)
+        assert 2 * config.train_dataloader.batch_size == config.auto_scale_lr.base_batch_size, (
+            recipe
+        )
+
+
+def test_norms_have_no_weight_decay_in_the_ckd_papers_recipes_as_in_detectron2():
+    config = load('ckd_paper/faster_rcnn_r50_mobilenet_v2/review_kd')
+    model = build(config)
+
+    groups = build_optim_wrapper(model, config.optim_wrapper).optimizer.param_groups
+
+    decays = {parameter: group['weight_decay'] for group in groups for parameter in group['params']}
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    without = {
+        parameter for norm in norms for parameter in norm.parameters() if parameter.requires_grad
+    }
+    fusions = model.distill_losses['review_kd'].fusions
+    assert set(fusions[0].expand[1].parameters()) <= without
+    assert {parameter for parameter, decay in decays.items() if not decay} == without
+    assert decays.keys() == {p for p in model.parameters() if p.requires_grad}
 
 
 @pytest.mark.parametrize('recipe', STEPS.values(), ids=list(STEPS))

@@ -1,11 +1,11 @@
 # What the recipes of configs/ckd_paper share, translated from Detectron2 as the published runs used it.
-# - SOLVER: BASE_LR 0.01, IMS_PER_BATCH 8, MAX_ITER 360000, STEPS 240000 and 320000, which are CKD's. Weight decay and
-#   momentum are Detectron2's defaults, as is the warm-up (WARMUP_ITERS 1000, WARMUP_FACTOR 1/1000).
-# - IMS_PER_BATCH counts the images of all GPUs, `batch_size` those of one: 2 on each of 4 GPUs, the number that DKD's
-#   and ReviewKD's code, on which this recipe builds, was run with. On N GPUs set train_dataloader.batch_size to 8 /
-#   N; the RoIs of one GPU form one contrastive batch, so that N changes CKD.
-# - The published CKD runs are twice as long as the ReviewKD and DKD runs they are compared with (180k iterations).
-#   Here every method gets the same 360k.
+# - SOLVER: BASE_LR 0.01, IMS_PER_BATCH 8, MAX_ITER 360000, STEPS 240000 and 320000, which are CKD's. Momentum, weight
+#   decay (0 on norms) and warm-up (WARMUP_ITERS 1000, WARMUP_FACTOR 1/1000) are Detectron2's defaults.
+# - IMS_PER_BATCH counts the images of all GPUs, `batch_size` those of one: 4 on each of 2 GPUs, with which the CKD runs
+#   are published. On N GPUs set train_dataloader.batch_size to 8 / N; the RoIs of one GPU, 512 of each image, form one
+#   contrastive batch, so that N changes CKD.
+# - The published CKD runs are twice as long as the ReviewKD and DKD runs they are compared with (180k iterations), but
+#   for two: ReviewKD on Faster R-CNN R101 to R18, ReviewKD + DKD on Mask R-CNN R101 to R50. Here all get the same 360k.
 # - INPUT: MIN_SIZE_TRAIN one of 640 to 800, MAX_SIZE_TRAIN 1333.
 _base_ = 'mmdet::_base_/default_runtime.py'
 
@@ -16,6 +16,7 @@ test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=0.0001),
+    paramwise_cfg=dict(norm_decay_mult=0.0),  # WEIGHT_DECAY_NORM, which ReviewKD's fusions have too
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=1000),

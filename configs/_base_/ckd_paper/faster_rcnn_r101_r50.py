@@ -10,5 +10,5 @@ model = dict(
         checkpoint='https://download.openmmlab.com/mmdetection/v2.0/faster_rcnn/faster_rcnn_r101_fpn_mstrain_3x_coco/faster_rcnn_r101_fpn_mstrain_3x_coco_20210524_110822-4d4d2ca8.pth',
     ),
 )
-# Published for this pair, beside CKD.
+# Published for this pair: beside CKD, beside DKD and alone.
 review_kd = dict(review_kd=dict(weight=1.0))

@@ -15,7 +15,7 @@ train_pipeline = [
     dict(type='PackDetInputs'),
 ]
 train_dataloader = dict(
-    batch_size=2,
+    batch_size=4,
     sampler=dict(type='InfiniteSampler'),
     dataset=dict(pipeline=train_pipeline),
 )

@@ -1,6 +1,6 @@
 # The teacher is MMDetection's own R101, 3x: 42.7 box AP, 38.5 mask AP (published with MMDetection, not measured
 # here). The paper's is Detectron2's 3x model, whose file does not fit MMDetection.
-_base_ = ['./mask_rcnn_r18.py', '../distill.py', '../methods/review_kd.py']
+_base_ = ['./mask_rcnn_r18.py', '../distill.py']
 model = dict(
     _delete_=True,
     type='mmkd.Distiller',
@@ -10,5 +10,3 @@ model = dict(
         checkpoint='https://download.openmmlab.com/mmdetection/v2.0/mask_rcnn/mask_rcnn_r101_fpn_mstrain-poly_3x_coco/mask_rcnn_r101_fpn_mstrain-poly_3x_coco_20210524_200244-5675c317.pth',
     ),
 )
-# Published for this pair, beside CKD.
-review_kd = dict(review_kd=dict(weight=0.8))

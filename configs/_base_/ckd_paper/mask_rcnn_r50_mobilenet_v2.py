@@ -1,6 +1,6 @@
 # The teacher is MMDetection's own R50, 3x: 40.9 box AP, 37.1 mask AP (published with MMDetection, not measured here).
 # The paper's is Detectron2's 3x model, whose file does not fit MMDetection.
-_base_ = ['./mask_rcnn_mobilenet_v2.py', '../distill.py', '../methods/review_kd.py']
+_base_ = ['./mask_rcnn_mobilenet_v2.py', '../distill.py']
 model = dict(
     _delete_=True,
     type='mmkd.Distiller',
@@ -10,5 +10,3 @@ model = dict(
         checkpoint='https://download.openmmlab.com/mmdetection/v2.0/mask_rcnn/mask_rcnn_r50_fpn_mstrain-poly_3x_coco/mask_rcnn_r50_fpn_mstrain-poly_3x_coco_20210524_201154-21b550bb.pth',
     ),
 )
-# Published for this pair, beside CKD.
-review_kd = dict(review_kd=dict(weight=1.0))

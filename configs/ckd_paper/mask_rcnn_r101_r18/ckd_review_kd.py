@@ -1,2 +1,4 @@
 _base_ = ['../../_base_/ckd_paper/mask_rcnn_r101_r18.py', '../../_base_/methods/ckd_paper.py']
-model = dict(losses=dict(ckd={{_base_.ckd.ckd}}, review_kd={{_base_.review_kd.review_kd}}))
+model = dict(
+    losses=dict(ckd={{_base_.ckd.ckd}}, review_kd=dict(type='mmkd.ReviewKDLoss', weight=0.8))
+)
