@@ -1,5 +1,5 @@
-# The methods of configs/imagenet with the settings published for ImageNet, and of configs/places365, for which only CKD
-# publishes any. beta of DKD and AEKT is the pair's: configs/_base_/pairs/{imagenet,places365}_*.py.
+# The methods of configs/imagenet with the settings published for ImageNet, and of configs/places365, for which CKD, KD and
+# DKD are published. beta of DKD and AEKT is the pair's: configs/_base_/pairs/{imagenet,places365}_*.py.
 ckd = dict(ckd=dict(type='mmkd.CKDLoss', weight=10.0, temperature=1.0))
 
 # Reconstructed, see docs/aekt.md: alpha, beta, temperature and warm-up are those of DKD.

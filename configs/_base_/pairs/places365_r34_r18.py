@@ -1,6 +1,6 @@
-# ResNet34 teaches ResNet18 on Places365. No ResNet34 is published for it: train the teacher with
-# configs/places365/plain_places365_r34.py. CKD's settings are the published ones, equal to those for ImageNet; the other
-# methods publish nothing for this pair and have theirs for ImageNet.
+# ResNet34 teaches ResNet18 on Places365. The teacher is the published one, converted by tools/convert_teacher.py, or one
+# that configs/places365/plain_places365_r34.py trains. CKD, KD and DKD are published for this pair; the other methods
+# have their settings for ImageNet.
 _base_ = ['../../places365/plain_places365_r18.py', '../imagenet_methods.py']
 model = dict(
     _delete_=True,
@@ -8,6 +8,6 @@ model = dict(
     student={{_base_.model}},
     teacher=dict(
         config='{{ fileDirname }}/../../places365/plain_places365_r34.py',
-        checkpoint='work_dirs/plain_places365_r34/epoch_100.pth',
+        checkpoint='work_dirs/teachers/places365_r34.pth',
     ),
 )

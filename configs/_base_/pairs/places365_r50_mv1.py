@@ -1,6 +1,6 @@
 # ResNet50 teaches MobileNetV1 on Places365. The teacher is the one published with the data set, converted by
-# tools/convert_teacher.py. CKD's settings are the published ones, equal to those for ImageNet; the other methods publish
-# nothing for this pair and have theirs for ImageNet.
+# tools/convert_teacher.py. CKD, KD and DKD are published for this pair; the other methods have their settings for
+# ImageNet.
 _base_ = ['../../places365/plain_places365_mv1.py', '../imagenet_methods.py']
 model = dict(
     _delete_=True,
