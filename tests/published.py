@@ -197,25 +197,29 @@ def mobilenet_v1(net: Network, x: Tensor) -> Tensor:
 
 NARROW, WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
 NETWORKS: dict[str, Callable[[Network, Tensor], Tensor]] = {
-    'resnet20': partial(resnet, 20, NARROW),
-    'resnet32': partial(resnet, 32, NARROW),
-    'resnet56': partial(resnet, 56, NARROW),
-    'resnet110': partial(resnet, 110, NARROW),
-    'resnet8x4': partial(resnet, 8, WIDE),
-    'resnet32x4': partial(resnet, 32, WIDE),
+    **{f'resnet{n}': partial(resnet, n, NARROW) for n in (8, 14, 20, 32, 44, 56, 110)},
+    **{f'resnet{n}x4': partial(resnet, n, WIDE) for n in (8, 32)},
     'resnet50': resnet50,
-    'wrn_16_2': partial(wrn, 16, 2),
-    'wrn_40_1': partial(wrn, 40, 1),
-    'wrn_40_2': partial(wrn, 40, 2),
-    'vgg8': partial(vgg, (1, 1, 1, 1, 1)),
-    'vgg13': partial(vgg, (2, 2, 2, 2, 2)),
+    **{
+        f'wrn_{n}_{width}': partial(wrn, n, width)
+        for n, width in ((16, 1), (16, 2), (16, 4), (40, 1), (40, 2))
+    },
+    **{
+        f'vgg{sum(counts) + 3}': partial(vgg, counts)
+        for counts in (
+            (1, 1, 1, 1, 1),
+            (1, 1, 2, 2, 2),
+            (2, 2, 2, 2, 2),
+            (2, 2, 3, 3, 3),
+            (2, 2, 4, 4, 4),
+        )
+    },
     'mobilenet_v2': mobilenet_v2_half,
     'shufflenet_v1': shufflenet_v1,
     'shufflenet_v2': shufflenet_v2,
     'mv1': mobilenet_v1,
 }
 """By the names in configs/{cifar100,imagenet}/plain_NAME.py."""
-TEACHERS = ('resnet56', 'resnet110', 'resnet32x4', 'resnet50', 'wrn_40_2', 'vgg13')
 
 
 def images(name: str, batch: int = 2) -> Tensor:

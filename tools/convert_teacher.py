@@ -2,7 +2,8 @@
 
     python tools/convert_teacher.py ckpt_epoch_240.pth work_dirs/teachers/cifar100_resnet56.pth
 
-Reads the teachers that CRD's and mdistiller's code publish for CIFAR-100, torchvision's ResNets, and other files with
+Reads the teachers that CRD's and mdistiller's code publish for CIFAR-100, what that code saves in a run of your own
+(``*_last.pth``; ``best`` and ``latest``, of which it takes the student), torchvision's ResNets, and other files with
 these networks and names, such as the ResNets published with Places365. Which network it is follows from the names and
 shapes in the file; every one of them has to fit.
 """
@@ -42,7 +43,6 @@ NETWORKS = (
 """Configs that a file is compared with if none is named."""
 
 RENAMED = (
-    (r'^module\.', ''),  # saved from DataParallel
     (r'^(fc|linear|classifier|classifier\.0)\.(weight|bias)$', r'head.fc.\2'),
     (r'^block(\d)\.layer\.', r'layer\1.'),  # the Wide ResNets
     (r'\.convShortcut\.', '.shortcut.'),
@@ -51,6 +51,26 @@ RENAMED = (
     (r'^(?!head\.fc\.)', 'backbone.'),
 )
 """Patterns in published names and what stands there in MMPretrain's, applied one after the other."""
+
+SHUFFLENET_V2 = (
+    (r'^(conv|bn)1\.', r'conv1.\1.'),
+    (r'^(conv|bn)2\.', r'layers.3.\1.'),
+    *((rf'^layer{stage}\.', f'layers.{stage - 1}.') for stage in (1, 2, 3)),
+    # A stage's first unit has two convolutions on the left and three on the right, the others three on the right.
+    (r'^(layers\.\d\.0)\.(conv|bn)1\.', r'\1.branch1.0.\2.'),
+    (r'^(layers\.\d\.0)\.(conv|bn)2\.', r'\1.branch1.1.\2.'),
+    (r'^(layers\.\d\.0)\.(conv|bn)3\.', r'\1.branch2.0.\2.'),
+    (r'^(layers\.\d\.0)\.(conv|bn)4\.', r'\1.branch2.1.\2.'),
+    (r'^(layers\.\d\.0)\.(conv|bn)5\.', r'\1.branch2.2.\2.'),
+    (r'^(layers\.\d\.[1-9])\.(conv|bn)1\.', r'\1.branch2.0.\2.'),
+    (r'^(layers\.\d\.[1-9])\.(conv|bn)2\.', r'\1.branch2.1.\2.'),
+    (r'^(layers\.\d\.[1-9])\.(conv|bn)3\.', r'\1.branch2.2.\2.'),
+)
+"""Those of ShuffleNetV2, to be applied before: its names mean other things in other networks."""
+
+MOST_DIFFERENCES = 4
+"""In how many weights a file may differ from a network that it is compared with: fewer than a layer with its batch norm
+has, so that it is a network of this depth and width."""
 
 Weights = dict[str, Tensor]
 
@@ -85,13 +105,15 @@ def convert(source: str, target: str, config: str | None = None) -> str:
 
 
 def published_weights(source: str) -> Weights:
-    """The weights in a file: what it has under ``model`` or ``state_dict``, or all of it.
+    """The weights in a file: what it has under ``model`` or ``state_dict``, or all of it; of a distiller its student's.
 
     Raises:
         ConversionError: There is no file, it holds other things than tensors and numbers, or it holds no weights.
     """
     try:
-        content = torch.load(source, map_location='cpu', weights_only=True)
+        # CRD's code saves its command line, which is plain values, beside the weights.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(source, map_location='cpu', weights_only=True)
     except FileNotFoundError:
         raise ConversionError(f'there is no file {source}') from None
     except (pickle.UnpicklingError, EOFError, RuntimeError, IsADirectoryError) as error:
@@ -106,21 +128,29 @@ def published_weights(source: str) -> Weights:
             break
     if not isinstance(content, Mapping) or not content:
         raise ConversionError(f'{source} holds no weights, but a {type(content).__name__}')
-    others = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
+    others = [
+        str(key)
+        for key, value in content.items()
+        if not (isinstance(key, str) and isinstance(value, Tensor))
+    ]
     if others:
         raise ConversionError(
             f"{source} holds no weights under 'model' or 'state_dict', and things that are no weights beside "
             f'them: {", ".join(_shorten(others))}'
         )
-    return dict(content)
+    # Saved from DataParallel, and from mdistiller's distillers, which hold their teachers too.
+    weights = {key.removeprefix('module.'): value for key, value in content.items()}
+    student = [key for key in weights if key.startswith('student.')]
+    return {key.removeprefix('student.'): weights[key] for key in student or weights}
 
 
 def rename(weights: Weights) -> Weights:
     """The same weights under MMPretrain's names."""
+    is_shufflenet_v2 = 'layer1.0.conv5.weight' in weights
     renamed: Weights = {}
     for key, value in weights.items():
         name = key
-        for pattern, replacement in RENAMED:
+        for pattern, replacement in (SHUFFLENET_V2 if is_shufflenet_v2 else ()) + RENAMED:
             name = re.sub(pattern, replacement, name)
         renamed[name] = value
     return renamed
@@ -130,18 +160,29 @@ def fitting_config(weights: Weights, source: str) -> str:
     """The config of the network that the weights belong to.
 
     Raises:
-        ConversionError: There is none; the message compares the weights with the network that is closest.
+        ConversionError: There is none; the message compares the weights with those of a network that they nearly fit.
     """
+    found = _shapes(weights)
     differences = {}
     for config in NETWORKS:
-        differences[config] = len(_shapes(weights).items() ^ expected_shapes(config).items())
+        expected = expected_shapes(config)
+        names = found.keys() | expected.keys()
+        differences[config] = sum(found.get(name) != expected.get(name) for name in names)
         if not differences[config]:
             return config
     closest = min(differences, key=differences.__getitem__)
+    if differences[closest] <= MOST_DIFFERENCES:
+        compared = [f'But for these it is the one of {closest}:', *misfits(weights, closest)]
+    else:
+        compared = []
     raise ConversionError(
-        f'{source} fits no network that is known here. The closest is {closest}:\n'
-        + '\n'.join(misfits(weights, closest))
-        + '\nName the config of the network: --config CONFIG'
+        '\n'.join(
+            [
+                f'{source} fits no network that is known here.',
+                *compared,
+                'Name a config with the network, to have the weights compared with it: --config CONFIG',
+            ]
+        )
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -14,10 +16,12 @@ import torchvision
 from mmengine.registry import DefaultScope
 from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.utils import register_all_modules
-from published import NETWORKS, TEACHERS, Network, images
+from published import NARROW, NETWORKS, Network, images, resnet, wrn
 from torch import Tensor, nn
 
 from mmkd.teachers import FrozenTeacher
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 
 register_all_modules(init_default_scope=False)
 
@@ -46,6 +50,11 @@ KEYS = {
         'block4.4.num_batches_tracked': (),
         'classifier.weight': (100, 512),
     },
+    'shufflenet_v2': {
+        'layer1.0.conv5.weight': (58, 58, 1, 1),
+        'layer2.7.bn3.bias': (116,),
+        'linear.weight': (100, 1024),
+    },
 }
 """Some names and shapes of the published files, which tests/published.py has to make."""
 
@@ -53,6 +62,13 @@ KEYS = {
 @pytest.fixture(scope='module')
 def tool(load_tool: Callable[[str], ModuleType]) -> ModuleType:
     return load_tool('convert_teacher')
+
+
+@pytest.fixture(scope='module')
+def resnet8x4() -> dict[str, Tensor]:
+    network = Network(NETWORKS['resnet8x4'])
+    network(images('resnet8x4', batch=1))
+    return network.weights
 
 
 def teacher_of(config: str, checkpoint: Path) -> Any:
@@ -73,11 +89,16 @@ def save_as_mdistiller(weights: dict[str, Tensor], path: Path) -> None:
     torch.save(content, path, _use_new_zipfile_serialization=False)
 
 
-@pytest.mark.parametrize('name', TEACHERS)
-def test_a_published_cifar_teacher(name: str, tool: ModuleType, tmp_path: Path) -> None:
+def test_there_is_a_published_network_for_every_config() -> None:
+    plain = {path.stem.removeprefix('plain_') for path in CONFIGS.glob('cifar100/plain_*.py')}
+    assert plain | {'mv1'} == NETWORKS.keys()
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_a_published_network(name: str, tool: ModuleType, tmp_path: Path) -> None:
     network = Network(NETWORKS[name])
     expected = network(images(name))
-    for key, shape in KEYS[name].items():
+    for key, shape in KEYS.get(name, {}).items():
         assert network.weights[key].shape == shape
     save_as_mdistiller(network.weights, tmp_path / 'ckpt_epoch_240.pth')
     target = tmp_path / 'teachers' / 'teacher.pth'
@@ -85,9 +106,38 @@ def test_a_published_cifar_teacher(name: str, tool: ModuleType, tmp_path: Path) 
     assert tool.main([str(tmp_path / 'ckpt_epoch_240.pth'), str(target)]) == 0
 
     config = torch.load(target, weights_only=True)['meta']['config']
-    assert config == f'configs/cifar100/plain_{name}.py'
+    assert config == f'configs/{"imagenet" if name == "mv1" else "cifar100"}/plain_{name}.py'
     teacher = teacher_of(config, target).double()
     torch.testing.assert_close(teacher(images(name), mode='tensor'), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_last_file_of_a_run_of_crds_code_has_its_command_line(
+    resnet8x4: dict[str, Tensor], tool: ModuleType, tmp_path: Path
+) -> None:
+    options = argparse.Namespace(model='resnet8x4', lr_decay_epochs=[150, 180, 210], trial=0)
+    content = dict(opt=options, model=resnet8x4, optimizer=dict(state={}))
+    torch.save(content, tmp_path / 'resnet8x4_last.pth')
+
+    config = tool.convert(tmp_path / 'resnet8x4_last.pth', tmp_path / 'teacher.pth')
+
+    assert config == 'configs/cifar100/plain_resnet8x4.py'
+
+
+@pytest.mark.parametrize('beside', ['', 'teacher.'], ids=['alone', 'distilled'])
+def test_of_a_distiller_of_mdistiller_the_student_is_converted(
+    beside: str, resnet8x4: dict[str, Tensor], tool: ModuleType, tmp_path: Path
+) -> None:
+    state = {f'module.student.{key}': value for key, value in resnet8x4.items()}
+    if beside:
+        state |= {f'module.{beside}{key}': value + 1 for key, value in resnet8x4.items()}
+    torch.save(dict(epoch=240, model=state, best_acc=torch.tensor(72.5)), tmp_path / 'best')
+
+    config = tool.convert(tmp_path / 'best', tmp_path / 'teacher.pth')
+
+    assert config == 'configs/cifar100/plain_resnet8x4.py'
+    converted = torch.load(tmp_path / 'teacher.pth', weights_only=True)['state_dict']
+    assert converted['backbone.conv1.weight'].equal(resnet8x4['conv1.weight'])
+    assert len(converted) == len(resnet8x4)
 
 
 def torchvision_resnet(depth: int, classes: int = 1000) -> nn.Module:
@@ -127,13 +177,6 @@ def test_a_resnet_of_places365_saved_from_several_gpus(tool: ModuleType, tmp_pat
     assert teacher_of(config, tmp_path / 'teacher.pth').head.fc.out_features == 365
 
 
-@pytest.fixture(scope='module')
-def resnet8x4() -> dict[str, Tensor]:
-    network = Network(NETWORKS['resnet8x4'])
-    network(images('resnet8x4', batch=1))
-    return network.weights
-
-
 def test_a_schedule_chosen_for_training_is_no_matter(
     resnet8x4: dict[str, Tensor], tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,7 +211,7 @@ def of_cifar10(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     ],
 )
 @pytest.mark.parametrize('named', [False, True], ids=['guessed', 'named'])
-def test_a_file_that_fits_no_network_is_compared_with_the_closest(
+def test_a_file_that_differs_in_few_weights_is_compared_with_its_network(
     named: bool,
     change: Callable[[dict[str, Tensor]], dict[str, Tensor]],
     message: str,
@@ -184,10 +227,23 @@ def test_a_file_that_fits_no_network_is_compared_with_the_closest(
     assert not (tmp_path / 'out.pth').exists()
 
 
+@pytest.mark.parametrize('name', ['resnet', 'wrn'])
+def test_a_file_of_another_depth_is_not_taken_for_a_known_network(
+    name: str, tool: ModuleType, tmp_path: Path
+) -> None:
+    forward = partial(resnet, 62, NARROW) if name == 'resnet' else partial(wrn, 40, 3)
+    network = Network(forward)
+    network(images(name, batch=1))
+    save_as_mdistiller(network.weights, tmp_path / 'file.pth')
+    with pytest.raises(tool.ConversionError, match='--config') as error:
+        tool.convert(tmp_path / 'file.pth', tmp_path / 'out.pth')
+    assert 'plain_' not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
-        (dict(opt=argparse.Namespace(lr=0.05), model={}), 'holds other Python objects'),
+        (dict(opt=Fraction(1, 20), model={}), 'holds other Python objects'),
         (dict(epoch=240, optimizer={}), "no weights under 'model' or 'state_dict'.*: epoch"),
         ([1, 2], 'holds no weights, but a list'),
         ({}, 'holds no weights, but a dict'),
