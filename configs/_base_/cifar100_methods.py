@@ -16,7 +16,8 @@ aekt = dict(
     )
 )
 
-# 0.1 CE + 0.9 KD: the recipes set the task's weight.
+# 0.1 CE + 0.9 KD. The task weight is also that of KD on standardised logits.
+task_weight = 0.1
 kd = dict(kd=dict(type='mmkd.KDLoss', weight=0.9, temperature=4.0))
 
 dkd = dict(
@@ -34,7 +35,7 @@ dist = dict(dist=dict(type='mmkd.DISTLoss', weight=2.0, beta=1.0, gamma=1.0, tem
 # As in the paper. The one CIFAR-100 config in its code, for a pair that is none of these, has gamma 3.5, temperature 3.
 nkd = dict(nkd=dict(type='mmkd.NKDLoss', weight=1.0, gamma=1.5, temperature=1.0))
 
-# KD on standardised logits (LSKD, CVPR 2024).
+# KD on standardised logits (LSKD, CVPR 2024): 0.1 CE + 9 KD.
 lskd = dict(lskd=dict(type='mmkd.KDLoss', weight=9.0, temperature=2.0, rows='standardize'))
 
 # DKD on standardised logits: the whole of DKD times 9, with temperature 2, as logged for ResNet32x4 to ResNet8x4 and to

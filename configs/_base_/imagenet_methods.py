@@ -15,7 +15,8 @@ aekt = dict(
     )
 )
 
-# 0.5 CE + 0.5 KD: the recipes set the task's weight.
+# 0.5 CE + 0.5 KD.
+task_weight = 0.5
 kd = dict(kd=dict(type='mmkd.KDLoss', weight=0.5, temperature=1.0))
 
 dkd = dict(

@@ -1,5 +1,2 @@
 _base_ = '../_base_/pairs/cifar100_resnet56_resnet20.py'
-model = dict(
-    student=dict(head=dict(loss=dict(loss_weight=0.1))),
-    losses={{_base_.kd}},
-)
+model = dict(task_weight={{_base_.task_weight}}, losses={{_base_.kd}})

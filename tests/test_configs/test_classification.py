@@ -94,10 +94,6 @@ def test_all_recipes_of_a_pair_load_build_and_take_a_step(pair: str) -> None:
     for method, recipe in recipes.items():
         assert settings(recipe) == settings(plain), method
         student = recipe.to_dict()['model']['student']
-        if method == 'kd':
-            weight = student['head']['loss'].pop('loss_weight')
-            assert weight + recipe.model.losses[method].weight == 1
-            student['head']['loss']['loss_weight'] = 1.0
         assert student == plain.to_dict()['model'], method
         (losses[method],) = recipe.to_dict()['model']['losses'].values()
         losses[method]['weight'] = 1.0  # the warm-up of some starts at 0
@@ -127,6 +123,16 @@ def test_plain_networks_have_the_classes_of_their_data(name: str) -> None:
     """They are built as students and teachers of the pairs, and in tests/test_models."""
     config = load(name)
     assert config.model.head.num_classes == config.data_preprocessor.num_classes
+
+
+@pytest.mark.parametrize('pair', PAIRS)
+def test_kd_shares_the_loss_with_the_task_and_others_leave_the_task_alone(pair: str) -> None:
+    models = {method: load(recipe_of(method, pair)).model for method in METHODS}
+    kd = models.pop('kd')
+    assert kd.task_weight + kd.losses.kd.weight == 1
+    on_cifar = pair.startswith('cifar100')
+    assert models.pop('lskd').get('task_weight', 1.0) == (kd.task_weight if on_cifar else 1.0)
+    assert not any('task_weight' in model for model in models.values())
 
 
 @pytest.mark.parametrize('pair', PAIRS)

@@ -72,8 +72,8 @@ def test_settings_are_those_of_the_recipes(ablate: ModuleType) -> None:
     assert recipe.ckd.ckd.weight == ablate.CKD_WEIGHT
     assert recipe.kd.kd.weight == ablate.KD_WEIGHT
     assert recipe.dist.dist.weight == ablate.DIST_WEIGHT
-    task = Config.fromfile(root / 'configs/shapes_cls/digits_kd.py').model.student.head.loss
-    assert task.loss_weight == ablate.KD_TASK_WEIGHT
+    kd = Config.fromfile(root / 'configs/shapes_cls/digits_kd.py').model
+    assert kd.task_weight == ablate.KD_TASK_WEIGHT
 
 
 def test_a_step_is_that_of_the_formula(ablate: ModuleType, few, teacher) -> None:
