@@ -248,7 +248,7 @@ def test_4_the_plain_run_teaches_with_its_own_weights(
         train(config, tmp_path / 'wrong')
     config.merge_from_dict({'train_dataloader.dataset.metainfo.classes': names[::-1]})
     reordered = train(config, tmp_path / 'reordered').model
-    assert reordered._classes.columns == tuple(reversed(range(len(names))))
+    assert reordered._classes['teacher'].columns == tuple(reversed(range(len(names))))
 
 
 # ---- 7. Resume equals never stopped

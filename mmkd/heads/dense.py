@@ -138,7 +138,7 @@ class DenseTable(SampleTable):
         """(S,) likewise of the student, see :meth:`SampleTable.student_confidence`."""
         confidence = super().student_confidence(index)
         if self.student.objectness is not None:
-            objectness = gather_rows(self.student.objectness, index, channels=1)[:, 0]
+            objectness = gather_rows(self.student.objectness, self._chosen(index), channels=1)[:, 0]
             confidence = confidence * objectness.detach().sigmoid()
         return confidence
 
@@ -195,12 +195,16 @@ class DenseTable(SampleTable):
         """(S, D) rows of each part of the boxes' code, in float32: pixels of a large image need more than 16 bits."""
         priors = [maps.shape[1] // self.channels for maps in outputs.class_maps]
         return [
-            gather_rows(levels, index, levels[0].shape[1] // priors[0]).float()
+            gather_rows(levels, self._chosen(index), levels[0].shape[1] // priors[0]).float()
             for levels in outputs.box_maps
         ]
 
+    def _chosen(self, index: Tensor) -> Tensor | None:
+        """None in place of the index of all samples: their rows need not be looked up."""
+        return None if index is self.everything else index
+
     def _logits(self, outputs: DenseOutputs, index: Tensor) -> Tensor:
-        rows = gather_rows(outputs.class_maps, index, self.channels)
+        rows = gather_rows(outputs.class_maps, self._chosen(index), self.channels)
         return logits_of(rows) if outputs.probabilities else rows
 
     def _confidence(self, rows: Tensor) -> Tensor:
@@ -554,12 +558,12 @@ class SampledTargetsAdapter(DenseHeadAdapter):
         return Assignment(labels, weights, self.spread(objects, positive, len(labels), fill=-1))
 
 
-def gather_rows(maps: Sequence[Tensor], index: Tensor, channels: int) -> Tensor:
+def gather_rows(maps: Sequence[Tensor], index: Tensor | None, channels: int) -> Tensor:
     """Rows of dense class maps at flat sample indices, without folding the maps themselves.
 
     Args:
         maps: (B, A*C, H, W) a level; A may differ from level to level.
-        index: (S,) ascending indices in the order image, level, row, column, prior.
+        index: (S,) indices in the order image, level, row, column, prior; None for all.
         channels: C.
 
     Returns:
@@ -567,7 +571,7 @@ def gather_rows(maps: Sequence[Tensor], index: Tensor, channels: int) -> Tensor:
     """
     folded = [_fold(level, channels) for level in maps]
     sizes = [level[0, ..., 0].numel() for level in folded]
-    if len(index) == len(maps[0]) * sum(sizes):  # all samples, as samplers give ascending indices
+    if index is None:
         return torch.cat([level.flatten(1, 3) for level in folded], dim=1).flatten(0, 1)
     image, within = index // sum(sizes), index % sum(sizes)
     rows: Tensor | None = None

@@ -18,7 +18,7 @@ class AllSamples:
 
     def __call__(self, table: SampleTable) -> Tensor:
         """(N,) all indices."""
-        return torch.arange(len(table), device=table.weights.device)
+        return table.everything
 
 
 @SAMPLERS.register_module()

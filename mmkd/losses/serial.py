@@ -125,6 +125,9 @@ def class_layers(head: nn.Module, num_logits: int) -> dict[str, Any]:
         elif not _CLASS_LAYER.fullmatch(name) or isinstance(module, nn.ModuleList):
             continue
         layers[name] = module
+    stacked = [name for name in layers if name.startswith('layers.') and name.endswith('.fc')]
+    for name in stacked[:-1]:  # hidden layers
+        del layers[name]
     if getattr(head, 'as_two_stage', False):  # the last branch scores the encoder's proposals
         branches: Any = head.cls_branches
         layers.pop(f'cls_branches.{len(branches) - 1}', None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -45,6 +46,11 @@ class SampleTable(ABC):
 
     def __len__(self) -> int:
         return sum(self.samples_per_image)
+
+    @cached_property
+    def everything(self) -> Tensor:
+        """(N,) the index of all samples; a sampler that picks all gives this very tensor."""
+        return torch.arange(len(self), device=self.weights.device)
 
     @abstractmethod
     def student_logits(self, index: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class Case:
 CASES = {
     'RetinaNet': Case('retinanet/retinanet_r50_fpn_1x_coco', 'AnchorHeadAdapter'),
     'GHM': Case('ghm/retinanet_r50_fpn_ghm-1x_coco', 'AnchorHeadAdapter'),
-    'SSD': Case('ssd/ssd300_coco', 'SSDHeadAdapter', size=300),
+    'SSD': Case('ssd/ssd300_coco', 'AnchorHeadAdapter', size=300),
     'YOLOF': Case('yolof/yolof_r50-c5_8xb8-1x_coco', 'AnchorHeadAdapter'),
     'SABL': Case('sabl/sabl-retinanet_r50_fpn_1x_coco', 'SABLRetinaHeadAdapter'),
     'ATSS': Case('atss/atss_r50_fpn_1x_coco', 'ATSSHeadAdapter'),

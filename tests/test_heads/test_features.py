@@ -62,14 +62,14 @@ def test_a_network_that_needs_larger_images_is_looked_at_with_these() -> None:
 def test_levels_that_a_neck_lists_from_deep_to_shallow_come_shallow_first() -> None:
     student, teacher = zoo.pair('mmdet::yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py')
     model = distiller(student, teacher, PKD)
-    assert model._neck.strides == [8, 16, 32]
+    assert model._tapped.sources.of(Features()).strides == [8, 16, 32]
     steps = record_steps(model)
     data = batch(size=64)
     one_step(model, data)
-    ours, theirs = steps[0].record('neck')[0], model.teacher.features(**data)
+    ours, theirs = steps[0].record('at neck')[0], model.teacher.features(**data)
     assert [level.shape[-1] for level in ours] == [2, 4, 8]
     for feature_pair, student_map, teacher_map in zip(
-        steps[0].feature_pairs, ours[::-1], theirs[::-1], strict=True
+        asks.feature_pairs(steps[0]), ours[::-1], theirs[::-1], strict=True
     ):
         assert torch.equal(feature_pair.student, student_map)
         assert torch.equal(feature_pair.teacher, teacher_map)
@@ -135,7 +135,7 @@ def test_no_common_level_is_an_error_with_both_strides() -> None:
     teacher = teacher_model(neck__num_outs=1, neck__start_level=0, neck__end_level=0)
     with pytest.raises(
         ValueError,
-        match=r"student's levels have strides \[8, 16, 32, 64, 128\], the teacher's \[4\]: ",
+        match=r"student's levels have strides \[8, 16, 32, 64, 128\], the teacher's \[4\]",
     ):
         adapt(teacher)
 

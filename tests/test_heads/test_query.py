@@ -439,7 +439,7 @@ def test_an_unknown_order_of_assignments_is_an_error() -> None:
 
 
 def test_heads_get_their_familys_adapter() -> None:
-    assert type(distiller(models('DDQ'))._head) is DETRHeadAdapter
-    assert type(distiller(models('QueryInst'))._head) is SparseRoIHeadAdapter
-    assert distiller(models('DETR'))._head.num_logits == 81
-    assert distiller(models('Sparse R-CNN'))._head.num_logits == 80
+    assert type(distiller(models('DDQ'))._heads['teacher']) is DETRHeadAdapter
+    assert type(distiller(models('QueryInst'))._heads['teacher']) is SparseRoIHeadAdapter
+    assert distiller(models('DETR'))._heads['teacher'].num_logits == 81
+    assert distiller(models('Sparse R-CNN'))._heads['teacher'].num_logits == 80

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mmkd.distillers import Distiller
 from mmkd.heads import RoIHeadAdapter, roi_logits
 from mmkd.heads.roi import RoITable, _log_odds
-from mmkd.structures import ClassMap, Step, TeacherPass
+from mmkd.structures import ClassMap, Step
 
 RCNN = dict(train_cfg__rcnn__sampler__num=32)
 CASCADE = {f'train_cfg__rcnn__{stage}__sampler__num': 32 for stage in range(3)}
@@ -335,7 +335,7 @@ def test_the_teachers_box_of_a_class_is_that_of_its_own_number_of_the_class() ->
     (table,) = result.tables
     inputs, samples = result.data['inputs'], result.data['data_samples']
     classes = ClassMap(tuple(reversed(range(80))), num_teacher=80)
-    images = TeacherPass(inputs, samples, result.model.teacher.features, classes)
+    images = result.model.teacher.on(inputs, samples, classes)
     teacher = result.model._heads['teacher'].scores.on(images)
     wanted = torch.arange(len(table)) % 80
     code = teacher.outputs(table.rois, 0).code
