@@ -1,9 +1,9 @@
 """Measure peak memory and time of CKD, whole matrix against chunks, forward and backward.
 
-Each measurement runs in a process of its own. The two forms take turns, ``--repeats`` times; the
-table shows the largest memory and the shortest time of each. Memory is what the process held at
-its peak beyond what it held after a warm-up with few samples: resident memory on the CPU, PyTorch's
-allocations on a GPU. A run that would not fit into free memory is skipped, and a line says so.
+Memory is what a process of its own held at the peak of one step beyond what it held after a warm-up
+with few samples: resident memory on the CPU, PyTorch's allocations on a GPU. Time is the median of
+``--repeats`` steps of each form, taking turns in one process. A form that would not fit into free
+memory is skipped, and a line says so.
 
     python tools/benchmark_ckd_memory.py
     python tools/benchmark_ckd_memory.py --sizes 4096 8192 --chunk-size 512 --device cuda
@@ -17,45 +17,47 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
-FORMS = ('plain', 'chunked')
-# The plain form's backward pass holds the softmax, its gradient and the gradient of the logits.
-PLAIN_MATRICES = 3
-BYTES_PER_LOGIT = 4
+FORMS = ('whole', 'chunked')
+BYTES_PER_SIMILARITY = 4
 MIB = 2**20
 
 
 def main() -> None:
     arguments = parse_arguments()
     if arguments.measure:
-        print(json.dumps(measure(arguments.measure, arguments.sizes[0], arguments)))
+        measure = measure_memory if arguments.measure == 'memory' else measure_seconds
+        print(json.dumps(measure(arguments)))
         return
 
     print(
         f'chunk size {arguments.chunk_size}, {arguments.classes} classes, {arguments.device}, '
         f'{arguments.threads} CPU thread(s)\n'
     )
-    print('| samples | plain MiB | chunked MiB | ratio | plain s | chunked s | ratio |')
+    print('| samples | whole MiB | chunked MiB | ratio | whole s | chunked s | ratio |')
     print('|---:|---:|---:|---:|---:|---:|---:|')
     for samples in arguments.sizes:
-        forms = list(FORMS)
-        needed = PLAIN_MATRICES * BYTES_PER_LOGIT * samples**2
+        needed = BYTES_PER_SIMILARITY * samples**2
         free = free_bytes(arguments.device)
+        forms = FORMS
         if needed > 0.9 * free:
-            forms.remove('plain')
+            forms = ('chunked',)
             print(
-                f'plain at {samples} samples: skipped, needs about {needed / MIB:.0f} MiB of '
+                f'whole at {samples} samples: skipped, needs about {needed / MIB:.0f} MiB of '
                 f'{free / MIB:.0f} MiB free',
                 file=sys.stderr,
             )
-        runs: dict[str, list[dict[str, float]]] = {form: [] for form in forms}
-        for _ in range(arguments.repeats):
-            for form in forms:
-                runs[form].append(run_measurement(form, samples, arguments))
-        print(table_row(samples, runs), flush=True)
+        memory: dict[str, float] = {}
+        for form in forms:
+            memory |= run_measurement('memory', (form,), samples, arguments)
+        seconds = run_measurement('seconds', forms, samples, arguments)
+        cells = [*row_cells(memory, '.1f'), *row_cells(seconds, '.3f')]
+        print(f'| {samples} | ' + ' | '.join(cells) + ' |', flush=True)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -71,59 +73,74 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument('--classes', type=int, default=80)
     parser.add_argument('--chunk-size', type=int, default=1024)
-    parser.add_argument('--repeats', type=int, default=3)
+    parser.add_argument('--repeats', type=int, default=15, help='timed steps of each form')
     parser.add_argument('--threads', type=int, default=1, help='threads PyTorch uses on the CPU')
     parser.add_argument('--device', default='cpu', help='cpu, cuda, cuda:1, ...')
     # How a measuring process is told what to do.
-    parser.add_argument('--measure', choices=FORMS, help=argparse.SUPPRESS)
+    parser.add_argument('--measure', choices=('memory', 'seconds'), help=argparse.SUPPRESS)
+    parser.add_argument('--forms', choices=FORMS, nargs='+', help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def run_measurement(form: str, samples: int, arguments: argparse.Namespace) -> dict[str, float]:
-    """Run :func:`measure` in a fresh process."""
-    command = [sys.executable, __file__, '--measure', form, '--sizes', str(samples)]
-    for name in ('classes', 'chunk_size', 'threads', 'device'):
+def run_measurement(
+    what: str, forms: Sequence[str], samples: int, arguments: argparse.Namespace
+) -> dict[str, float]:
+    """Measure in a fresh process: a number for each form."""
+    command = [sys.executable, __file__, '--measure', what, '--sizes', str(samples)]
+    for name in ('classes', 'chunk_size', 'repeats', 'threads', 'device'):
         command += [f'--{name.replace("_", "-")}', str(getattr(arguments, name))]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    finished = subprocess.run(
+        [*command, '--forms', *forms], capture_output=True, text=True, check=False
+    )
     if finished.returncode != 0:
-        sys.exit(f'{form} at {samples} samples failed ({finished.returncode}):\n{finished.stderr}')
+        sys.exit(f'{what} at {samples} samples failed ({finished.returncode}):\n{finished.stderr}')
     return json.loads(finished.stdout)
 
 
-def measure(form: str, samples: int, arguments: argparse.Namespace) -> dict[str, float]:
-    """Return the peak memory in bytes and the seconds of one forward and backward pass."""
+def measure_memory(arguments: argparse.Namespace) -> dict[str, float]:
+    """The peak memory in MiB of one forward and backward pass."""
+    import torch
+
+    def peak() -> int:
+        if torch.device(arguments.device).type == 'cuda':
+            return torch.cuda.max_memory_allocated(arguments.device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # it is in KiB
+
+    (form,) = arguments.forms
+    seconds_of_step(form, 64, arguments)
+    before = peak()
+    seconds_of_step(form, arguments.sizes[0], arguments)
+    return {form: (peak() - before) / MIB}
+
+
+def measure_seconds(arguments: argparse.Namespace) -> dict[str, float]:
+    """The median time of one forward and backward pass of each form, taking turns."""
+    seconds: dict[str, list[float]] = {form: [] for form in arguments.forms}
+    for form in arguments.forms:
+        seconds_of_step(form, 64, arguments)
+    for _ in range(arguments.repeats):
+        for form, measured in seconds.items():
+            measured.append(seconds_of_step(form, arguments.sizes[0], arguments))
+    return {form: statistics.median(measured) for form, measured in seconds.items()}
+
+
+def seconds_of_step(form: str, samples: int, arguments: argparse.Namespace) -> float:
     import torch
 
     from mmkd.functional import ckd_loss
 
     torch.set_num_threads(arguments.threads)
-    device = torch.device(arguments.device)
-    on_gpu = device.type == 'cuda'
-
-    def seconds_of_step(rows: int) -> float:
-        student, teacher = torch.randn(2, rows, arguments.classes, device=device)
-        student.requires_grad_()
-        start = time.perf_counter()
-        chunk_size = arguments.chunk_size if form == 'chunked' else None
-        ckd_loss(student, teacher, chunk_size=chunk_size).backward()
-        if on_gpu:
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - start
-
-    def peak() -> int:
-        if on_gpu:
-            return torch.cuda.max_memory_allocated(device)
-        kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return kibibytes * 1024
-
     torch.manual_seed(0)
-    seconds_of_step(64)
-    before = peak()
-    seconds = [seconds_of_step(samples)]
-    peak_bytes = peak() - before
-    while sum(seconds) < 1.0:
-        seconds.append(seconds_of_step(samples))
-    return {'bytes': peak_bytes, 'seconds': min(seconds)}
+    student, teacher = torch.randn(2, samples, arguments.classes, device=arguments.device)
+    student.requires_grad_()
+    if student.is_cuda:
+        torch.cuda.synchronize(student.device)
+    start = time.perf_counter()
+    chunk_size = arguments.chunk_size if form == 'chunked' else None
+    ckd_loss(student, teacher, chunk_size=chunk_size).backward()
+    if student.is_cuda:
+        torch.cuda.synchronize(student.device)
+    return time.perf_counter() - start
 
 
 def free_bytes(device: str) -> int:
@@ -136,18 +153,12 @@ def free_bytes(device: str) -> int:
     return kibibytes['MemAvailable'] * 1024
 
 
-def table_row(samples: int, runs: dict[str, list[dict[str, float]]]) -> str:
-    memory = {form: max(run['bytes'] for run in done) / MIB for form, done in runs.items()}
-    seconds = {form: min(run['seconds'] for run in done) for form, done in runs.items()}
-    if 'plain' not in runs:
-        cells = ['skipped', f'{memory["chunked"]:.1f}', '', 'skipped']
-        cells += [f'{seconds["chunked"]:.3f}', '']
-    else:
-        cells = [f'{memory["plain"]:.1f}', f'{memory["chunked"]:.1f}']
-        cells += [f'{memory["chunked"] / memory["plain"]:.3f}']
-        cells += [f'{seconds["plain"]:.3f}', f'{seconds["chunked"]:.3f}']
-        cells += [f'{seconds["chunked"] / seconds["plain"]:.2f}']
-    return f'| {samples} | ' + ' | '.join(cells) + ' |'
+def row_cells(measured: dict[str, float], number_format: str) -> list[str]:
+    chunked = format(measured['chunked'], number_format)
+    if 'whole' not in measured:
+        return ['skipped', chunked, '']
+    ratio = measured['chunked'] / measured['whole']
+    return [format(measured['whole'], number_format), chunked, f'{ratio:.3f}']
 
 
 if __name__ == '__main__':

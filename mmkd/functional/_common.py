@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import SupportsFloat
+from typing import Any, Literal, SupportsFloat
 
 import torch
 from torch import Tensor
 
 from .rows import at_least_float32
 
+Activation = Literal['softmax', 'sigmoid']
+
 
 def prepare_pair(
-    student: Tensor, teacher: Tensor, layout: tuple[str | int, ...], name: str = 'logits'
+    student: Tensor,
+    teacher: Tensor,
+    layout: tuple[str | int, ...],
+    name: str = 'logits',
+    any_width: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Check a student/teacher pair, detach the teacher, bring both to float32 or wider.
 
@@ -22,16 +28,18 @@ def prepare_pair(
 
     Args:
         student: What the student predicts.
-        teacher: What the teacher predicts, of the same shape.
+        teacher: What the teacher predicts, of the same shape (but see ``any_width``).
         layout: The dimensions expected, a name for a free one and a number for a fixed one, such
             as ``('N', 4)``.
         name: What the tensors hold, for the errors.
+        any_width: The last dimension may differ, where things are compared within each network.
 
     Raises:
         ValueError: If the two shapes differ or do not follow ``layout``, or the tensors do not
             hold floating-point numbers.
     """
-    if student.shape != teacher.shape:
+    compared = -1 if any_width else None
+    if student.dim() != teacher.dim() or student.shape[:compared] != teacher.shape[:compared]:
         raise ValueError(
             f'{name}: the student has shape {tuple(student.shape)} and the teacher '
             f'{tuple(teacher.shape)}: row i of both must be the same thing'
@@ -143,3 +151,41 @@ def weighted_mean(
     if weights is None:
         return total / max(len(values), 1)
     return total / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+
+
+def with_gradients(value: Tensor, *gradients: tuple[Tensor, Tensor | None]) -> Tensor:
+    """A scalar whose gradients are known already; the backward pass only scales them.
+
+    It cannot be differentiated twice: the gradients are constants to PyTorch. A backward pass with
+    ``create_graph=True`` is therefore an error.
+
+    Args:
+        value: The scalar, not attached to a graph.
+        gradients: What it depends on, each with the gradient with respect to it, or None for those
+            without.
+    """
+    known = [pair for pair in gradients if pair[1] is not None]
+    if not known:
+        return value
+    # Views, because torch.compile takes a tensor that is given twice for one input.
+    inputs = [tensor.view_as(tensor) for tensor, _ in known]
+    found = [gradient for _, gradient in known]
+    attached: Tensor = _WithGradients.apply(value, len(inputs), *inputs, *found)
+    return attached
+
+
+class _WithGradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, num_inputs: int, *inputs_and_gradients: Tensor) -> Tensor:
+        ctx.save_for_backward(*inputs_and_gradients[num_inputs:])
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                'this loss can be differentiated once only, since its gradient is computed with its '
+                'value: call backward() or torch.autograd.grad() without create_graph=True'
+            )
+        found = ctx.saved_tensors
+        return (None, None, *(gradient * known for known in found), *(None for _ in found))

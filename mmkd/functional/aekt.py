@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._common import (
+    Activation,
     check_labels,
     check_not_negative,
     check_num_classes,
@@ -23,7 +24,6 @@ from ._common import (
 from ._divergence import binary_kl, categorical_kl, split_target, target_log_odds
 
 ExplicitTerm = Literal['ratio_tckd', 'ratio', 'nkd', 'tckd']
-Activation = Literal['softmax', 'sigmoid']
 NonTargetTerm = Literal['nckd', 'binary_kl']
 
 

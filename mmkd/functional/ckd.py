@@ -7,15 +7,11 @@ Written from the paper's formulas.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from ._common import check_option, check_positive
+from ._common import check_option, check_positive, prepare_pair, with_gradients
 from .processes import gather_rows, world_size
 from .rows import unit_rows
 
@@ -54,7 +50,8 @@ def ckd_loss(
     The loss does not see the length of a row, only its direction, and it is *not* zero for equal
     logits: at temperature 1 each form lies between ``log(1 + (S - 1) exp(-2))`` and
     ``log(1 + (S - 1) exp(2))`` (twice that for the symmetric form). Half-precision logits are
-    computed in float32, autocast or not.
+    computed in float32, autocast or not. The gradient is made together with the value; the loss can
+    be differentiated once, not twice.
 
     Args:
         student_logits: Shape (S, C), one row per sample: an image, a sampled RoI, an anchor.
@@ -63,10 +60,9 @@ def ckd_loss(
         negatives: ``'teacher_student'`` or ``'student_student'``.
         symmetric: Add the transpose of the teacher-student form.
         chunk_size: None computes with the whole S x S matrix (with ``gather`` S x K, for the K
-            samples of all processes). A number computes it in square blocks of that edge, which
-            are recomputed in the backward pass: same value and gradient to rounding, memory
-            O(S C + chunk_size^2), with ``gather`` O(K C + chunk_size^2). The chunked form can be
-            differentiated once, not twice.
+            samples of all processes) at once. A number computes it some rows at a time, no more
+            entries than a square of that edge has, one row at least: same value and gradient to
+            rounding, memory O(S C + chunk_size^2), with ``gather`` O(K C + chunk_size^2).
         groups: Integers of shape (S,), or None. Two samples with the same number >= 0 show the
             same object and are not each other's negatives. A negative number belongs to no group.
             The numbers of two processes have nothing to do with each other.
@@ -86,8 +82,10 @@ def ckd_loss(
             chunk size that is not positive, an unknown ``negatives``, ``symmetric`` beside
             ``student_student``, and groups that are not S integers.
     """
-    _check_logits(student_logits, teacher_logits)
-    _check_groups(groups, len(student_logits))
+    dtype = torch.promote_types(student_logits.dtype, teacher_logits.dtype)
+    student, teacher = prepare_pair(student_logits, teacher_logits, ('S', 'C'))
+    student, teacher = unit_rows(student.to(dtype)), unit_rows(teacher.to(dtype))
+    _check_groups(groups, len(student))
     check_option('negatives', negatives, NEGATIVES)
     if symmetric and negatives != 'teacher_student':
         raise ValueError(
@@ -95,9 +93,6 @@ def ckd_loss(
             f"negatives={negatives!r}: set negatives='teacher_student' or symmetric=False"
         )
 
-    dtype = torch.promote_types(student_logits.dtype, teacher_logits.dtype)
-    student = unit_rows(student_logits.to(dtype))
-    teacher = unit_rows(teacher_logits.detach().to(dtype))
     if gather:
         all_students, own_index = gather_rows(student)
         all_teachers = gather_rows(teacher)[0] if symmetric else teacher
@@ -122,12 +117,12 @@ def ckd_loss(
         )
 
     if negatives == 'student_student':
-        losses = contrast(anchors=student, positives=teacher, candidates=all_students)
+        total = contrast(anchors=student, positives=teacher, candidates=all_students)
     else:
-        losses = contrast(anchors=teacher, positives=student, candidates=all_students)
+        total = contrast(anchors=teacher, positives=student, candidates=all_students)
         if symmetric:
-            losses = losses + contrast(anchors=student, positives=teacher, candidates=all_teachers)
-    mean = losses.sum() / max(len(all_students), 1)
+            total = total + contrast(anchors=student, positives=teacher, candidates=all_teachers)
+    mean = total / max(len(all_students), 1)
     return mean * world_size() if gather else mean
 
 
@@ -143,13 +138,16 @@ def info_nce(
 ) -> Tensor:
     r"""Contrast each anchor's positive with the candidates that come from other samples.
 
-    .. math:: L_i = -\log \frac{\exp(a_i \cdot p_i / \tau)}
-                               {\exp(a_i \cdot p_i / \tau) + \sum_j \exp(a_i \cdot c_j / \tau)}
+    .. math:: \sum_i -\log \frac{\exp(a_i \cdot p_i / \tau)}
+                              {\exp(a_i \cdot p_i / \tau) + \sum_j \exp(a_i \cdot c_j / \tau)}
 
     where j runs over the candidates except ``own_index[i]`` and those of anchor i's group. Every
     form of CKD is one or two calls of this. Candidates may be more than the anchors, and anchors
     may be a part of a batch: with the rows of other processes among the candidates, ``own_index``
     says where this process's samples stand.
+
+    The gradient is made together with the value: as this is a sum over the anchors, a block of
+    them is done with when its gradient is there, and nothing is kept or computed again.
 
     Args:
         anchors: Shape (A, C), rows of norm 1.
@@ -163,7 +161,7 @@ def info_nce(
         chunk_size: As in :func:`ckd_loss`.
 
     Returns:
-        Shape (A,), one loss per anchor.
+        A scalar, the sum over the anchors, which can be differentiated once.
 
     Raises:
         ValueError: For a temperature or chunk size that is not positive, and groups for one side
@@ -184,113 +182,73 @@ def info_nce(
             'anchor_groups and candidate_groups: only one of them is given: groups need both'
         )
 
-    with torch.autocast(anchors.device.type, enabled=False):
-        anchors = anchors / temperature
-        positive_logits = (anchors * positives).sum(dim=1)
-        if chunk_size is not None:
-            log_normalizers: Tensor = _ChunkedLogNormalizer.apply(
-                positive_logits,
-                anchors,
-                candidates,
-                own_index,
-                anchor_groups,
-                candidate_groups,
-                chunk_size,
-            )
-            return log_normalizers - positive_logits
+    rows_at_once = len(anchors)
+    if chunk_size is not None:
+        # Against all candidates, so that a row's softmax is there when its gradient is made.
+        rows_at_once = chunk_size**2 // max(len(candidates), 1)
 
-        logits = anchors @ candidates.T
-        if anchor_groups is not None and candidate_groups is not None:
-            logits.masked_fill_(anchor_groups[:, None] == candidate_groups, -math.inf)
-        logits.scatter_(1, own_index[:, None], positive_logits[:, None])
-        return F.cross_entropy(logits, own_index, reduction='none')
+    def zeros_if_learning(rows: Tensor) -> Tensor | None:
+        is_learning = torch.is_grad_enabled() and rows.requires_grad
+        return torch.zeros_like(rows) if is_learning else None
 
-
-class _ChunkedLogNormalizer(torch.autograd.Function):
-    """The logarithm of the denominators of :func:`info_nce`, one block of logits at a time.
-
-    Only the A results are kept for the backward pass, which computes every block again.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        positive_logits: Tensor,
-        anchors: Tensor,
-        candidates: Tensor,
-        own_index: Tensor,
-        anchor_groups: Tensor | None,
-        candidate_groups: Tensor | None,
-        chunk_size: int,
-    ) -> Tensor:
-        groups = (anchor_groups, candidate_groups)
-        log_normalizers = positive_logits.clone()
-        for rows, _, logits in _blocks(anchors, candidates, own_index, groups, chunk_size):
-            log_normalizers[rows] = torch.logaddexp(log_normalizers[rows], logits.logsumexp(dim=1))
-        ctx.save_for_backward(
-            positive_logits, anchors, candidates, own_index, *groups, log_normalizers
-        )
-        ctx.chunk_size = chunk_size
-        return log_normalizers
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        positive_logits, anchors, candidates, own_index, *groups, log_normalizers = (
-            ctx.saved_tensors
-        )
-        _, anchors_learn, candidates_learn, *_ = ctx.needs_input_grad
-        grad_anchors = torch.zeros_like(anchors) if anchors_learn else None
-        grad_candidates = torch.zeros_like(candidates) if candidates_learn else None
-        grad_positive_logits = gradient * (positive_logits - log_normalizers).exp()
-
-        # The caller may run the backward pass within autocast.
-        with torch.autocast(anchors.device.type, enabled=False):
-            for rows, columns, logits in _blocks(
-                anchors, candidates, own_index, tuple(groups), ctx.chunk_size
-            ):
-                grad_logits = logits.sub_(log_normalizers[rows, None]).exp_()
-                grad_logits.mul_(gradient[rows, None])
-                if grad_anchors is not None:
-                    grad_anchors[rows].addmm_(grad_logits, candidates[columns])
-                if grad_candidates is not None:
-                    grad_candidates[columns].addmm_(grad_logits.T, anchors[rows])
-        return grad_positive_logits, grad_anchors, grad_candidates, None, None, None, None
+    inputs = (anchors, positives, candidates)
+    gradients = tuple(zeros_if_learning(rows) for rows in inputs)
+    total = _contrast_in_blocks(
+        inputs,
+        gradients,
+        own_index,
+        anchor_groups,
+        candidate_groups,
+        1 / temperature,
+        max(rows_at_once, 1),
+    )
+    return with_gradients(total, *zip(inputs, gradients, strict=True))
 
 
-def _blocks(
-    anchors: Tensor,
-    candidates: Tensor,
+@torch.no_grad()
+def _contrast_in_blocks(
+    inputs: tuple[Tensor, Tensor, Tensor],
+    gradients: tuple[Tensor | None, ...],
     own_index: Tensor,
-    groups: tuple[Tensor | None, Tensor | None],
-    chunk_size: int,
-) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Yield row slice, column slice and the logits there, -inf where a pair is no negative."""
-    anchor_groups, candidate_groups = groups
-    positions = torch.arange(len(candidates), device=candidates.device)
-    for top in range(0, len(anchors), chunk_size):
-        rows = slice(top, top + chunk_size)
-        for left in range(0, len(candidates), chunk_size):
-            columns = slice(left, left + chunk_size)
-            excluded = own_index[rows, None] == positions[columns]
-            if anchor_groups is not None and candidate_groups is not None:
-                excluded |= anchor_groups[rows, None] == candidate_groups[columns]
-            logits = anchors[rows] @ candidates[columns].T
-            yield rows, columns, logits.masked_fill_(excluded, -math.inf)
+    anchor_groups: Tensor | None,
+    candidate_groups: Tensor | None,
+    scale: float,
+    rows_at_once: int,
+) -> Tensor:
+    """The value of :func:`info_nce`; adds to those gradients of its inputs that are not None.
 
+    One matrix holds every block in turn, and all that is done to it is done in place, which
+    autocast leaves alone.
+    """
+    anchors, positives, candidates = inputs
+    anchor_gradient, positive_gradient, candidate_gradient = gradients
+    total = anchors.new_zeros(())
+    matrix = anchors.new_empty(min(rows_at_once, len(anchors)), len(candidates))
+    for start in range(0, len(anchors), rows_at_once):
+        part = slice(start, start + rows_at_once)
+        anchor, positive = anchors[part], positives[part]
+        positive_logits = scale * (anchor * positive).sum(1, keepdim=True)
+        logits = matrix[: len(anchor)].addmm_(anchor, candidates.T, beta=0, alpha=scale)
+        logits.scatter_(1, own_index[part, None], -math.inf)
+        if anchor_groups is not None and candidate_groups is not None:
+            logits.masked_fill_(anchor_groups[part, None] == candidate_groups, -math.inf)
+        highest = torch.maximum(logits.amax(1, keepdim=True), positive_logits)
+        exponentials = logits.sub_(highest).exp_()
+        of_negatives = exponentials.sum(1, keepdim=True)
+        sums = of_negatives + (positive_logits - highest).exp()
+        total += (sums.log() + (highest - positive_logits)).sum()
 
-def _check_logits(student_logits: Tensor, teacher_logits: Tensor) -> None:
-    for name, logits in (('student_logits', student_logits), ('teacher_logits', teacher_logits)):
-        if logits.dim() != 2:
-            raise ValueError(
-                f'{name}: shape {tuple(logits.shape)} is not (S, C): fold every dimension but the '
-                'classes into the samples'
-            )
-    if student_logits.shape != teacher_logits.shape:
-        raise ValueError(
-            f'student_logits has shape {tuple(student_logits.shape)} and teacher_logits '
-            f'{tuple(teacher_logits.shape)}: both must hold the same samples and classes'
-        )
+        # The softmax is the exponentials over their sums: divided where it costs C, not K columns.
+        factors = scale / sums
+        pull = factors * of_negatives
+        if anchor_gradient is not None:
+            anchor_gradient[part].addmm_(exponentials, candidates).mul_(factors)
+            anchor_gradient[part].sub_(pull * positive)
+        if positive_gradient is not None:
+            positive_gradient[part].sub_(pull * anchor)
+        if candidate_gradient is not None:
+            candidate_gradient.addmm_(exponentials.T, factors * anchor)
+    return total
 
 
 def _check_groups(groups: Tensor | None, num_samples: int) -> None:
