@@ -12,6 +12,7 @@ from .feature import hcl_loss, pkd_loss
 from .kd import kd_loss
 from .nkd import nkd_loss
 from .qfl import qfl_kd_loss
+from .rkd import rkd_loss
 from .rows import center_rows, standardize_rows, unit_rows
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     'nkd_loss',
     'pkd_loss',
     'qfl_kd_loss',
+    'rkd_loss',
     'standardize_rows',
     'tckd',
     'unit_rows',

@@ -24,6 +24,7 @@ from mmkd.functional import (
     nkd_loss,
     pkd_loss,
     qfl_kd_loss,
+    rkd_loss,
 )
 
 NUM_CLASSES = 4
@@ -107,6 +108,7 @@ CASES = {
     'ckd, symmetric': Case(
         partial(ckd_loss, symmetric=True), takes_weights=False, zero_if_equal=False
     ),
+    'rkd': Case(rkd_loss, takes_weights=False),
     'pkd': Case(pkd_loss, make=make_maps, takes_weights=False, is_list=True),
     'hcl': Case(hcl_loss, make=make_maps, takes_weights=False, is_list=True),
 }

@@ -1,0 +1,95 @@
+"""RKD: how the samples of a batch lie to each other, by distances and angles.
+
+Park, Kim, Lu, Cho: "Relational Knowledge Distillation", CVPR 2019.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ._common import prepare_pair
+
+_ANGLES_AT_ONCE = 2**18  # 1 MiB in float32
+
+
+def rkd_loss(
+    student: Tensor, teacher: Tensor, distance_weight: float = 25.0, angle_weight: float = 50.0
+) -> Tensor:
+    r"""Pull the distances and angles between the student's samples to the teacher's.
+
+    .. math:: w_d \, \mathrm{mean}_{ij} \, \ell(d^S_{ij}, d^T_{ij})
+        + w_a \, \mathrm{mean}_{ijk} \, \ell(\cos^S_{ijk}, \cos^T_{ijk})
+
+    where :math:`\ell` is the smooth L1 distance, :math:`d_{ij}` the distance of two samples divided
+    by the mean of all distances that are not zero, and :math:`\cos_{ijk}` the cosine of the angle
+    at sample j between samples i and k. As published, the means run over all :math:`S^2` pairs and
+    :math:`S^3` triples, also those that hold a sample twice. Neither scale, offset nor rotation of
+    a network's features matters, nor do their widths have to be equal.
+
+    Angles are taken from the distances, by the law of cosines, some vertices j at a time and again
+    in the backward pass: time grows with :math:`S^2 C + S^3`, memory with :math:`S^2`.
+    Two samples so close that rounding has left nothing of their direction (a distance below the
+    square root of the precision, in units of the mean) make no angle: their cosine is 0, as
+    published for equal ones.
+
+    Args:
+        student: Pooled features of shape (S, C_s).
+        teacher: Pooled features of shape (S, C_t), row i of the same sample. Get no gradient.
+        distance_weight: :math:`w_d`.
+        angle_weight: :math:`w_a`; 0 saves the triples.
+
+    Returns:
+        A scalar, float32 or wider. Fewer than two samples have no relations: they give a zero that
+        is still attached to the graph.
+
+    Raises:
+        ValueError: For features that are not two matrices of as many rows.
+    """
+    student, teacher = prepare_pair(student, teacher, ('S', 'C'), name='features', any_width=True)
+    student_distances, teacher_distances = _distances(student), _distances(teacher)
+    num_samples = len(student)
+    differences = F.smooth_l1_loss(student_distances, teacher_distances, reduction='sum')
+    loss = distance_weight * differences / max(num_samples**2, 1)
+    if angle_weight == 0:
+        return loss
+
+    # Vertices that fit into one block; checkpoints, so that the blocks are not kept either.
+    step = max(_ANGLES_AT_ONCE // max(num_samples**2, 1), 1)
+    for start in range(0, num_samples, step):
+        angles = checkpoint(
+            _compare_angles,
+            student_distances,
+            teacher_distances,
+            slice(start, start + step),
+            use_reentrant=False,
+            preserve_rng_state=False,
+        )
+        loss = loss + angle_weight * angles / num_samples**3
+    return loss
+
+
+def _distances(features: Tensor) -> Tensor:
+    """(S, S) Euclidean distances, divided by the mean of those that are not zero."""
+    # Not by the product of the features: what it leaves of a short distance is noise.
+    distances = torch.cdist(features, features, compute_mode='donot_use_mm_for_euclid_dist')
+    mean = distances.sum() / (distances > 0).sum().clamp(min=1)
+    return distances / torch.where(mean == 0, 1.0, mean)
+
+
+def _compare_angles(student: Tensor, teacher: Tensor, vertices: slice) -> Tensor:
+    return F.smooth_l1_loss(
+        _cosines(student, vertices), _cosines(teacher, vertices), reduction='sum'
+    )
+
+
+def _cosines(distances: Tensor, vertices: slice) -> Tensor:
+    """(J, S, S): the cosines of the angles at the vertices, between every two samples."""
+    is_apart = distances > torch.finfo(distances.dtype).eps ** 0.5
+    inverses = torch.where(is_apart, 1 / distances.masked_fill(~is_apart, 1.0), 0.0)[vertices]
+    squares = distances.square()
+    sides = squares[vertices]
+    cosines = sides[:, :, None] + sides[:, None, :] - squares
+    return 0.5 * cosines * inverses[:, :, None] * inverses[:, None, :]
