@@ -8,7 +8,7 @@ from .box import box_giou_loss, box_l1_loss, ld_loss
 from .ckd import ckd_loss
 from .dist import dist_loss
 from .dkd import dkd_loss, nckd, tckd
-from .feature import hcl_loss, pkd_loss
+from .feature import cwd_loss, hcl_loss, pkd_loss
 from .kd import kd_loss
 from .nkd import nkd_loss
 from .qfl import qfl_kd_loss
@@ -21,6 +21,7 @@ __all__ = [
     'box_l1_loss',
     'center_rows',
     'ckd_loss',
+    'cwd_loss',
     'dist_loss',
     'dkd_loss',
     'hcl_loss',

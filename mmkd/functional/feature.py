@@ -1,7 +1,8 @@
-"""Feature maps, level by level: PKD, and the hierarchical context loss of ReviewKD.
+"""Feature maps: PKD, the hierarchical context loss of ReviewKD, and CWD.
 
 Cao et al.: "PKD: General Distillation Framework for Object Detectors via Pearson Correlation
 Coefficient", NeurIPS 2022. Chen, Liu, Zhao, Jia: "Distilling Knowledge via Knowledge Review", CVPR
+2021. Shu, Liu, Gao, Yan, Shen: "Channel-wise Knowledge Distillation for Dense Prediction", ICCV
 2021.
 """
 
@@ -13,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._common import prepare_pair
+from ._common import check_positive, prepare_pair
 from ._correlation import correlation_distance
+from ._divergence import categorical_kl
 from .processes import sum_over_processes, world_size
 
 
@@ -81,6 +83,35 @@ def hcl_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tens
         for student, teacher in _levels(student_features, teacher_features)
     ]
     return torch.stack(losses).sum()
+
+
+def cwd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    r"""CWD: where in the image each channel is active, as a distribution over space.
+
+    With :math:`p` and :math:`q` the softmax of the teacher's and the student's channel over its
+    H x W cells, both divided by the temperature first,
+
+    .. math:: \frac{\tau^2}{B C} \sum_{b, c} KL(p_{bc} \,\|\, q_{bc})
+
+    A channel's offset does not matter.
+
+    Args:
+        student: Map of shape (B, C, H, W): a neck's, or the class logits of a dense head.
+        teacher: Map of the same shape. Gets no gradient.
+        temperature: :math:`\tau`, positive. Published: 10 on necks (with a weight of 10 for the
+            loss), 5 on class maps (with 2).
+
+    Returns:
+        A scalar, float32 or wider. B = 0 gives a zero that is still attached to the graph.
+
+    Raises:
+        ValueError: For maps that are not two (B, C, H, W) tensors of one shape, and a temperature
+            that is not positive.
+    """
+    student, teacher = prepare_pair(student, teacher, ('B', 'C', 'H', 'W'), name='features')
+    check_positive('temperature', temperature)
+    divergences = categorical_kl(student.flatten(2) / temperature, teacher.flatten(2) / temperature)
+    return temperature**2 * divergences.sum() / max(divergences.numel(), 1)
 
 
 def _levels(

@@ -16,6 +16,7 @@ from mmkd.functional import (
     box_giou_loss,
     box_l1_loss,
     ckd_loss,
+    cwd_loss,
     dist_loss,
     dkd_loss,
     hcl_loss,
@@ -109,6 +110,7 @@ CASES = {
         partial(ckd_loss, symmetric=True), takes_weights=False, zero_if_equal=False
     ),
     'rkd': Case(rkd_loss, takes_weights=False),
+    'cwd': Case(partial(cwd_loss, temperature=4.0), make=make_maps, takes_weights=False),
     'pkd': Case(pkd_loss, make=make_maps, takes_weights=False, is_list=True),
     'hcl': Case(hcl_loss, make=make_maps, takes_weights=False, is_list=True),
 }

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import itertools
 import statistics
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from mmkd.functional import hcl_loss, pkd_loss
+from mmkd.functional import cwd_loss, hcl_loss, pkd_loss
 
 
 def make_levels(*sizes: tuple[int, int], num_samples: int = 2, channels: int = 3):
@@ -152,3 +153,35 @@ def test_features_that_are_no_levels_are_an_error(loss):
         loss(student[0], teacher[0])
     with pytest.raises(ValueError, match='features of level 1: the student has shape'):
         loss(student, [teacher[0], teacher[1][:, :2]])
+
+
+def make_pair_of_maps(batch: int = 2):
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, batch, 3, 4, 5)
+    student, teacher = 3 * torch.randn(shape, generator=generator, dtype=torch.float64)
+    return student.requires_grad_(), teacher
+
+
+@pytest.mark.parametrize('temperature', [1.0, 10.0])
+def test_cwd_is_the_divergence_of_each_channel_over_space(temperature):
+    student, teacher = make_pair_of_maps()
+    total = 0.0
+    for image, channel in itertools.product(range(2), range(3)):
+        p = (teacher[image, channel] / temperature).exp()
+        q = (student[image, channel] / temperature).exp()
+        p, q = p / p.sum(), q / q.sum()
+        total += (p * (p / q).log()).sum().item()
+    expected = temperature**2 * total / (3 * 2)
+    assert cwd_loss(student, teacher, temperature).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_cwd_does_not_see_the_offset_of_a_channel():
+    student, teacher = make_pair_of_maps()
+    offsets = torch.tensor([5.0, -70.0, 0.3])[:, None, None]
+    expected = cwd_loss(student, teacher, 4.0).item()
+    assert cwd_loss(student + offsets, teacher, 4.0).item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_cwd_of_a_single_cell_is_zero():
+    student, teacher = (maps[:, :, :1, :1] for maps in make_pair_of_maps())
+    assert cwd_loss(student, teacher, 4.0).item() == 0
