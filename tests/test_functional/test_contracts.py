@@ -16,6 +16,7 @@ from mmkd.functional import (
     box_giou_loss,
     box_l1_loss,
     ckd_loss,
+    comparative_kd_loss,
     cwd_loss,
     dist_loss,
     dkd_loss,
@@ -109,6 +110,7 @@ CASES = {
     'ckd, symmetric': Case(
         partial(ckd_loss, symmetric=True), takes_weights=False, zero_if_equal=False
     ),
+    'comparative_kd': Case(comparative_kd_loss),
     'rkd': Case(rkd_loss, takes_weights=False),
     'cwd': Case(partial(cwd_loss, temperature=4.0), make=make_maps, takes_weights=False),
     'pkd': Case(pkd_loss, make=make_maps, takes_weights=False, is_list=True),
