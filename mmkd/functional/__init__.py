@@ -6,6 +6,7 @@ Student first, teacher second, a scalar out. Logits are rows of shape (S, C), on
 from .aekt import aekt_loss
 from .box import box_giou_loss, box_l1_loss, ld_loss
 from .ckd import ckd_loss
+from .clkd import clkd_loss
 from .comparative_kd import comparative_kd_loss
 from .dist import dist_loss
 from .dkd import dkd_loss, nckd, tckd
@@ -22,6 +23,7 @@ __all__ = [
     'box_l1_loss',
     'center_rows',
     'ckd_loss',
+    'clkd_loss',
     'comparative_kd_loss',
     'cwd_loss',
     'dist_loss',

@@ -16,6 +16,7 @@ from mmkd.functional import (
     box_giou_loss,
     box_l1_loss,
     ckd_loss,
+    clkd_loss,
     comparative_kd_loss,
     cwd_loss,
     dist_loss,
@@ -111,6 +112,7 @@ CASES = {
         partial(ckd_loss, symmetric=True), takes_weights=False, zero_if_equal=False
     ),
     'comparative_kd': Case(comparative_kd_loss),
+    'clkd': Case(clkd_loss, takes_weights=False),
     'rkd': Case(rkd_loss, takes_weights=False),
     'cwd': Case(partial(cwd_loss, temperature=4.0), make=make_maps, takes_weights=False),
     'pkd': Case(pkd_loss, make=make_maps, takes_weights=False, is_list=True),
