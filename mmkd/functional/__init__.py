@@ -8,6 +8,7 @@ from .box import box_giou_loss, box_l1_loss, ld_loss
 from .ckd import ckd_loss
 from .clkd import clkd_loss
 from .comparative_kd import comparative_kd_loss
+from .correlation_kd import correlation_kd_loss
 from .dist import dist_loss
 from .dkd import dkd_loss, nckd, tckd
 from .feature import cwd_loss, hcl_loss, pkd_loss
@@ -25,6 +26,7 @@ __all__ = [
     'ckd_loss',
     'clkd_loss',
     'comparative_kd_loss',
+    'correlation_kd_loss',
     'cwd_loss',
     'dist_loss',
     'dkd_loss',
