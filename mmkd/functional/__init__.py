@@ -15,6 +15,7 @@ from .feature import cwd_loss, hcl_loss, pkd_loss
 from .kd import kd_loss
 from .nkd import nkd_loss
 from .qfl import qfl_kd_loss
+from .quadratic_kd import quadratic_kd_loss
 from .rkd import rkd_loss
 from .rows import center_rows, standardize_rows, unit_rows
 
@@ -37,6 +38,7 @@ __all__ = [
     'nkd_loss',
     'pkd_loss',
     'qfl_kd_loss',
+    'quadratic_kd_loss',
     'rkd_loss',
     'standardize_rows',
     'tckd',

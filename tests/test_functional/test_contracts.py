@@ -28,6 +28,7 @@ from mmkd.functional import (
     nkd_loss,
     pkd_loss,
     qfl_kd_loss,
+    quadratic_kd_loss,
     rkd_loss,
 )
 
@@ -115,6 +116,8 @@ CASES = {
     'comparative_kd': Case(comparative_kd_loss),
     'clkd': Case(clkd_loss, takes_weights=False),
     'correlation_kd': Case(correlation_kd_loss),
+    'quadratic_kd': Case(quadratic_kd_loss),
+    'quadratic_kd, sigmoid': Case(partial(quadratic_kd_loss, activation='sigmoid')),
     'rkd': Case(rkd_loss, takes_weights=False),
     'cwd': Case(partial(cwd_loss, temperature=4.0), make=make_maps, takes_weights=False),
     'pkd': Case(pkd_loss, make=make_maps, takes_weights=False, is_list=True),
