@@ -8,9 +8,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from ._common import prepare_pair
+from ._common import prepare_pair, with_gradients
 
 _ANGLES_AT_ONCE = 2**18  # 1 MiB in float32
 
@@ -29,8 +28,9 @@ def rkd_loss(
     :math:`S^3` triples, also those that hold a sample twice. Neither scale, offset nor rotation of
     a network's features matters, nor do their widths have to be equal.
 
-    Angles are taken from the distances, by the law of cosines, some vertices j at a time and again
-    in the backward pass: time grows with :math:`S^2 C + S^3`, memory with :math:`S^2`.
+    Angles are taken from the distances, by the law of cosines, some vertices j at a time and
+    together with their gradient: time grows with :math:`S^2 C + S^3`, memory with :math:`S^2`, and
+    the function can be differentiated once, not twice.
     Two samples so close that rounding has left nothing of their direction (a distance below the
     square root of the precision, in units of the mean) make no angle: their cosine is 0, as
     published for equal ones.
@@ -56,19 +56,8 @@ def rkd_loss(
     if angle_weight == 0:
         return loss
 
-    # Vertices that fit into one block; checkpoints, so that the blocks are not kept either.
-    step = max(_ANGLES_AT_ONCE // max(num_samples**2, 1), 1)
-    for start in range(0, num_samples, step):
-        angles = checkpoint(
-            _compare_angles,
-            student_distances,
-            teacher_distances,
-            slice(start, start + step),
-            use_reentrant=False,
-            preserve_rng_state=False,
-        )
-        loss = loss + angle_weight * angles / num_samples**3
-    return loss
+    angles = _compare_angles(student_distances, teacher_distances)
+    return loss + angle_weight * angles / max(num_samples**3, 1)
 
 
 def _distances(features: Tensor) -> Tensor:
@@ -79,17 +68,39 @@ def _distances(features: Tensor) -> Tensor:
     return distances / torch.where(mean == 0, 1.0, mean)
 
 
-def _compare_angles(student: Tensor, teacher: Tensor, vertices: slice) -> Tensor:
-    return F.smooth_l1_loss(
-        _cosines(student, vertices), _cosines(teacher, vertices), reduction='sum'
-    )
+def _compare_angles(student: Tensor, teacher: Tensor) -> Tensor:
+    """The sum over all triples, with its gradient, from the distances; some vertices at a time."""
+    with torch.no_grad():
+        num_samples = len(student)
+        inverses, teacher_inverses = _inverses(student), _inverses(teacher)
+        squares, teacher_squares = student.square(), teacher.square()
+        total = student.new_zeros(())
+        gradient, of_squares = torch.zeros_like(student), torch.zeros_like(student)
+        step = max(_ANGLES_AT_ONCE // max(num_samples**2, 1), 1)
+        for start in range(0, num_samples, step):
+            part = slice(start, start + step)
+            cosines = _cosines(squares, inverses, part)
+            differences = cosines - _cosines(teacher_squares, teacher_inverses, part)
+            # The derivative of the smooth L1 distance, symmetric in the two ends of an angle.
+            slopes = differences.clamp(-1, 1)
+            total += (slopes * (differences - 0.5 * slopes)).sum()
+            gradient[part] -= 2 * inverses[part] * cosines.mul_(slopes).sum(2)
+            slopes.mul_(inverses[part, :, None]).mul_(inverses[part, None, :])
+            of_squares[part] += slopes.sum(2)
+            of_squares -= 0.5 * slopes.sum(0)
+        gradient += 2 * student * of_squares
+    return with_gradients(total, (student, gradient))
 
 
-def _cosines(distances: Tensor, vertices: slice) -> Tensor:
-    """(J, S, S): the cosines of the angles at the vertices, between every two samples."""
+def _inverses(distances: Tensor) -> Tensor:
+    """One over the distances, 0 where rounding has left nothing of a direction."""
     is_apart = distances > torch.finfo(distances.dtype).eps ** 0.5
-    inverses = torch.where(is_apart, 1 / distances.masked_fill(~is_apart, 1.0), 0.0)[vertices]
-    squares = distances.square()
+    return torch.where(is_apart, 1 / distances, 0.0)
+
+
+def _cosines(squares: Tensor, inverses: Tensor, vertices: slice) -> Tensor:
+    """(J, S, S): the cosines of the angles at the vertices, between every two samples."""
     sides = squares[vertices]
-    cosines = sides[:, :, None] + sides[:, None, :] - squares
-    return 0.5 * cosines * inverses[:, :, None] * inverses[:, None, :]
+    products = sides[:, :, None] + sides[:, None, :]
+    products.sub_(squares).mul_(0.5)
+    return products.mul_(inverses[vertices, :, None]).mul_(inverses[vertices, None, :])

@@ -142,6 +142,12 @@ def test_the_triples_are_never_held():
     assert largest.numel <= 2**18 < 128**3
 
 
+def test_a_second_derivative_is_refused():
+    student, teacher = make_features()
+    with pytest.raises(RuntimeError, match='create_graph'):
+        torch.autograd.grad(rkd_loss(student, teacher), student, create_graph=True)
+
+
 @pytest.mark.parametrize(
     ('student', 'teacher'),
     [
