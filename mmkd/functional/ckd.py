@@ -60,9 +60,10 @@ def ckd_loss(
         negatives: ``'teacher_student'`` or ``'student_student'``.
         symmetric: Add the transpose of the teacher-student form.
         chunk_size: None computes with the whole S x S matrix (with ``gather`` S x K, for the K
-            samples of all processes) at once. A number computes it some rows at a time, no more
-            entries than a square of that edge has, one row at least: same value and gradient to
-            rounding, memory O(S C + chunk_size^2), with ``gather`` O(K C + chunk_size^2).
+            samples of all processes) at once. A number computes it some rows at a time, with no
+            more entries than a square of that edge or, if these are more, the logits have: same
+            value and gradient to rounding, memory O(S C + chunk_size^2), with ``gather``
+            O(K C + chunk_size^2).
         groups: Integers of shape (S,), or None. Two samples with the same number >= 0 show the
             same object and are not each other's negatives. A negative number belongs to no group.
             The numbers of two processes have nothing to do with each other.
@@ -184,8 +185,9 @@ def info_nce(
 
     rows_at_once = len(anchors)
     if chunk_size is not None:
-        # Against all candidates, so that a row's softmax is there when its gradient is made.
-        rows_at_once = chunk_size**2 // max(len(candidates), 1)
+        # Against all candidates, so that a row's softmax is there when its gradient is made. With
+        # fewer than C rows, adding to the candidates' gradient would cost more than the products.
+        rows_at_once = max(chunk_size**2 // max(len(candidates), 1), anchors.shape[1])
 
     def zeros_if_learning(rows: Tensor) -> Tensor | None:
         is_learning = torch.is_grad_enabled() and rows.requires_grad

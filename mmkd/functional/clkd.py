@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._common import prepare_pair, with_gradients
+from ._common import check_not_negative, prepare_pair, with_gradients
 from .rows import unit_rows
 
 
@@ -45,9 +45,10 @@ def clkd_loss(
         A scalar, float32 or wider. S = 0 gives a zero that is still attached to the graph.
 
     Raises:
-        ValueError: For logits that are not two (S, C) matrices of one shape.
+        ValueError: For logits that are not two (S, C) matrices of one shape, and weights below 0.
     """
     student, teacher = prepare_pair(student_logits, teacher_logits, ('S', 'C'))
+    check_not_negative(mu=mu, beta=beta, nu=nu)
     of_samples = _mean_square(unit_rows(student) - unit_rows(teacher))
     of_classes = _mean_square(unit_rows(student.T) - unit_rows(teacher.T))
     return mu * (of_samples + beta * of_classes) + nu * _compare_covariances(student, teacher)

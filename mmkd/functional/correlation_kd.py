@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._common import check_positive, prepare_pair, prepare_weights, weighted_mean
+from ._common import (
+    check_not_negative,
+    check_positive,
+    prepare_pair,
+    prepare_weights,
+    weighted_mean,
+)
 from .rows import unit_rows
 
 
@@ -48,10 +54,11 @@ def correlation_kd_loss(
 
     Raises:
         ValueError: For logits that are not two (S, C) matrices of one shape, weights that are not
-            S numbers, and a temperature that is not positive.
+            S numbers, a temperature that is not positive, and rows or columns below 0.
     """
     student, teacher = prepare_pair(student_logits, teacher_logits, ('S', 'C'))
     check_positive('temperature', temperature)
+    check_not_negative(rows=rows, columns=columns)
     weights = prepare_weights(weights, len(student))
 
     student_probs = (student / temperature).softmax(1)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._common import prepare_pair, with_gradients
+from ._common import check_not_negative, prepare_pair, with_gradients
 
 _ANGLES_AT_ONCE = 2**18  # 1 MiB in float32
 
@@ -46,9 +46,10 @@ def rkd_loss(
         is still attached to the graph.
 
     Raises:
-        ValueError: For features that are not two matrices of as many rows.
+        ValueError: For features that are not two matrices of as many rows, and weights below 0.
     """
     student, teacher = prepare_pair(student, teacher, ('S', 'C'), name='features', any_width=True)
+    check_not_negative(distance_weight=distance_weight, angle_weight=angle_weight)
     student_distances, teacher_distances = _distances(student), _distances(teacher)
     num_samples = len(student)
     differences = F.smooth_l1_loss(student_distances, teacher_distances, reduction='sum')

@@ -360,6 +360,23 @@ def test_temperatures_that_are_not_positive_are_an_error(name, temperature):
         case(*make_pair(case))
 
 
+@pytest.mark.parametrize(
+    ('loss', 'name'),
+    [
+        (rkd_loss, 'distance_weight'),
+        (rkd_loss, 'angle_weight'),
+        (clkd_loss, 'mu'),
+        (clkd_loss, 'beta'),
+        (clkd_loss, 'nu'),
+        (correlation_kd_loss, 'rows'),
+        (correlation_kd_loss, 'columns'),
+    ],
+)
+def test_terms_of_negative_weight_are_an_error(loss, name):
+    with pytest.raises(ValueError, match=f'{name}: -1.0 is not zero or a positive number'):
+        loss(torch.zeros(3, 4), torch.zeros(3, 4), **{name: -1.0})
+
+
 @cases(is_free_of_syncs=True)
 def test_nothing_waits_for_the_device(case):
     """Reading a value on the host, such as a count or a range, is impossible for meta tensors."""
