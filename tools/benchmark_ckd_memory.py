@@ -2,7 +2,8 @@
 
 Memory is what a process of its own held at the peak of one step beyond what it held after a warm-up
 with few samples: resident memory on the CPU, PyTorch's allocations on a GPU. Time is the median of
-``--repeats`` steps of each form, taking turns in one process. A form that would not fit into free
+``--repeats`` steps of each form, taking turns in one process: on the CPU the time that its cores
+spent on the process, since other work may take turns at the same cores. A form that would not fit into free
 memory is skipped, and a line says so.
 
     python tools/benchmark_ckd_memory.py
@@ -133,14 +134,16 @@ def seconds_of_step(form: str, samples: int, arguments: argparse.Namespace) -> f
     torch.manual_seed(0)
     student, teacher = torch.randn(2, samples, arguments.classes, device=arguments.device)
     student.requires_grad_()
+    clock = time.process_time
     if student.is_cuda:
+        clock = time.perf_counter
         torch.cuda.synchronize(student.device)
-    start = time.perf_counter()
+    start = clock()
     chunk_size = arguments.chunk_size if form == 'chunked' else None
     ckd_loss(student, teacher, chunk_size=chunk_size).backward()
     if student.is_cuda:
         torch.cuda.synchronize(student.device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def free_bytes(device: str) -> int:
