@@ -360,11 +360,16 @@ class WholeFileBackend(LocalBackend):
 
     @contextlib.contextmanager
     def removing_last(self) -> Iterator[None]:
-        """Postpone removals to the end of the block, and leave them out if it raises."""
-        self._postponed = []
+        """Postpone removals to the end of the block, and leave them out if it raises.
+
+        A block inside of another leaves its removals to the outer one.
+        """
+        if self._postponed is not None:
+            yield
+            return
+        self._postponed = postponed = []
         try:
             yield
-            postponed = self._postponed
         finally:
             self._postponed = None
         for path, inode in postponed:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmdet.evaluation import CocoMetric
 from mmengine.config import Config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -25,9 +27,14 @@ def train(load_tool: Callable[[str], ModuleType]) -> ModuleType:
 
 @pytest.fixture
 def run_tiny(
-    train: ModuleType, tiny_coco: Path, fresh_names: Callable[[], list[str]]
+    train: ModuleType,
+    tiny_coco: Path,
+    fresh_names: Callable[[], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., int]:
     """Train the tiny RetinaNet in this process: run_tiny(work_dir, arguments, config options)."""
+    # It would start compilers to ask for their versions.
+    monkeypatch.setattr('mmengine.runner.runner.collect_env', dict)
 
     def run(
         work_dir: Path,
@@ -144,6 +151,30 @@ def test_a_resumed_run_ends_like_one_that_was_never_stopped(
         resumed['bbox_head.retina_cls.weight'],
     )
     assert [record['epoch'] for record in scalars(parts) if 'epoch' in record] == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize('keep', [-1, 1])
+def test_the_best_checkpoint_is_kept_also_by_a_resumed_run(
+    keep: int, run_tiny: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = itertools.count()
+    monkeypatch.setattr(CocoMetric, 'compute_metrics', lambda *_: dict(bbox_mAP=next(scores) / 9))
+    options = (
+        'default_hooks.checkpoint.save_best=auto',
+        f'default_hooks.checkpoint.max_keep_ckpts={keep}',
+    )
+
+    assert run_tiny(tmp_path, options=(*options, 'train_cfg.max_epochs=2')) == 0
+    assert run_tiny(tmp_path, '--resume', options=(*options, 'train_cfg.max_epochs=3')) == 0
+
+    kept = ['epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth'][0 if keep == -1 else 2 :]
+    assert sorted(path.name for path in tmp_path.glob('*.pth')) == [
+        'best_coco_bbox_mAP_epoch_3.pth',
+        *kept,
+    ]
+    last = torch.load(tmp_path / 'epoch_3.pth', weights_only=False)
+    best = last['message_hub']['runtime_info']['best_ckpt']
+    assert Path(best).name == 'best_coco_bbox_mAP_epoch_3.pth'
 
 
 @pytest.mark.parametrize(
