@@ -1,6 +1,6 @@
 """Export the student of a run: a checkpoint and a config for MMDetection or MMPretrain, without its teacher.
 
-    python tools/export_student.py configs/ckd/retinanet_r101_r50.py work_dirs/retinanet_r101_r50/epoch_24.pth
+    python tools/export_student.py configs/ckd/retinanet_r101_r50.py work_dirs/ckd/retinanet_r101_r50/epoch_24.pth
 
 writes NAME-HASH.pth and NAME.py into the folder `exported` beside the checkpoint. See docs/export.md.
 """

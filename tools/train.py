@@ -27,6 +27,7 @@ from mmkd.utils import (
     prepare_cpu,
     report_missing,
     resolve_resume,
+    warn_of_overwriting,
 )
 
 
@@ -122,6 +123,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with lock_work_dir(cfg.work_dir, args.launcher):
             resolve_resume(cfg)
+            warn_of_overwriting(cfg)
             train(cfg)
     except PreflightError as error:
         return report_missing(error, args.launcher)

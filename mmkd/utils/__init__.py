@@ -11,7 +11,7 @@ from mmkd.utils.failures import advice_on
 from mmkd.utils.preflight import PreflightError, check_before_testing, check_before_training
 from mmkd.utils.processes import close_process_group, local_rank, prepare_cpu
 from mmkd.utils.student_config import DropDistillWeights, is_distiller, student_config
-from mmkd.utils.work_dir import lock_work_dir, resolve_resume
+from mmkd.utils.work_dir import lock_work_dir, resolve_resume, warn_of_overwriting
 
 __all__ = [
     'DropDistillWeights',
@@ -31,4 +31,5 @@ __all__ = [
     'report_missing',
     'resolve_resume',
     'student_config',
+    'warn_of_overwriting',
 ]

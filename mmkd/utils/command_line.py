@@ -18,6 +18,7 @@ from mmkd.utils.data_root import override_data_root
 from mmkd.utils.output_paths import paths_outside
 from mmkd.utils.preflight import PreflightError
 from mmkd.utils.processes import local_rank
+from mmkd.utils.run_name import run_name
 from mmkd.utils.student_config import is_distiller
 
 
@@ -52,7 +53,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
     The data folder comes from ``--cfg-options data_root=...``, else from the environment variable
     ``MMDET_DATASETS`` (configs of MMDetection only), else from the config; the work folder from
-    ``--work-dir``, else from the config, else it is ``work_dirs/<name of the config>``.
+    ``--work-dir``, else from the config, else it is ``work_dirs/<folder>/<name>`` of the config.
 
     Args:
         args: with ``config``, ``work_dir`` and what :func:`add_common_arguments` adds.
@@ -89,7 +90,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
-        cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(args.config))[0])
+        cfg.work_dir = osp.join('./work_dirs', run_name(cfg, args.config))
 
     problems = paths_outside(cfg, chosen=options)
     if problems:

@@ -20,6 +20,7 @@ from mmkd.checkpoints import load_checkpoint
 from mmkd.heads import plain_weights
 from mmkd.teachers.isolation import isolated_rng
 
+from .run_name import run_name
 from .student_config import student_config
 
 META_KEYS = ('dataset_meta', 'CLASSES', 'epoch', 'iter', 'seed', 'time', 'mmengine_version')
@@ -58,7 +59,8 @@ def export_student(
         cfg: The recipe, or the config of a plain model, that was trained. It is not changed.
         checkpoint: What MMEngine saved in the run.
         out_dir: Folder of the two files, made if need be. Nothing is written elsewhere.
-        name: Beginning of the files' names; default the config's name and the checkpoint's.
+        name: Beginning of the files' names; default the names of the config's folder, the config and the
+            checkpoint.
         allow_pickle: Unpickle whatever the checkpoint holds, see :func:`mmkd.checkpoints.load_checkpoint`.
 
     Returns:
@@ -135,7 +137,9 @@ def _build(plain: Config) -> nn.Module:
 
 
 def _config_name(cfg: Config) -> str:
-    return Path(cfg.filename).stem if cfg.filename else str(cfg.get('experiment_name') or 'model')
+    return (
+        run_name(cfg, cfg.filename) if cfg.filename else str(cfg.get('experiment_name') or 'model')
+    )
 
 
 def _file_name(text: str) -> str:

@@ -16,10 +16,12 @@ from typing import IO
 
 from mmengine.config import Config
 from mmengine.logging import print_log
+from mmengine.runner import CheckpointLoader
 
-from mmkd.checkpoints import CorruptCheckpointError, check_whole
+from mmkd.checkpoints import CorruptCheckpointError, UnsafeCheckpointError, check_whole
 from mmkd.utils.preflight import PreflightError
 from mmkd.utils.processes import global_rank
+from mmkd.utils.same_recipe import differences
 
 LOCK_NAME = '.mmkd.lock'
 
@@ -86,14 +88,40 @@ def resolve_resume(cfg: Config) -> None:
             in the folder, ``resume`` is unset and the run begins at its beginning.
 
     Raises:
-        PreflightError: The named file is truncated or damaged, or all files of the folder are.
+        PreflightError: The named file is truncated or damaged, or all files of the folder are; or it is of another
+            recipe: one with other losses, student or teacher.
     """
     if not cfg.get('resume'):
         return
-    if cfg.get('load_from'):
-        if '://' not in cfg.load_from and osp.isfile(cfg.load_from):
-            _check_named(cfg)
+    if not cfg.get('load_from'):
+        _find_last(cfg)
+    elif osp.isfile(cfg.load_from):
+        _check_named(cfg)
+    if cfg.resume and osp.isfile(cfg.load_from):
+        _check_recipe(cfg)
+
+
+def warn_of_overwriting(cfg: Config) -> None:
+    """Say so if the folder holds checkpoints that a run from the beginning is about to write over.
+
+    Args:
+        cfg: The run's config, after :func:`resolve_resume`.
+    """
+    folder = _checkpoint_dir(cfg)
+    if cfg.get('resume') and osp.realpath(folder) == osp.realpath(osp.dirname(cfg.load_from)):
         return
+    there = [path for path in glob(osp.join(escape(folder), '*.pth')) if _name(path)[1] is not None]
+    if there:
+        _warn(
+            cfg,
+            f'{folder} holds {len(there)} checkpoint{"s" * (len(there) > 1)} of an earlier run '
+            f'({osp.basename(max(there, key=osp.getmtime))} is the latest), which this run will write over: to '
+            'keep them, stop it now and give another folder with --work-dir; to go on with them, --resume',
+        )
+
+
+def _find_last(cfg: Config) -> None:
+    """Set ``cfg.load_from`` to the last whole checkpoint of the folder, or unset ``cfg.resume``."""
     candidates = _checkpoints(_checkpoint_dir(cfg), cfg.work_dir)
     problems = []
     for path in candidates:
@@ -115,6 +143,30 @@ def resolve_resume(cfg: Config) -> None:
         )
     _warn(cfg, f'--resume: there is no checkpoint in {cfg.work_dir} yet: the run begins')
     cfg.resume = False
+
+
+def _check_recipe(cfg: Config) -> None:
+    """Refuse a checkpoint of another recipe, and say what else has changed."""
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(cfg.load_from, 'cpu', logger='silent')
+    except (CorruptCheckpointError, UnsafeCheckpointError) as error:
+        raise PreflightError([f'--resume: {error}']) from None
+    try:
+        essential, others = differences(cfg, checkpoint.get('meta') or {})
+    except ValueError as error:
+        _warn(cfg, f'--resume: {cfg.load_from}: {error}: see that its recipe was this one')
+        return
+    if essential:
+        raise PreflightError(
+            [
+                f'--resume: {cfg.load_from} is of another recipe:\n  '
+                + '\n  '.join(essential)
+                + '\ngo on with the recipe that began it; or begin a run of its own, in another --work-dir, '
+                f'from its weights: --cfg-options load_from={cfg.load_from}'
+            ]
+        )
+    if others:
+        _warn(cfg, f'--resume: changed since {cfg.load_from}: {"; ".join(others)}')
 
 
 def _lies_at(file: IO[str], path: str) -> bool:

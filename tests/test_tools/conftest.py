@@ -43,5 +43,5 @@ def trained(tiny_coco: Path, tmp_path_factory: pytest.TempPathFactory) -> Traine
         timeout=300,
     )
     assert run.returncode == 0, run.stderr
-    work_dir = folder / 'work_dirs' / 'tiny_retinanet'
+    work_dir = folder / 'work_dirs' / 'data' / 'tiny_retinanet'
     return TrainedModel(config, work_dir, work_dir / 'epoch_1.pth', run.stdout + run.stderr)

@@ -21,7 +21,7 @@ def test_a_plain_model_is_exported_beside_its_checkpoint(tool, trained, capsys) 
     assert tool.main([str(trained.config), str(trained.checkpoint)]) == 0
 
     lines = dict(line.split(': ') for line in capsys.readouterr().out.splitlines())
-    assert Path(lines['config']) == folder / 'tiny_retinanet_student_epoch_1.py'
+    assert Path(lines['config']) == folder / 'data_tiny_retinanet_student_epoch_1.py'
     content = torch.load(lines['checkpoint'], weights_only=True)
     expected = torch.load(trained.checkpoint, weights_only=False)['state_dict']
     assert content['state_dict'].keys() == expected.keys()

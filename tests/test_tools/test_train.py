@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
+import shutil
 import sys
 import urllib.error
 from collections.abc import Callable
@@ -151,6 +152,18 @@ def test_a_resumed_run_ends_like_one_that_was_never_stopped(
         resumed['bbox_head.retina_cls.weight'],
     )
     assert [record['epoch'] for record in scalars(parts) if 'epoch' in record] == [2, 2, 2, 2]
+
+
+def test_the_checkpoints_of_another_method_are_not_continued(
+    trained: Any, run_tiny: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(trained.checkpoint, tmp_path / 'epoch_1.pth')
+    teacher = ('model.teacher.checkpoint=random_init', 'train_cfg.max_epochs=2')
+
+    assert run_tiny(tmp_path, '--resume', config='tiny_ckd', options=teacher) == 2
+
+    assert 'model was a plain model, is a distillation' in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ['epoch_1.pth']
 
 
 @pytest.mark.parametrize('keep', [-1, 1])

@@ -42,8 +42,8 @@ def test_options_of_the_command_line_win(tmp_path: Path) -> None:
     assert cfg.a == [1, 2]
 
 
-def test_the_work_folder_is_given_or_configured_or_named_like_the_config(tmp_path: Path) -> None:
-    assert load(tmp_path).work_dir == './work_dirs/recipe'
+def test_the_work_folder_is_given_or_configured_or_named_after_the_config(tmp_path: Path) -> None:
+    assert load(tmp_path).work_dir == f'./work_dirs/{tmp_path.name}/recipe'
     assert load(tmp_path, text="work_dir = 'own'").work_dir == 'own'
     assert load(tmp_path, '--work-dir', 'given', text="work_dir = 'own'").work_dir == 'given'
 

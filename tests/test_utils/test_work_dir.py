@@ -11,7 +11,13 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmkd.utils import PreflightError, lock_work_dir, resolve_resume, work_dir
+from mmkd.utils import (
+    PreflightError,
+    lock_work_dir,
+    resolve_resume,
+    warn_of_overwriting,
+    work_dir,
+)
 
 
 def hold(folder: str, locked: Any) -> None:
@@ -72,10 +78,10 @@ def test_only_the_first_process_of_a_run_locks(
 
 def checkpoints(folder: Path, *names: str, last: str | None = None) -> Config:
     for name in names:
-        torch.save(dict(state_dict={}), folder / name)
+        torch.save(dict(state_dict={}, meta=dict(cfg="model = dict(type='Net')")), folder / name)
     if last is not None:
         (folder / 'last_checkpoint').write_text(str(folder / last) if last else '')
-    return Config(dict(work_dir=str(folder), resume=True, load_from=None))
+    return Config(dict(work_dir=str(folder), resume=True, load_from=None, model=dict(type='Net')))
 
 
 def cut(path: Path) -> None:
@@ -100,13 +106,18 @@ def test_a_note_that_was_cut_off_is_done_without(tmp_path: Path) -> None:
     assert cfg.load_from == str(tmp_path / 'iter_10.pth')
 
 
+@pytest.fixture
+def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    said: list[str] = []
+    monkeypatch.setattr(work_dir, 'print_log', lambda text, *_: said.append(text))
+    return said
+
+
 def test_the_one_before_a_truncated_one_is_taken_and_both_are_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, warnings: list[str]
 ) -> None:
     cfg = checkpoints(tmp_path, 'epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth', last='epoch_3.pth')
     cut(tmp_path / 'epoch_3.pth')
-    warnings: list[str] = []
-    monkeypatch.setattr(work_dir, 'print_log', lambda text, *_: warnings.append(text))
     resolve_resume(cfg)
     assert cfg.load_from == str(tmp_path / 'epoch_2.pth')
     (warning,) = warnings
@@ -144,3 +155,46 @@ def test_checkpoints_in_a_folder_of_their_own_are_found(tmp_path: Path) -> None:
     cfg.default_hooks = dict(checkpoint=dict(type='CheckpointHook', out_dir=str(tmp_path / 'out')))
     resolve_resume(cfg)
     assert cfg.load_from == str(folder / 'epoch_1.pth')
+
+
+@pytest.mark.parametrize('named', [False, True])
+def test_a_checkpoint_of_another_recipe_is_refused(named: bool, tmp_path: Path) -> None:
+    cfg = checkpoints(tmp_path, 'epoch_1.pth')
+    cfg.load_from = str(tmp_path / 'epoch_1.pth') if named else None
+    cfg.model.type = 'OtherNet'
+    with pytest.raises(PreflightError, match=r"epoch_1\.pth .*\n.*model\.type was 'Net', is 'Oth"):
+        resolve_resume(cfg)
+
+
+def test_other_settings_that_have_changed_are_said(tmp_path: Path, warnings: list[str]) -> None:
+    cfg = checkpoints(tmp_path, 'epoch_1.pth')
+    cfg.model.width = 8
+    resolve_resume(cfg)
+    (warning,) = warnings
+    assert 'model.width was None, is 8' in warning
+
+
+def test_a_checkpoint_that_does_not_say_its_recipe_is_taken_with_a_warning(
+    tmp_path: Path, warnings: list[str]
+) -> None:
+    cfg = checkpoints(tmp_path)
+    torch.save(dict(state_dict={}), tmp_path / 'epoch_1.pth')
+    resolve_resume(cfg)
+    (warning,) = warnings
+    assert 'does not hold the config' in warning
+
+
+def test_a_run_that_writes_over_checkpoints_says_so(tmp_path: Path, warnings: list[str]) -> None:
+    cfg = checkpoints(tmp_path, 'epoch_1.pth', 'best_AP_epoch_1.pth', 'teacher.pth')
+    resolve_resume(cfg)
+    warn_of_overwriting(cfg)
+    assert warnings == []
+
+    cfg.resume = False
+    warn_of_overwriting(cfg)
+    (warning,) = warnings
+    assert f'{tmp_path} holds 2 checkpoints of an earlier run' in warning
+
+    cfg.work_dir = str(tmp_path / 'empty')
+    warn_of_overwriting(cfg)
+    assert len(warnings) == 1

@@ -7,6 +7,6 @@ model = dict(
     student={{_base_.model}},
     teacher=dict(
         config='{{ fileDirname }}/../../shapes_cls/digits_teacher.py',
-        checkpoint='work_dirs/digits_teacher/epoch_8.pth',
+        checkpoint='work_dirs/shapes_cls/digits_teacher/epoch_8.pth',
     ),
 )

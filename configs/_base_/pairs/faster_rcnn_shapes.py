@@ -6,6 +6,6 @@ model = dict(
     student={{_base_.model}},
     teacher=dict(
         config='{{ fileDirname }}/../../shapes/faster_rcnn_teacher.py',
-        checkpoint='work_dirs/faster_rcnn_teacher/epoch_8.pth',
+        checkpoint='work_dirs/shapes/faster_rcnn_teacher/epoch_8.pth',
     ),
 )

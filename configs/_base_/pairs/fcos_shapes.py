@@ -6,6 +6,6 @@ model = dict(
     student={{_base_.model}},
     teacher=dict(
         config='{{ fileDirname }}/../../shapes/fcos_teacher.py',
-        checkpoint='work_dirs/fcos_teacher/epoch_8.pth',
+        checkpoint='work_dirs/shapes/fcos_teacher/epoch_8.pth',
     ),
 )

@@ -6,6 +6,6 @@ model = dict(
     student={{_base_.model}},
     teacher=dict(
         config='{{ fileDirname }}/../../shapes/retinanet_teacher.py',
-        checkpoint='work_dirs/retinanet_teacher/epoch_8.pth',
+        checkpoint='work_dirs/shapes/retinanet_teacher/epoch_8.pth',
     ),
 )
