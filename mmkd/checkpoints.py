@@ -367,7 +367,8 @@ class WholeFileBackend(LocalBackend):
         if self._postponed is not None:
             yield
             return
-        self._postponed = postponed = []
+        postponed: list[tuple[str, int]] = []
+        self._postponed = postponed
         try:
             yield
         finally:

@@ -35,7 +35,8 @@ def differences(cfg: Config, meta: Mapping[str, Any]) -> tuple[list[str], list[s
     if distilled[0] != distilled[1]:
         kinds = ['a distillation' if one else 'a plain model' for one in distilled]
         return [f'model was {kinds[0]}, is {kinds[1]}'], []
-    essential, others = [], []
+    essential: list[str] = []
+    others: list[str] = []
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):
             text = f'{key} was {before.get(key)!r}, is {now.get(key)!r}'
@@ -69,7 +70,7 @@ def _saved_settings(text: Any) -> dict[str, Any]:
     """The settings of ``model`` in a config's ``pretty_text``, by dotted key."""
     try:
         for statement in ast.parse(text if isinstance(text, str) else '').body:
-            if isinstance(statement, ast.Assign) and ast.unparse(statement.targets) == 'model':
+            if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == 'model':
                 return dict(_written_settings(statement.value, 'model'))
     except SyntaxError:
         pass
