@@ -13,7 +13,7 @@ import re
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -30,6 +30,7 @@ from mmengine.runner.checkpoint import (
     get_mmcls_models,
     get_torchvision_models,
 )
+from torch import nn
 
 NETWORK_TIMEOUT_SECONDS = 20
 _HASH_IN_NAME = re.compile(r'-([0-9a-f]{8,64})\.')
@@ -141,6 +142,47 @@ def resolve_name(name: str) -> str:
     if scheme == 'mmcls':
         return get_mmcls_models()[model]
     return name
+
+
+def load_weights(
+    model: nn.Module, weights: Mapping[str, Any], versions: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Load what fits, and say all that does not.
+
+    Module by module, as MMEngine loads: heads rename the keys of older checkpoints on the way, and PyTorch's
+    ``load_state_dict`` reports either keys or shapes.
+
+    Args:
+        model: Whose weights they are to be.
+        weights: Name to weight; names may begin with ``module.``.
+        versions: ``_metadata`` of the state_dict they come from.
+
+    Returns:
+        A text for each kind of misfit, with the names of the weights; none if every weight is loaded.
+    """
+    given = {name.removeprefix('module.'): value for name, value in weights.items()}
+    missing: list[str] = []
+    unexpected: list[str] = []
+    shapes: list[str] = []
+
+    def load(module: nn.Module, prefix: str) -> None:
+        version = (versions or {}).get(prefix[:-1], {})
+        module._load_from_state_dict(given, prefix, version, True, missing, unexpected, shapes)
+        for name, child in module._modules.items():  # a child of two names, twice
+            if child is not None:
+                load(child, f'{prefix}{name}.')
+
+    load(model, '')
+    missing = [key for key in missing if not key.endswith('num_batches_tracked')]
+    return [
+        f'{len(keys)} {what}:\n    ' + '\n    '.join(_shorten(sorted(keys)))
+        for what, keys in (
+            ('keys of the config are missing in the file', missing),
+            ('keys of the file are unknown to the config', unexpected),
+            ('keys have other shapes', shapes),
+        )
+        if keys
+    ]
 
 
 def check_whole(path: str | Path) -> None:
@@ -270,6 +312,10 @@ def _load(file: Any, name: str, map_location: Any, allow_pickle: bool, option: s
 def _first_byte(path: str) -> bytes:
     with open(path, 'rb') as file:
         return file.read(1)
+
+
+def _shorten(keys: list[str], limit: int = 8) -> list[str]:
+    return keys[:limit] + [f'... and {len(keys) - limit} more'] * (len(keys) > limit)
 
 
 def _refusal(name: str, option: str, reason: str) -> UnsafeCheckpointError:

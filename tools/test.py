@@ -16,6 +16,7 @@ from mmengine.registry import METRICS
 
 from mmkd.utils import (
     DropDistillWeights,
+    FittingCheckpoint,
     PreflightError,
     add_common_arguments,
     build_runner,
@@ -110,13 +111,17 @@ def main(argv: list[str] | None = None) -> int:
     prepare_cpu(cfg)
     runner = build_runner(cfg)
     runner.register_hook(DropDistillWeights())
+    runner.register_hook(FittingCheckpoint('checkpoint'))
     if args.out is not None:
         dump = 'mmengine.DumpResults'
         if cfg.get('default_scope') == 'mmdet':
             dump = 'mmdet.DumpDetResults'
         metric = METRICS.build(dict(type=dump, out_file_path=args.out))
         runner.test_evaluator.metrics.append(metric)
-    runner.test()
+    try:
+        runner.test()
+    except PreflightError as error:
+        return report_missing(error, args.launcher)
     close_process_group()
     return 0
 

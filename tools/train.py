@@ -15,6 +15,7 @@ from mmengine.hooks import CheckpointHook
 from mmkd.datasets.unreadable import skip_unreadable
 from mmkd.hooks import FiniteLossHook, ResumeStateHook, WholeCheckpointHook
 from mmkd.utils import (
+    FittingCheckpoint,
     PreflightError,
     add_common_arguments,
     advice_on,
@@ -145,6 +146,8 @@ def train(cfg: Config) -> None:
     for kind in (ResumeStateHook, FiniteLossHook):
         if not any(isinstance(hook, kind) for hook in runner.hooks):
             runner.register_hook(kind())
+    if cfg.get('resume'):
+        runner.register_hook(FittingCheckpoint('--resume'))
     runner.train()
     close_process_group()
 

@@ -7,12 +7,13 @@ from .build import build_head_adapter, build_sources
 from .classifier import ClassifierAdapter
 from .dense import Assignment, DenseHeadAdapter, DenseOutputs, SampledTargetsAdapter
 from .features import FeatureSource
-from .plain import plain_weights
+from .plain import DISTILL_PREFIX, plain_weights
 from .query import DETRHeadAdapter, QueryHeadAdapter, SparseRoIHeadAdapter
 from .roi import RoIHeadAdapter, roi_logits
 from .roi_teacher import RoITeacherAdapter
 
 __all__ = [
+    'DISTILL_PREFIX',
     'AnchorHeadAdapter',
     'Assignment',
     'ClassifierAdapter',

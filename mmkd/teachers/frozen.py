@@ -14,7 +14,7 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from mmkd.checkpoints import load_checkpoint
+from mmkd.checkpoints import load_checkpoint, load_weights
 from mmkd.heads import plain_weights
 from mmkd.registry import TEACHERS
 from mmkd.structures import ClassMap
@@ -172,16 +172,10 @@ class FrozenTeacher(Teacher):
                 f'teacher.checkpoint: there is no file {self.checkpoint!r}: train the teacher first, '
                 'or set model.teacher.checkpoint to where its weights are'
             ) from None
-        missing, unexpected, shapes = _load_weights(self.model, checkpoint)
-        problems = [
-            f'{len(keys)} {what}:\n    ' + '\n    '.join(_shorten(sorted(keys)))
-            for what, keys in (
-                ('keys of the config are missing in the file', missing),
-                ('keys of the file are unknown to the config', unexpected),
-                ('keys have other shapes', shapes),
-            )
-            if keys
-        ]
+        source = checkpoint.get('state_dict', checkpoint)
+        problems = load_weights(
+            self.model, plain_weights(self.model, source), getattr(source, '_metadata', {})
+        )
         if problems:
             raise RuntimeError(
                 f'teacher.checkpoint {self.checkpoint} does not fit teacher.config:\n  '
@@ -261,35 +255,6 @@ def _init_without_pretrained(model: nn.Module) -> None:
         if isinstance(init, Mapping) and init.get('type') == 'Pretrained':
             module.init_cfg = None  # type: ignore[assignment]
     model.init_weights()  # type: ignore[operator]
-
-
-def _load_weights(
-    model: nn.Module, checkpoint: Mapping[str, Any]
-) -> tuple[list[str], list[str], list[str]]:
-    """Load what fits; returns keys that the file lacks, keys that the model lacks, and messages on shapes.
-
-    Module by module, as MMEngine loads: heads rename the keys of older checkpoints on the way, and PyTorch's
-    ``load_state_dict`` reports either keys or shapes.
-    """
-    source = checkpoint.get('state_dict', checkpoint)
-    weights = {
-        key.removeprefix('module.'): value for key, value in plain_weights(model, source).items()
-    }
-    versions = getattr(source, '_metadata', {})
-    missing: list[str] = []
-    unexpected: list[str] = []
-    shapes: list[str] = []
-
-    def load(module: nn.Module, prefix: str) -> None:
-        version = versions.get(prefix[:-1], {})
-        module._load_from_state_dict(weights, prefix, version, True, missing, unexpected, shapes)
-        for name, child in module._modules.items():  # a child of two names, twice
-            if child is not None:
-                load(child, f'{prefix}{name}.')
-
-    load(model, '')
-    missing = [key for key in missing if not key.endswith('num_batches_tracked')]
-    return missing, unexpected, shapes
 
 
 def _with_nearest(names: Sequence[str], known: Sequence[str]) -> list[str]:

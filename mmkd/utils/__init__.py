@@ -8,6 +8,7 @@ from mmkd.utils.command_line import (
 )
 from mmkd.utils.data_root import override_data_root
 from mmkd.utils.failures import advice_on
+from mmkd.utils.fitting import FittingCheckpoint
 from mmkd.utils.preflight import PreflightError, check_before_testing, check_before_training
 from mmkd.utils.processes import close_process_group, local_rank, prepare_cpu
 from mmkd.utils.student_config import DropDistillWeights, is_distiller, student_config
@@ -15,6 +16,7 @@ from mmkd.utils.work_dir import lock_work_dir, resolve_resume, warn_of_overwriti
 
 __all__ = [
     'DropDistillWeights',
+    'FittingCheckpoint',
     'PreflightError',
     'add_common_arguments',
     'advice_on',

@@ -7,8 +7,9 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
+from torch import nn
 
 from mmkd.heads import plain_weights
 
@@ -51,6 +52,14 @@ def _is_ours(hook: Any) -> bool:
     return str(getattr(hook, '__module__', hook)).split('.')[0] == 'mmkd'
 
 
+def unwrapped_model(runner: Runner) -> nn.Module:
+    """The model of a run without what distributes or augments it, under whose names weights are saved."""
+    model = runner.model
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
 class DropDistillWeights(Hook):
     """Make the weights of a loaded training checkpoint the plain student's, see :func:`mmkd.heads.plain_weights`.
 
@@ -62,7 +71,7 @@ class DropDistillWeights(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Drop or fold ``distill.*`` of the weights and of their moving average."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped_model(runner)
         for key in ('state_dict', 'ema_state_dict'):
             weights = checkpoint.get(key, {})
             plain = plain_weights(model, weights)

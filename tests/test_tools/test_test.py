@@ -101,6 +101,43 @@ def test_a_recipe_is_tested_without_its_teacher_and_extras(
     assert 'unexpected key' not in output.out + output.err
 
 
+def test_a_layer_of_the_losses_is_folded_in_under_test_time_augmentation_too(
+    run_test: Callable[..., dict[str, float]], trained: Any, tmp_path: Path
+) -> None:
+    checkpoint = torch.load(trained.checkpoint, weights_only=False)
+    layer = dict(offset=torch.zeros(10, 10), bias=torch.zeros(10))
+    checkpoint['state_dict'] |= {f'distill.aekt.task_layer.{k}': v for k, v in layer.items()}
+    distilled = tmp_path / 'distilled.pth'
+    torch.save(checkpoint, distilled)
+    assert run_test('--tta', checkpoint=distilled)['coco/bbox_mAP'] >= 0
+
+
+@pytest.mark.parametrize(
+    ('option', 'said'),
+    [
+        ('model.backbone.base_channels=16', 'keys have other shapes'),
+        ('model.bbox_head.stacked_convs=2', 'keys of the config are missing in the file'),
+        ('model.neck.num_outs=4', 'keys of the file are unknown to the config'),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_an_error(
+    option: str,
+    said: str,
+    tool: ModuleType,
+    trained: Any,
+    tiny_coco: Path,
+    fresh_names: Callable[[], list[str]],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    options = ['--cfg-options', f'data_root={tiny_coco}', *fresh_names(), option]
+    arguments = [str(trained.config), str(trained.checkpoint), '--work-dir', str(tmp_path)]
+    assert tool.main([*arguments, *options]) == 2
+    message = capsys.readouterr().err
+    assert f'checkpoint: {trained.checkpoint} does not fit' in message
+    assert said in message
+
+
 def test_show_dir_paints_and_tta_flips(
     run_test: Callable[..., dict[str, float]], tmp_path: Path
 ) -> None:

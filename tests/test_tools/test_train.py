@@ -166,6 +166,15 @@ def test_the_checkpoints_of_another_method_are_not_continued(
     assert [path.name for path in tmp_path.iterdir()] == ['epoch_1.pth']
 
 
+def test_a_checkpoint_of_other_shapes_is_not_continued(
+    trained: Any, run_tiny: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ('model.backbone.base_channels=16', 'train_cfg.max_epochs=2')
+    assert run_tiny(tmp_path, '--resume', str(trained.checkpoint), options=options) == 2
+    assert f'--resume: {trained.checkpoint} does not fit' in capsys.readouterr().err
+    assert not list(tmp_path.glob('*.pth'))
+
+
 @pytest.mark.parametrize('keep', [-1, 1])
 def test_the_best_checkpoint_is_kept_also_by_a_resumed_run(
     keep: int, run_tiny: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
