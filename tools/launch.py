@@ -5,12 +5,15 @@ usage: python tools/launch.py SCRIPT PROCESSES [ARGUMENTS OF THE SCRIPT]
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
 import torch
 from torch.distributed import run
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 MISSING_INPUT = 2
@@ -49,6 +52,9 @@ def main(argv: list[str]) -> int:
         return MISSING_INPUT
     script, processes = argv[0], int(argv[1])
     share_cores(processes)
+    for name in ('multiprocessing.api', 'agent.server.api'):
+        # What they report while a run ends is what the processes, or this file, say in words.
+        logging.getLogger(f'torch.distributed.elastic.{name}').setLevel(logging.CRITICAL)
     repository = str(Path(__file__).resolve().parent.parent)
     os.environ['PYTHONPATH'] = os.pathsep.join(
         filter(None, [repository, os.environ.get('PYTHONPATH')])
@@ -56,12 +62,26 @@ def main(argv: list[str]) -> int:
     try:
         run.main(torchrun_arguments(script, processes, argv[2:]))
     except ChildFailedError as error:
-        _, failure = error.get_first_failure()
-        if failure.exitcode == MISSING_INPUT:
-            # The script's own message is all there is to say: no traceback below it.
-            return MISSING_INPUT
-        raise
+        return report(error, script)
+    except SignalException as stopped:  # which the processes have been told of
+        return 128 + stopped.sigval
     return 0
+
+
+def report(error: ChildFailedError, script: str) -> int:
+    """Say which process failed, unless it has said all itself; return its exit code, of a signal as of shells."""
+    if any(failure.exitcode == MISSING_INPUT for failure in error.failures.values()):
+        return MISSING_INPUT
+    rank, failure = error.get_first_failure()
+    if failure.exitcode < 0:
+        number = -failure.exitcode
+        ended = f'was killed by {signal.Signals(number).name}'
+        code = 128 + number
+    else:
+        ended = f'ended with exit code {failure.exitcode}: what it said is above'
+        code = failure.exitcode
+    print(f'{script}: process {rank} {ended}', file=sys.stderr)
+    return code
 
 
 if __name__ == '__main__':

@@ -18,6 +18,7 @@ from mmkd.utils import (
     DropDistillWeights,
     FittingCheckpoint,
     PreflightError,
+    Stopping,
     add_common_arguments,
     build_runner,
     check_before_testing,
@@ -95,8 +96,15 @@ def _default_tta(cfg: Config, pack_step: dict) -> tuple[dict[str, Any], dict[str
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Test; return the exit code: 0, or 2 if something is missing that testing needs."""
+    """Test; return the exit code: 0, 2 if something is missing that testing needs, 130 or 143 if it was stopped."""
     args = parse_args(argv)
+    with Stopping(args.launcher) as stop:
+        return run(args)
+    return stop.exit_code
+
+
+def run(args: argparse.Namespace) -> int:
+    """Test as ``args`` ask for; return the exit code."""
     try:
         cfg = student_config(load_config(args))
         cfg.load_from = args.checkpoint

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os.path as osp
 import sys
+import time
 
 # Works from a clone as well, before `pip install -e .`.
 sys.path.append(osp.dirname(osp.dirname(osp.abspath(__file__))))
@@ -17,12 +18,15 @@ from mmkd.hooks import FiniteLossHook, ResumeStateHook, WholeCheckpointHook
 from mmkd.utils import (
     FittingCheckpoint,
     PreflightError,
+    Stopping,
     add_common_arguments,
     advice_on,
     build_runner,
     check_before_training,
     close_process_group,
+    command_line,
     is_distiller,
+    kept_checkpoint,
     load_config,
     lock_work_dir,
     prepare_cpu,
@@ -113,10 +117,19 @@ def apply_training_options(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train; return the exit code: 0, or 2 if something is missing that training needs."""
+    """Train; return the exit code: 0, 2 if something is missing that training needs, 130 or 143 if it was stopped."""
     args = parse_args(argv)
+    with Stopping(args.launcher) as stop:
+        return run(args, stop, sys.argv[1:] if argv is None else argv)
+    return stop.exit_code
+
+
+def run(args: argparse.Namespace, stop: Stopping, argv: list[str]) -> int:
+    """Train as ``args``, read from ``argv``, ask for; return the exit code."""
+    began = time.time()
     try:
         cfg = load_config(args)
+        stop.outlook = lambda: outlook(cfg, args, argv, began)
         apply_training_options(cfg, args)
         check_before_training(cfg)
     except PreflightError as error:
@@ -134,6 +147,16 @@ def main(argv: list[str] | None = None) -> int:
             error.add_note(advice)
         raise
     return 0
+
+
+def outlook(cfg: Config, args: argparse.Namespace, argv: list[str], began: float) -> str:
+    """What a run that is stopped leaves behind, and the command that goes on."""
+    kept = kept_checkpoint(cfg, began)
+    if kept is None:
+        return f'Nothing was saved yet. To begin again: {command_line(argv, args.launcher, sys.argv[0])}'
+    again = argv if args.resume == 'auto' else [*argv, '--resume']
+    command = command_line(again, args.launcher, sys.argv[0])
+    return f'Kept: {kept}. To go on: {command}'
 
 
 def train(cfg: Config) -> None:

@@ -11,20 +11,29 @@ from mmkd.utils.failures import advice_on
 from mmkd.utils.fitting import FittingCheckpoint
 from mmkd.utils.preflight import PreflightError, check_before_testing, check_before_training
 from mmkd.utils.processes import close_process_group, local_rank, prepare_cpu
+from mmkd.utils.stopping import Stopping, command_line
 from mmkd.utils.student_config import DropDistillWeights, is_distiller, student_config
-from mmkd.utils.work_dir import lock_work_dir, resolve_resume, warn_of_overwriting
+from mmkd.utils.work_dir import (
+    kept_checkpoint,
+    lock_work_dir,
+    resolve_resume,
+    warn_of_overwriting,
+)
 
 __all__ = [
     'DropDistillWeights',
     'FittingCheckpoint',
     'PreflightError',
+    'Stopping',
     'add_common_arguments',
     'advice_on',
     'build_runner',
     'check_before_testing',
     'check_before_training',
     'close_process_group',
+    'command_line',
     'is_distiller',
+    'kept_checkpoint',
     'load_config',
     'local_rank',
     'lock_work_dir',

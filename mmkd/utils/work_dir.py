@@ -120,6 +120,19 @@ def warn_of_overwriting(cfg: Config) -> None:
         )
 
 
+def kept_checkpoint(cfg: Config, since: float) -> str | None:
+    """The checkpoint that ``--resume`` would go on from, None if neither this run nor one it resumes saved any.
+
+    Args:
+        cfg: The run's config, after :func:`resolve_resume`.
+        since: When the run began, as ``time.time()`` says it.
+    """
+    for path in _checkpoints(_checkpoint_dir(cfg), cfg.work_dir):
+        if osp.getmtime(path) >= since or (cfg.get('resume') and path == cfg.get('load_from')):
+            return path
+    return None
+
+
 def _find_last(cfg: Config) -> None:
     """Set ``cfg.load_from`` to the last whole checkpoint of the folder, or unset ``cfg.resume``."""
     candidates = _checkpoints(_checkpoint_dir(cfg), cfg.work_dir)

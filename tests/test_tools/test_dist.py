@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = REPOSITORY / 'tests' / 'data' / 'tiny_retinanet.py'
@@ -20,8 +23,8 @@ CLASSIFIER = REPOSITORY / 'tests' / 'data' / 'tiny_classifier.py'
 pytestmark = pytest.mark.usefixtures('clean_environment')
 
 
-def run(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a script of tools/ as on a machine without a GPU."""
+def begin(script: str, *arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    """Start a script of tools/ as on a machine without a GPU."""
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
@@ -32,14 +35,21 @@ def run(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[
         PYTHON=sys.executable,
         OMP_NUM_THREADS='1',
     )
-    return subprocess.run(
+    return subprocess.Popen(
         ['bash', str(REPOSITORY / 'tools' / script), *arguments],
         cwd=cwd,
         env=environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
     )
+
+
+def run(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run it to its end."""
+    with begin(script, *arguments, cwd=cwd) as process:
+        output, errors = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
 def test_two_cpu_processes_train_and_test(tiny_coco: Path, tmp_path: Path) -> None:
@@ -92,6 +102,44 @@ def test_what_is_missing_is_said_once_and_without_a_traceback(tmp_path: Path) ->
     assert failed.returncode == 2
     assert failed.stderr.count('Not started: 1 problem.') == 1
     assert 'Traceback' not in failed.stderr
+    assert 'elastic' not in failed.stderr
+
+
+def test_a_stopped_run_is_one_line_with_the_command_that_goes_on(
+    tiny_coco: Path, tmp_path: Path
+) -> None:
+    options = ['--work-dir', 'run', '--cfg-options', f'data_root={tiny_coco}']
+    long = [*options, 'train_cfg.max_epochs=1000', 'val_dataloader=None', 'val_cfg=None']
+    process = begin('dist_train.sh', str(CONFIG), '2', *long, 'val_evaluator=None', cwd=tmp_path)
+    while not (tmp_path / 'run' / 'epoch_1.pth').exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert 'Traceback' not in errors
+    assert 'elastic' not in errors
+    (line,) = [line for line in errors.splitlines() if line.startswith('Stopped by Ctrl-C. Kept: ')]
+    assert f'bash {REPOSITORY}/tools/dist_train.sh {CONFIG} 2 --work-dir run ' in line
+    assert line.endswith(' --resume')
+
+
+def failure(rank: int, code: int, folder: Path) -> ProcessFailure:
+    return ProcessFailure(rank, 4711, code, str(folder / 'none'))
+
+
+def test_a_failed_process_is_named_and_its_exit_code_returned(
+    launch: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for codes, expected, said in (
+        ({0: 1, 1: -15}, 1, 'process 0 ended with exit code 1'),
+        ({1: -9}, 137, 'process 1 was killed by SIGKILL'),
+        ({0: 1, 1: launch.MISSING_INPUT}, launch.MISSING_INPUT, ''),
+    ):
+        failures = {rank: failure(rank, code, tmp_path) for rank, code in codes.items()}
+        assert launch.report(ChildFailedError('train.py', failures), 'train.py') == expected
+        assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
-from training_runs import output, start, train
+from training_runs import finish, output, start, train
 
 CONFIG = 'tiny_retinanet'
 NO_VALIDATION = ['val_dataloader=None', 'val_cfg=None', 'val_evaluator=None']
@@ -67,14 +70,51 @@ def test_unreadable_images_are_named_and_replaced_on_request(
     assert (tmp_path / 'lenient' / 'epoch_1.pth').is_file()
 
 
+def stop(run: Path, number: signal.Signals, *arguments: str, at: str, options: list[str]) -> str:
+    """Start a run, send it a signal when it passes a hook point, and return what it says then."""
+    run.mkdir(exist_ok=True)
+    (run / 'paused').unlink(missing_ok=True)
+    process = start(run, *arguments, options=options, config=CONFIG, kill=f'{at} pause')
+    wait_for_pause(process, run)
+    os.kill(process.pid, number)
+    assert finish(process) == 128 + number
+    said = output(run).read_text()
+    assert 'Traceback' not in said
+    assert not (run / '.mmkd.lock').exists()
+    return said.splitlines()[-1]
+
+
+def wait_for_pause(process: Any, run: Path) -> None:
+    while not (run / 'paused').exists():
+        assert process.is_alive(), output(run).read_text()
+        process.join(0.1)
+
+
+def test_a_run_that_is_stopped_says_what_is_kept_and_how_to_go_on(
+    options: list[str], tmp_path: Path
+) -> None:
+    run, two_epochs = tmp_path / 'run', [*options, 'train_cfg.max_epochs=2']
+
+    said = stop(run, signal.SIGTERM, at='before_train_iter 2', options=two_epochs)
+    assert said.startswith('Stopped by SIGTERM. Nothing was saved yet. To begin again: python ')
+    assert not said.endswith('--resume')
+
+    said = stop(run, signal.SIGINT, at='before_train_iter 6', options=two_epochs)
+    assert said.startswith(f'Stopped by Ctrl-C. Kept: {run}/epoch_1.pth. To go on: python ')
+    assert f'{CONFIG}.py --work-dir {run} ' in said
+    assert said.endswith('--resume')
+
+    said = stop(run, signal.SIGINT, '--resume', at='before_train_iter 1', options=two_epochs)
+    assert f'Kept: {run}/epoch_1.pth. ' in said
+    assert said.count('--resume') == 1
+
+
 def test_two_runs_in_one_folder(options: list[str], tmp_path: Path) -> None:
     run = tmp_path / 'run'
     run.mkdir()
     first = start(run, options=options, config=CONFIG, kill='before_train_iter 2 pause')
     try:
-        while not (run / 'paused').exists():
-            assert first.is_alive()
-            first.join(0.1)
+        wait_for_pause(first, run)
         assert train(run, options=options, config=CONFIG) == 2
     finally:
         first.kill()
