@@ -25,6 +25,8 @@ from mmkd.utils import (
     close_process_group,
     load_config,
     prepare_cpu,
+    quiet_logger,
+    quiet_packages,
     report_missing,
     student_config,
 )
@@ -107,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
     """Test as ``args`` ask for; return the exit code."""
     try:
         cfg = student_config(load_config(args))
+        quiet_packages(cfg.get('default_scope'))
         cfg.load_from = args.checkpoint
         cfg.resume = False
         if args.show or args.show_dir:
@@ -118,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
         return report_missing(error, args.launcher)
     prepare_cpu(cfg)
     runner = build_runner(cfg)
+    quiet_logger(runner.logger)
     runner.register_hook(DropDistillWeights())
     runner.register_hook(FittingCheckpoint('checkpoint'))
     if args.out is not None:

@@ -30,6 +30,8 @@ from mmkd.utils import (
     load_config,
     lock_work_dir,
     prepare_cpu,
+    quiet_logger,
+    quiet_packages,
     report_missing,
     resolve_resume,
     warn_of_overwriting,
@@ -130,6 +132,7 @@ def run(args: argparse.Namespace, stop: Stopping, argv: list[str]) -> int:
     try:
         cfg = load_config(args)
         stop.outlook = lambda: outlook(cfg, args, argv, began)
+        quiet_packages(cfg.get('default_scope'))
         apply_training_options(cfg, args)
         check_before_training(cfg)
     except PreflightError as error:
@@ -163,6 +166,7 @@ def train(cfg: Config) -> None:
     """Train ``cfg`` with what makes a run safe to stop, whether or not its config asks for it."""
     prepare_cpu(cfg)
     runner = build_runner(cfg)
+    quiet_logger(runner.logger)
     for index, hook in enumerate(runner.hooks):
         if type(hook) is CheckpointHook:
             runner.hooks[index] = WholeCheckpointHook.take_over(hook)

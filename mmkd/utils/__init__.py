@@ -11,6 +11,7 @@ from mmkd.utils.failures import advice_on
 from mmkd.utils.fitting import FittingCheckpoint
 from mmkd.utils.preflight import PreflightError, check_before_testing, check_before_training
 from mmkd.utils.processes import close_process_group, local_rank, prepare_cpu
+from mmkd.utils.quiet import quiet_logger, quiet_packages
 from mmkd.utils.stopping import Stopping, command_line
 from mmkd.utils.student_config import DropDistillWeights, is_distiller, student_config
 from mmkd.utils.work_dir import (
@@ -39,6 +40,8 @@ __all__ = [
     'lock_work_dir',
     'override_data_root',
     'prepare_cpu',
+    'quiet_logger',
+    'quiet_packages',
     'report_missing',
     'resolve_resume',
     'student_config',

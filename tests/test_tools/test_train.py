@@ -78,6 +78,12 @@ def test_the_command_trains_a_plain_config_from_any_folder(trained: Any) -> None
     assert (trained.work_dir / 'last_checkpoint').read_text() == str(trained.checkpoint)
 
 
+def test_the_packages_below_say_nothing_that_no_user_can_act_on(trained: Any) -> None:
+    for noise in ('OneDL', 'faster_coco_eval', 'will be deprecated', 'Warning: '):
+        assert noise not in trained.log, trained.log
+    assert 'Checkpoints will be saved to' in trained.log
+
+
 def test_the_command_trains_a_student_that_is_no_more_than_a_student(
     trained: Any, run_tiny: Callable[..., int], tmp_path: Path
 ) -> None:
