@@ -23,6 +23,7 @@ from mmkd.utils import (
     build_runner,
     check_before_testing,
     close_process_group,
+    leave,
     load_config,
     prepare_cpu,
     quiet_logger,
@@ -139,4 +140,4 @@ def run(args: argparse.Namespace) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    leave(main())

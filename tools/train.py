@@ -27,6 +27,7 @@ from mmkd.utils import (
     command_line,
     is_distiller,
     kept_checkpoint,
+    leave,
     load_config,
     lock_work_dir,
     prepare_cpu,
@@ -180,4 +181,4 @@ def train(cfg: Config) -> None:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    leave(main())

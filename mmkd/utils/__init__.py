@@ -10,7 +10,7 @@ from mmkd.utils.data_root import override_data_root
 from mmkd.utils.failures import advice_on
 from mmkd.utils.fitting import FittingCheckpoint
 from mmkd.utils.preflight import PreflightError, check_before_testing, check_before_training
-from mmkd.utils.processes import close_process_group, local_rank, prepare_cpu
+from mmkd.utils.processes import close_process_group, leave, local_rank, prepare_cpu
 from mmkd.utils.quiet import quiet_logger, quiet_packages
 from mmkd.utils.stopping import Stopping, command_line
 from mmkd.utils.student_config import DropDistillWeights, is_distiller, student_config
@@ -35,6 +35,7 @@ __all__ = [
     'command_line',
     'is_distiller',
     'kept_checkpoint',
+    'leave',
     'load_config',
     'local_rank',
     'lock_work_dir',

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import datetime
 import logging
+import multiprocessing
 import os
+import signal
+import sys
+from typing import NoReturn
 
 import torch.distributed as torch_dist
 from mmengine.config import Config
@@ -88,9 +92,27 @@ def prepare_cpu(cfg: Config) -> None:
 
 
 def close_process_group() -> None:
-    """Leave the process group at the end of a run, if there is one.
-
-    Threads of gloo that are still running when Python exits abort the process now and then.
-    """
+    """Leave the process group at the end of a run, if there is one."""
     if torch_dist.is_initialized():
         torch_dist.destroy_process_group()
+
+
+def leave(exit_code: int) -> NoReturn:
+    """End this process with an exit code.
+
+    One of several is ended at once: threads of gloo, which a model may hold on to after the group is closed, abort a
+    Python that exits now and then, and NCCL's can wait for processes that are gone.
+
+    Args:
+        exit_code: What the command returns.
+    """
+    if 'WORLD_SIZE' in os.environ:  # set by all launchers
+        signal.signal(
+            signal.SIGCHLD, signal.SIG_DFL
+        )  # the dataloader's would call the next lines a fault
+        for child in multiprocessing.active_children():
+            child.terminate()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+    sys.exit(exit_code)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch.distributed as torch_dist
 
-from mmkd.utils.processes import global_rank
+from mmkd.utils.processes import global_rank, leave
 
 
 class Stopping:
@@ -52,9 +52,7 @@ class Stopping:
         name = 'Ctrl-C' if self.exit_code == 128 + signal.SIGINT else 'SIGTERM'
         print(f'\nStopped by {name}. {self.outlook()}'.rstrip(), file=sys.stderr, flush=True)
         if torch_dist.is_initialized():
-            # Leaving the group, or Python with threads of gloo, can wait for processes that are gone, or abort.
-            sys.stdout.flush()
-            os._exit(self.exit_code)
+            leave(self.exit_code)
         return True
 
     def _note(self, number: int, frame: FrameType | None) -> None:
