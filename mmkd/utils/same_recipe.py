@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import os.path as osp
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ from mmengine.config import Config
 
 # Of no effect on a resumed run, whose weights are all in the checkpoint.
 _WITHOUT_EFFECT = {'init_cfg', 'pretrained', 'test_cfg', 'allow_pickle'}
+_PARTS = ('model.student.', 'model.teacher', 'model.losses.', 'model.task_weight')
+_FILE_OF_A_TEACHER = re.compile(r'model\.(teacher|teachers\.[^.]+)\.(config|checkpoint)\b')
 _LISTED = 8
 
 
@@ -31,7 +34,7 @@ def differences(cfg: Config, meta: Mapping[str, Any]) -> tuple[list[str], list[s
     """
     before = _recipe(_saved_settings(meta.get('cfg')))
     now = _recipe(dict(_settings(cfg.get('model'), 'model')))
-    distilled = [any(key.startswith('model.teacher.') for key in model) for model in (before, now)]
+    distilled = [_is_distillation(model) for model in (before, now)]
     if distilled[0] != distilled[1]:
         kinds = ['a distillation' if one else 'a plain model' for one in distilled]
         return [f'model was {kinds[0]}, is {kinds[1]}'], []
@@ -45,24 +48,21 @@ def differences(cfg: Config, meta: Mapping[str, Any]) -> tuple[list[str], list[s
 
 
 def _is_essential(key: str) -> bool:
-    return key.endswith('.type') or key.startswith(
-        ('model.teacher.config', 'model.teacher.checkpoint')
-    )
+    return key.endswith('.type') or _FILE_OF_A_TEACHER.match(key) is not None
+
+
+def _is_distillation(model: dict[str, Any]) -> bool:
+    return any(key.startswith('model.student.') for key in model)
 
 
 def _recipe(model: dict[str, Any]) -> dict[str, Any]:
     """The settings that a recipe is made of; of files the names, as they may have moved."""
-    parts: tuple[str, ...] = ('model.',)
-    if any(key.startswith('model.teacher.') for key in model):
-        parts = ('model.student.', 'model.teacher.', 'model.losses.')
-    recipe = {
-        key: value
-        for key, value in model.items()
-        if key.startswith(parts) and not _WITHOUT_EFFECT.intersection(key.split('.'))
-    }
-    for key in ('model.teacher.config', 'model.teacher.checkpoint'):
-        if isinstance(recipe.get(key), str):
-            recipe[key] = osp.basename(recipe[key])
+    parts = _PARTS if _is_distillation(model) else ('model.',)
+    recipe = {}
+    for key, value in model.items():
+        if key.startswith(parts) and not _WITHOUT_EFFECT.intersection(key.split('.')):
+            file = isinstance(value, str) and _FILE_OF_A_TEACHER.fullmatch(key)
+            recipe[key] = osp.basename(value) if file else value
     return recipe
 
 

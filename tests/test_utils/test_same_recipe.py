@@ -51,6 +51,10 @@ def test_values_that_are_no_literals_are_equal_to_their_text() -> None:
         (dict(student__type='OtherNet'), 'model.student.type'),
         (dict(teacher__config='here/wide.py'), "model.teacher.config was 'net.py', is 'wide.py'"),
         (dict(teacher__checkpoint='here/b.pth'), 'model.teacher.checkpoint'),
+        (
+            dict(teachers__big__checkpoint='here/c.pth'),
+            "model.teachers.big.checkpoint was None, is 'c",
+        ),
     ],
 )
 def test_other_losses_students_and_teachers_make_another_recipe(
@@ -61,11 +65,12 @@ def test_other_losses_students_and_teachers_make_another_recipe(
 
 
 def test_other_options_do_not_but_are_said() -> None:
-    essential, others = compare(losses__ckd__weight=2.0, student__width=9)
+    essential, others = compare(losses__ckd__weight=2.0, student__width=9, task_weight=0.1)
     assert essential == []
     assert others == [
         'model.losses.ckd.weight was 1.0, is 2.0',
         'model.student.width was 8, is 9',
+        'model.task_weight was None, is 0.1',
     ]
 
 
