@@ -36,11 +36,10 @@ def torchrun_arguments(script: str, processes: int, arguments: list[str]) -> lis
 def share_cores(processes: int) -> None:
     """Without a GPU, divide the cores among the processes, unless OMP_NUM_THREADS says otherwise.
 
-    With GPUs torchrun's own default of 1 thread leaves the cores to the data loaders.
+    With GPUs 1 thread leaves the cores to the data loaders: torchrun's own default, of which it would warn.
     """
-    if torch.cuda.is_available():
-        return
-    threads = str(max(1, (os.cpu_count() or 1) // processes))
+    cores = 0 if torch.cuda.is_available() else os.cpu_count() or 1
+    threads = str(max(1, cores // processes))
     os.environ.setdefault('OMP_NUM_THREADS', threads)
     os.environ.setdefault('MKL_NUM_THREADS', os.environ['OMP_NUM_THREADS'])
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from mmkd.checkpoints import load_weights
 from mmkd.heads import DISTILL_PREFIX, plain_weights
@@ -33,6 +34,8 @@ class FittingCheckpoint(Hook):
         Raises:
             PreflightError: They differ; the message lists them.
         """
+        if isinstance(runner.model, FullyShardedDataParallel):  # its parameters are flat pieces
+            return
         model = unwrapped_model(runner)
         weights = checkpoint.get('state_dict', checkpoint)
         ours = {
