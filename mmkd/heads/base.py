@@ -122,15 +122,15 @@ class HeadAdapter(ABC):
         """The teacher on the step's batch."""
         return step.teachers[self.teacher]
 
-    def check_class_maps(self) -> None:
-        """Check that both heads have class logits as maps, before a loss on these is used.
+    def class_map_levels(self) -> list[tuple[int, int]]:
+        """Channels and stride of every level of :meth:`class_maps`, known before the first step.
 
         Raises:
-            ValueError: They don't.
+            ValueError: The heads do not have class logits as maps.
         """
         raise ValueError(
-            f'{type(self.student_head).__name__} has no class maps: only dense heads output class logits as maps. Use '
-            "a loss on logits, or maps of the neck, at='neck'"
+            f'{type(self.student_head).__name__} has no class maps: only dense heads on a fixed grid output class '
+            "logits as maps. Use a loss on logits, or maps of the neck, at='neck'"
         )
 
     def class_maps(self, step: Step) -> list[FeaturePair]:

@@ -74,7 +74,7 @@ def _add_source(
         crossed.teacher = request.teacher
         sources[request.source] = crossed
     if isinstance(request, ClassMaps):
-        adapter.check_class_maps()
+        adapter.class_map_levels()
 
 
 def build_head_adapter(

@@ -311,18 +311,27 @@ class DenseHeadAdapter(HeadAdapter):
             )
         ]
 
-    def check_class_maps(self) -> None:
-        """See :meth:`HeadAdapter.check_class_maps`."""
+    def class_map_levels(self) -> list[tuple[int, int]]:
+        """See :meth:`HeadAdapter.class_map_levels`."""
+        generator = self.generator(self.student_head)
+        if generator is None:
+            return super().class_map_levels()
+        return [
+            (priors * self.num_logits, int(stride[0]))
+            for priors, stride in zip(
+                _priors_per_location(generator) or (), _strides(generator) or (), strict=True
+            )
+        ]
 
     def class_maps(self, step: Step) -> list[FeaturePair]:
         """See :meth:`HeadAdapter.class_maps`; of (B, A*C, H, W) maps the channels of an anchor stand together."""
         (table,) = self.sample_tables(step)
         assert isinstance(table, DenseTable)
-        width = step.inputs.shape[-1]
+        maps = zip(table.student.class_maps, table.teacher.class_maps, strict=True)
         return [
-            FeaturePair(number, round(width / student.shape[-1]), student, teacher.detach())
-            for number, (student, teacher) in enumerate(
-                zip(table.student.class_maps, table.teacher.class_maps, strict=True)
+            FeaturePair(number, stride, student, teacher.detach())
+            for number, ((_, stride), (student, teacher)) in enumerate(
+                zip(self.class_map_levels(), maps, strict=True)
             )
         ]
 

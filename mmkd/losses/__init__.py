@@ -4,6 +4,11 @@ from .aekt import AEKTLoss
 from .base import DistillLoss
 from .box import BoxGIoULoss, BoxL1Loss, BoxLoss
 from .ckd import CKDLoss
+from .clkd import CLKDLoss
+from .comparative_kd import ComparativeKDLoss
+from .correlation_kd import CorrelationKDLoss
+from .cross_kd import CrossKDLoss
+from .cwd import CWDLoss
 from .dist import DISTLoss
 from .dkd import DKDLoss
 from .features import FeatureLoss
@@ -13,7 +18,9 @@ from .logits import LogitLoss
 from .nkd import NKDLoss
 from .pkd import PKDLoss
 from .qfl_kd import QFLKDLoss
+from .quadratic_kd import QuadraticKDLoss
 from .review_kd import ReviewKDLoss
+from .rkd import RKDLoss
 from .samplers import AllSamples, Positives, PositivesAndTeacherTopK, TeacherTopK
 from .schedules import (
     Chain,
@@ -34,9 +41,14 @@ __all__ = [
     'BoxL1Loss',
     'BoxLoss',
     'CKDLoss',
+    'CLKDLoss',
+    'CWDLoss',
     'Chain',
+    'ComparativeKDLoss',
     'Constant',
+    'CorrelationKDLoss',
     'CosineDecay',
+    'CrossKDLoss',
     'DISTLoss',
     'DKDLoss',
     'DistillLoss',
@@ -50,6 +62,8 @@ __all__ = [
     'Positives',
     'PositivesAndTeacherTopK',
     'QFLKDLoss',
+    'QuadraticKDLoss',
+    'RKDLoss',
     'ReviewKDLoss',
     'Schedule',
     'Steps',

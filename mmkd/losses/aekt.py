@@ -51,6 +51,7 @@ class AEKTLoss(LogitLoss):
     """
 
     function = staticmethod(aekt_loss)
+    samples_of_sigmoid_heads = Positives()
     serial_layer: SerialLayer
     task_layer: SerialLayer
 
@@ -70,14 +71,11 @@ class AEKTLoss(LogitLoss):
         """
         super().attach(sources)
         head = sources.of(self.requests()[0])
-        if head.activation == 'sigmoid':
-            if self.rows not in (None, 'raw'):
-                raise ValueError(
-                    f'AEKTLoss.rows: {self.rows!r} changes the scores of a sigmoid head, which the target term '
-                    "compares: use 'raw'"
-                )
-            if not self.samples_given:
-                self.sampler = Positives()
+        if head.activation == 'sigmoid' and self.rows not in (None, 'raw'):
+            raise ValueError(
+                f'AEKTLoss.rows: {self.rows!r} changes the scores of a sigmoid head, which the target term '
+                "compares: use 'raw'"
+            )
         if self.serial == 'task_then_distill':
             self.serial_layer = SerialLayer(head.num_logits)
         elif self.serial == 'distill_then_task':

@@ -71,7 +71,7 @@ class DistillLoss(nn.Module, ABC):
             if all(each.kind is not each.VAR_KEYWORD for each in own):
                 break
         else:
-            parameters |= _function_options(cls)
+            parameters = _function_options(cls) | parameters
         cls.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
 
     def weight(self, progress: Progress) -> float:

@@ -44,11 +44,12 @@ class BoxLoss(DistillLoss, ABC):
     ) -> None:
         super().__init__(weight, teacher)
         where = f'{type(self).__name__}.samples'
+        self.crossed: int | None = None
         self.sampler = Positives() if samples is None else build(SAMPLERS, samples, where)
 
     def requests(self) -> tuple[Boxes]:
         """The boxes at the samples that the sampler picks."""
-        return (Boxes(self.teacher, samples=self.sampler),)
+        return (Boxes(self.teacher, self.crossed, samples=self.sampler),)
 
     def attach(self, sources: Sources) -> None:
         """See :meth:`DistillLoss.attach`."""

@@ -43,6 +43,7 @@ class CKDLoss(LogitLoss):
     """
 
     function = staticmethod(ckd_loss)
+    samples_of_sigmoid_heads = TeacherTopK(k=64)
 
     def __init__(self, same_object: str = 'mask', gather: bool = True, **options: Any) -> None:
         if same_object not in ('mask', 'keep'):
@@ -58,8 +59,6 @@ class CKDLoss(LogitLoss):
         """
         super().attach(sources)
         head = sources.of(self.requests()[0])
-        if not self.samples_given and head.activation == 'sigmoid':
-            self.sampler = TeacherTopK(k=64)
         rows = self.rows or self.default_rows(head.activation)
         # A single number has a sign only; so has the difference that centring leaves of two.
         if head.num_logits < (2 if rows == 'raw' else 3):

@@ -111,8 +111,13 @@ class FeatureLoss(DistillLoss, ABC):
         strides: list[int | None] = []
         for request in self.requests():
             source = sources.of(request)
-            channels += source.channels
-            strides += source.strides
+            if isinstance(request, ClassMaps):
+                for width, stride in source.class_map_levels():
+                    channels.append((width, width))
+                    strides.append(stride)
+            else:
+                channels += source.channels
+                strides += source.strides
         self._check_ranks(strides)
         if self.strides is not None:
             self._levels = self._find_levels(strides)

@@ -14,7 +14,7 @@ from mmkd.functional import center_rows, standardize_rows
 from mmkd.functional.processes import gather_rows, mean_over_processes, world_size
 from mmkd.functional.rows import at_least_float32
 from mmkd.registry import SAMPLERS, build
-from mmkd.structures import TEACHER, Activation, LogitPairs, Logits, Sources, Step
+from mmkd.structures import TEACHER, Activation, LogitPairs, Logits, Sampler, Sources, Step
 
 from .base import DistillLoss, full_precision, share
 from .samplers import AllSamples
@@ -31,7 +31,8 @@ class LogitLoss(DistillLoss, ABC):
 
     Args:
         weight: See :class:`DistillLoss`.
-        samples: Config of a sampler, such as ``dict(type='mmkd.TeacherTopK', k=64)``. Default: all samples.
+        samples: Config of a sampler, such as ``dict(type='mmkd.TeacherTopK', k=64)``. Default: all samples; on sigmoid
+            heads :attr:`samples_of_sigmoid_heads`.
         rows: What is done to every logit vector first: ``'raw'`` nothing, ``'center'`` its mean is subtracted,
             ``'standardize'`` it is also divided by its standard deviation (LSKD). ``None`` is the loss's own default.
         teacher: See :class:`DistillLoss`.
@@ -46,6 +47,8 @@ class LogitLoss(DistillLoss, ABC):
     """The one kind of head that the loss means something on; None for any."""
     alternative: ClassVar[str] = ''
     """What to use on the other kind of head, for the error."""
+    samples_of_sigmoid_heads: ClassVar[Sampler] = AllSamples()
+    """The default of ``samples`` on sigmoid heads, most of whose samples are background."""
 
     def __init__(
         self,
@@ -57,8 +60,9 @@ class LogitLoss(DistillLoss, ABC):
     ) -> None:
         super().__init__(weight, teacher, **options)
         where = f'{type(self).__name__}.samples'
-        self.samples_given = samples is not None
-        self.sampler = AllSamples() if samples is None else build(SAMPLERS, samples, where)
+        self._samples_given = samples is not None
+        self.crossed: int | None = None
+        self.sampler: Sampler = AllSamples() if samples is None else build(SAMPLERS, samples, where)
         if rows not in (None, 'raw', 'center', 'standardize'):
             raise ValueError(
                 f"{type(self).__name__}.rows: {rows!r} is none of 'raw', 'center', 'standardize'"
@@ -69,7 +73,7 @@ class LogitLoss(DistillLoss, ABC):
 
     def requests(self) -> tuple[Logits]:
         """The logits at the samples that the sampler picks."""
-        return (Logits(self.teacher, samples=self.sampler),)
+        return (Logits(self.teacher, self.crossed, samples=self.sampler),)
 
     def attach(self, sources: Sources) -> None:
         """See :meth:`DistillLoss.attach`."""
@@ -87,6 +91,8 @@ class LogitLoss(DistillLoss, ABC):
             )
         if self.function is not None:
             self._check_logits(head.activation)
+        if head.activation == 'sigmoid' and not self._samples_given:
+            self.sampler = self.samples_of_sigmoid_heads
 
     def forward(self, step: Step) -> Tensor:
         """Mean over the head's sample tables (stages of a cascade, layers of a decoder)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +36,6 @@ class ReviewKDLoss(FeatureLoss):
         ValueError: ``mid_channels`` is not a positive whole number.
     """
 
-    any_width: ClassVar[bool] = True
     fusions: nn.ModuleList
 
     def __init__(self, mid_channels: int | None = None, **options: Any) -> None:

@@ -68,12 +68,14 @@ CASES = {
     ),
 }
 
-SIGMOID_LOSSES = dict(
-    ckd=zoo.CKD, aekt=dict(type='mmkd.AEKTLoss'), qfl_kd=dict(type='mmkd.QFLKDLoss')
-)
+_ANY = ('ComparativeKDLoss', 'CLKDLoss', 'CorrelationKDLoss', 'QuadraticKDLoss')
+SIGMOID_LOSSES = dict(ckd=zoo.CKD) | {
+    name.lower().removesuffix('loss'): dict(type=f'mmkd.{name}')
+    for name in ('AEKTLoss', 'QFLKDLoss', *_ANY)
+}
 SOFTMAX_LOSSES = dict(ckd=zoo.CKD) | {
     name.lower().removesuffix('loss'): dict(type=f'mmkd.{name}', samples=zoo.CKD['samples'])
-    for name in ('AEKTLoss', 'KDLoss', 'DKDLoss', 'NKDLoss', 'DISTLoss')
+    for name in ('AEKTLoss', 'KDLoss', 'DKDLoss', 'NKDLoss', 'DISTLoss', *_ANY)
 }
 
 

@@ -9,9 +9,16 @@ import pytest
 import torch
 import zoo
 
-SOFTMAX = ('CKDLoss', 'AEKTLoss', 'KDLoss', 'DKDLoss', 'NKDLoss', 'DISTLoss')
-SIGMOID = ('CKDLoss', 'AEKTLoss', 'QFLKDLoss')
-FEATURES = ('PKDLoss', 'ReviewKDLoss')
+ANY = (
+    'CKDLoss',
+    'AEKTLoss',
+    'ComparativeKDLoss',
+    'CLKDLoss',
+    'CorrelationKDLoss',
+    'QuadraticKDLoss',
+)
+SOFTMAX = ('KDLoss', 'DKDLoss', 'NKDLoss', 'DISTLoss')
+FEATURES = ('PKDLoss', 'ReviewKDLoss', 'CWDLoss')
 
 FASTER_RCNN = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 DETR = 'mmdet::detr/detr_r50_8xb2-150e_coco.py'
@@ -32,9 +39,9 @@ def pair(config: str) -> tuple[Any, Any]:
 @pytest.mark.parametrize(
     ('config', 'losses'),
     [
-        (FASTER_RCNN, SOFTMAX + FEATURES),
-        (DETR, SOFTMAX + FEATURES),
-        (DINO, SIGMOID + FEATURES),
+        (FASTER_RCNN, ANY + SOFTMAX + FEATURES),
+        (DETR, ANY + SOFTMAX + FEATURES),
+        (DINO, (*ANY, 'QFLKDLoss', *FEATURES)),
     ],
     ids=['RoI, softmax', 'query, softmax', 'query, sigmoid'],
 )
@@ -53,7 +60,7 @@ def test_each_loss_alone_reaches_the_backbone(config: str, losses: tuple[str, ..
 
 @pytest.mark.parametrize(
     ('config', 'loss', 'instead'),
-    [(DINO, loss, r'use mmkd\.\w+Loss') for loss in SOFTMAX[2:]]
+    [(DINO, loss, r'use mmkd\.\w+Loss') for loss in SOFTMAX]
     + [(FASTER_RCNN, 'QFLKDLoss', r'use mmkd\.KDLoss')],
 )
 def test_a_loss_that_means_nothing_on_a_head_names_another(

@@ -1,0 +1,36 @@
+"""R2KD's correlations on the logits of any head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmkd.functional import correlation_kd_loss
+from mmkd.registry import LOSSES
+
+from .logits import LogitLoss
+from .samplers import TeacherTopK
+
+
+@LOSSES.register_module()
+class CorrelationKDLoss(LogitLoss):
+    """Cosines of class probabilities by sample and by class (R2KD, IEEE TKDE 2024).
+
+    See :func:`mmkd.functional.correlation_kd_loss`, also for what of R2KD is left out. Columns are those of the samples
+    of all processes. On sigmoid heads nothing is published: there a softmax over the classes' logits gives the
+    probabilities, and the samples are by default those of ``mmkd.TeacherTopK`` with k 64.
+
+    Args:
+        row_weight: Weight of the samples' cosines: ``rows`` of the function, a name that has another meaning here.
+        **options: See :class:`mmkd.losses.LogitLoss` and the function.
+    """
+
+    function = staticmethod(correlation_kd_loss)
+    gathers = True
+    samples_of_sigmoid_heads = TeacherTopK(k=64)
+
+    def __init__(self, row_weight: float = 2.0, **options: Any) -> None:
+        self.__dict__['row_weight'] = row_weight  # nn.Module has not begun yet
+        super().__init__(**options)
+
+    def _call(self, *tensors: Any, **given: Any) -> Any:
+        return super()._call(*tensors, rows=self.row_weight, **given)
