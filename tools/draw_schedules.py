@@ -61,7 +61,11 @@ def main(argv: list[str] | None = None) -> int:
         return report_missing(error, args.launcher)
     weights = follow_weights(losses, length)
     rates = follow_learning_rate(cfg, length)
-    draw(args.out, weights, rates, length, over_from(losses, length))
+    try:
+        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+        draw(args.out, weights, rates, length, over_from(losses, length))
+    except (OSError, ValueError) as error:  # a ValueError: an ending that matplotlib does not know
+        return report_missing(PreflightError([f'--out: {error}']), args.launcher)
     print(f'wrote {args.out}')
     return 0
 
@@ -143,16 +147,13 @@ def follow_learning_rate(cfg: Config, length: Progress) -> list[float]:
     schedulers = []
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         for config in [configs] if isinstance(configs, Mapping) else configs:
-            kind = PARAM_SCHEDULERS.get(config.type)
-            options = {key: value for key, value in config.items() if key != 'type'}
             if 'ReduceOnPlateau' in config.type:
                 return []
-            if options.pop('convert_to_iter_based', False):
-                schedulers.append(
-                    kind.build_iter_from_epoch(optimizer=wrapper, epoch_length=per_epoch, **options)
+            schedulers.append(
+                PARAM_SCHEDULERS.build(
+                    config, default_args=dict(optimizer=wrapper, epoch_length=per_epoch)
                 )
-            else:
-                schedulers.append(kind(optimizer=wrapper, **options))
+            )
     drawn = {progress.iteration for progress in points(length)}
     rates = []
     for iteration in range(length.iteration):

@@ -16,6 +16,7 @@ from tiny import CKD, TINY_RETINANET, recipe, train
 from mmkd.structures import Progress
 from mmkd.utils import override_data_root
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 RAMP = dict(type='Chain', schedules=[dict(type='LinearWarmup', end=1), dict(type='Stop', at=2)])
 
 
@@ -47,9 +48,25 @@ def config(tiny_coco: Path, tmp_path: Path) -> Path:
 
 
 def test_the_picture_is_written(tool: ModuleType, config: Path, tmp_path: Path) -> None:
-    out = tmp_path / 'drawn.png'
+    out = tmp_path / 'new' / 'folder' / 'drawn.png'
     assert tool.main([str(config), '--out', str(out)]) == 0
     assert cv2.imread(str(out)).shape[:2] == (550, 880)
+
+
+@pytest.mark.parametrize('out', ['file/drawn.png', 'drawn.doc'])
+def test_a_picture_that_cannot_be_written_is_named(
+    tool: ModuleType, config: Path, tmp_path: Path, capsys: Any, out: str
+) -> None:
+    (tmp_path / 'file').touch()
+    assert tool.main([str(config), '--out', str(tmp_path / out)]) == 2
+    assert '1. --out: ' in capsys.readouterr().err
+
+
+def test_a_recipe_over_a_config_of_mmdetection_is_drawn(tool: ModuleType) -> None:
+    cfg = Config.fromfile(REPOSITORY / 'configs' / 'ckd' / 'retinanet_r50_r18.py')
+    rates = tool.follow_learning_rate(cfg, tool.run_length(cfg, 50))
+    # Warmed up from a thousandth of 0.01, and divided by 10 after epochs 8 and 11 of 12.
+    assert (rates[0], rates[-1]) == pytest.approx((1e-5, 1e-4))
 
 
 def test_weights_over_the_whole_run(tool: ModuleType, config: Path) -> None:
