@@ -156,6 +156,14 @@ def config_of(args: argparse.Namespace, method: str) -> str:
             for file in args.config_dir.glob(f'{args.model}_*.py')
         )
         known = [PLAIN if name == 'student' else name for name in others if name != 'teacher']
+        if not others:
+            models = sorted(
+                file.stem.removesuffix('_student') for file in args.config_dir.glob('*_student.py')
+            )
+            raise Usage(
+                f'--model {args.model}: there is no {path}; {args.config_dir} has the models: '
+                + (', '.join(models) or 'none, give another --config-dir')
+            )
         raise Usage(f'{method}: there is no {path}; of {args.model} there is: {", ".join(known)}')
     return str(path)
 
@@ -316,12 +324,16 @@ def report(
 
 
 def command_line(args: argparse.Namespace) -> str:
-    """The command that repeats the comparison, without how and where it runs."""
+    """The command that repeats the comparison, without how it runs and where its results go."""
     words = ['--methods', *args.methods, '--seeds', *map(str, args.seeds)]
     if args.model != 'retinanet':
         words += ['--model', args.model]
     if args.config_dir != Path('configs/shapes'):
         words += ['--config-dir', str(args.config_dir)]
+    if args.teacher is not None:
+        words += ['--teacher', str(args.teacher)]
+    if args.data_root is not None:
+        words += ['--data-root', str(args.data_root)]
     for variant in args.variant:
         words += ['--variant', *variant]
     if args.cfg_options:

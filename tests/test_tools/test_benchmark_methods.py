@@ -63,7 +63,8 @@ def test_methods_are_rows_with_a_config_each_and_plain_is_first(
     [
         (['--methods', 'plain', 'cdk'], r'retinanet_cdk\.py; of retinanet there is: .*ckd'),
         (['--methods', 'ckd'], 'plain must be among them'),
-        (['--methods', 'plain', '--model', 'unknown'], 'unknown_student'),
+        (['--model', 'yolo'], r'--model yolo: .*yolo_student\.py; .*: dino, .*fcos, retinanet'),
+        (['--model', 'yolo', '--config-dir', 'docs'], '--model yolo: .*give another --config-dir'),
         (['--variant', 'ckd-t4', 'a=1'], 'must be NAME:METHOD'),
         (['--variant', 'ckd:ckd', 'a=1'], 'different names'),
         (['--variant', 'a/b:ckd', 'a=1'], 'letters, digits'),
@@ -165,6 +166,7 @@ def test_the_command_in_the_document_repeats_the_comparison(
 ) -> None:
     arguments = [
         '--methods', 'plain', 'ckd', '--seeds', '0', '1', '--model', 'fcos',
+        '--teacher', 'work_dirs/teacher.pth', '--data-root', '/data/shapes',
         '--variant', 'hot:ckd', 'a="[1, 2]"', '--cfg-options', 'b=2',
     ]  # fmt: skip
     args = parse(*arguments, '--jobs', '7', '--write', 'docs/x.md')
