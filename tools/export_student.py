@@ -15,8 +15,7 @@ from pathlib import Path
 # Works from a clone as well, before `pip install -e .`.
 sys.path.append(osp.dirname(osp.dirname(osp.abspath(__file__))))
 
-from mmengine.config import Config, DictAction
-
+from mmkd.utils import CfgOptions, merge, read_config
 from mmkd.utils.export import export_student
 
 
@@ -39,7 +38,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='unpickle whatever the checkpoint holds, which can run code that is in it',
     )
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, help='override settings: KEY=VALUE'
+        '--cfg-options', nargs='+', action=CfgOptions, help='override settings: KEY=VALUE'
     )
     return parser.parse_args(argv)
 
@@ -49,9 +48,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     out_dir = args.out_dir or Path(args.checkpoint).parent / 'exported'
     try:
-        cfg = Config.fromfile(args.config)
-        if args.cfg_options:
-            cfg.merge_from_dict(args.cfg_options)
+        cfg = read_config(args.config)
+        merge(cfg, args.cfg_options or {})
         student = export_student(cfg, args.checkpoint, out_dir, args.name, args.allow_pickle)
     except (OSError, RuntimeError, ValueError) as error:
         print(f'export_student: {error}', file=sys.stderr)

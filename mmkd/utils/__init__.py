@@ -1,9 +1,11 @@
 """What the commands in ``tools/`` share: configs, checks before a run, CPU processes."""
 
+from mmkd.utils.cfg_options import CfgOptions, merge
 from mmkd.utils.command_line import (
     add_common_arguments,
     build_runner,
     load_config,
+    read_config,
     report_missing,
 )
 from mmkd.utils.data_root import override_data_root
@@ -22,6 +24,7 @@ from mmkd.utils.work_dir import (
 )
 
 __all__ = [
+    'CfgOptions',
     'DropDistillWeights',
     'FittingCheckpoint',
     'PreflightError',
@@ -39,10 +42,12 @@ __all__ = [
     'load_config',
     'local_rank',
     'lock_work_dir',
+    'merge',
     'override_data_root',
     'prepare_cpu',
     'quiet_logger',
     'quiet_packages',
+    'read_config',
     'report_missing',
     'resolve_resume',
     'student_config',

@@ -6,14 +6,16 @@ import argparse
 import os
 import os.path as osp
 import sys
+import traceback
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmkd.checkpoints import load_safely
+from mmkd.utils.cfg_options import CfgOptions, merge
 from mmkd.utils.data_root import override_data_root
 from mmkd.utils.output_paths import paths_outside
 from mmkd.utils.preflight import PreflightError
@@ -27,10 +29,10 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=CfgOptions,
         help='settings of the config to override, as key=value; a list is given as key="[a,b]" or '
-        'key=a,b, nested as key="[(a,b),(c,d)]", without spaces. data_root=FOLDER moves all '
-        'datasets and evaluators to another folder',
+        'key=a,b, nested as key="[(a,b),(c,d)]", a dict as key="dict(type=\'Stop\', at=8)". '
+        'data_root=FOLDER moves all datasets and evaluators to another folder',
     )
     parser.add_argument(
         '--launcher',
@@ -48,6 +50,22 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
+def read_config(path: str) -> Config:
+    """Read a config file, or say why it cannot be read.
+
+    Raises:
+        PreflightError: There is no such file, it is no config, or it cannot be executed.
+    """
+    if not osp.isfile(path):
+        raise PreflightError([f'config: there is no file {path}'])
+    try:
+        return Config.fromfile(path)
+    except Exception as error:  # whatever a config executes can raise
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f' ({last.filename}, line {last.lineno})' if last.name == '<module>' else ''
+        raise PreflightError([f'config: {path}: {type(error).__name__}: {error}{place}']) from error
+
+
 def load_config(args: argparse.Namespace) -> Config:
     """Read ``args.config``, apply the options of the command line to it, and have checkpoints loaded safely.
 
@@ -62,13 +80,11 @@ def load_config(args: argparse.Namespace) -> Config:
         The config as MMEngine's Runner takes it.
 
     Raises:
-        PreflightError: the config file does not exist, the data folder cannot be replaced, or the config
-            would write outside of its work folder.
+        PreflightError: the config file does not exist or is none, a setting of the command line would change
+            nothing, the data folder cannot be replaced, or the config would write outside of its work folder.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if not osp.isfile(args.config):
-        raise PreflightError([f'config: there is no file {args.config}'])
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config)
     cfg.launcher = args.launcher
 
     options = args.cfg_options or {}
@@ -85,7 +101,7 @@ def load_config(args: argparse.Namespace) -> Config:
                 f'data_root is {data_root}, used in {len(changed)} settings.', logger='current'
             )
     # After the data folder, so that a single path can still be set by its own key.
-    cfg.merge_from_dict(options)
+    merge(cfg, options)
 
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir

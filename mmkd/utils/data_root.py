@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os.path as osp
-from collections.abc import Iterator
 from typing import Any
 
 from mmengine.config import Config
+
+from mmkd.utils.settings import settings
 
 DATA_KEYS = tuple(
     f'{split}_{part}' for split in ('train', 'val', 'test') for part in ('dataloader', 'evaluator')
@@ -52,8 +53,8 @@ def _data_root(cfg: Config) -> str:
     roots = {
         osp.normpath(root)
         for key in DATA_KEYS
-        for name, root in _strings(cfg.get(key))
-        if name == 'data_root' and root
+        for name, root in settings(cfg.get(key))
+        if name.rpartition('.')[2] == 'data_root' and root and isinstance(root, str)
     }
     if len(roots) != 1:
         raise ValueError(
@@ -62,15 +63,6 @@ def _data_root(cfg: Config) -> str:
             'train_dataloader.dataset.data_root'
         )
     return roots.pop()
-
-
-def _strings(node: Any) -> Iterator[tuple[str, str]]:
-    """Yield (key, text) for every string in nested dicts and lists."""
-    for key, value in _items(node):
-        if isinstance(value, str):
-            yield str(key), value
-        else:
-            yield from _strings(value)
 
 
 def _replace(node: Any, name: str, old_root: str, new_root: str) -> list[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os.path as osp
-from collections.abc import Iterator
 from typing import Any
 
 from mmengine.config import Config
+
+from mmkd.utils.settings import settings
 
 _SECTIONS = ('default_hooks', 'custom_hooks', 'visualizer', 'val_evaluator', 'test_evaluator')
 # Paths of MMEngine's, MMDetection's and MMPretrain's hooks, visualisers and metrics that are written to.
@@ -28,7 +29,10 @@ def paths_outside(cfg: Config, chosen: dict[str, Any]) -> list[str]:
     work_dir = osp.realpath(cfg.work_dir)
     problems = []
     for section in _SECTIONS:
-        for key, name, value in _strings(cfg.get(section), section):
+        for key, value in settings(cfg.get(section), section):
+            name = key.rpartition('.')[2]
+            if not isinstance(value, str):
+                continue
             if name in _KEYS_IN_WORK_DIR:
                 path = osp.realpath(osp.join(work_dir, value))
             elif name in _KEYS and '://' not in value:
@@ -41,17 +45,3 @@ def paths_outside(cfg: Config, chosen: dict[str, Any]) -> list[str]:
                     f'want that, say so with --cfg-options {key}={value}; else name a path in the work folder'
                 )
     return problems
-
-
-def _strings(node: Any, key: str) -> Iterator[tuple[str, str, str]]:
-    """Yield (dotted key, last part, text) for every text in nested dicts and lists."""
-    items: Any = ()
-    if isinstance(node, dict):
-        items = node.items()
-    elif isinstance(node, (list, tuple)):
-        items = enumerate(node)
-    for name, value in items:
-        if isinstance(value, str):
-            yield f'{key}.{name}', str(name), value
-        else:
-            yield from _strings(value, f'{key}.{name}')

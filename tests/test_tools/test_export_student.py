@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import teacher_model
+from zoo import mmdet_scope
 
 from mmkd.distillers import Distiller
 
@@ -36,13 +37,14 @@ def test_weights_that_only_the_losses_had_are_dropped(tool, tiny_config, tmp_pat
         "             teacher=dict(config='nowhere.py', checkpoint='nowhere.pth'),\n"
         "             losses=dict(aekt=dict(type='mmkd.AEKTLoss')))\n"
     )
-    model = Distiller(
-        student=tiny_config.model,
-        teacher=dict(
-            config=dict(model=teacher_model(), default_scope='mmdet'), checkpoint='random_init'
-        ),
-        losses=dict(aekt=dict(type='mmkd.AEKTLoss')),
-    )
+    with mmdet_scope():
+        model = Distiller(
+            student=tiny_config.model,
+            teacher=dict(
+                config=dict(model=teacher_model(), default_scope='mmdet'), checkpoint='random_init'
+            ),
+            losses=dict(aekt=dict(type='mmkd.AEKTLoss')),
+        )
     torch.nn.init.ones_(model.distill['aekt'].serial_layer.offset)
     torch.save(dict(state_dict=model.state_dict(), meta={}), tmp_path / 'last.pth')
     arguments = [str(recipe), str(tmp_path / 'last.pth'), '--out-dir', str(tmp_path / 'out')]

@@ -35,11 +35,11 @@ def test_options_of_the_command_line_win(tmp_path: Path) -> None:
         'pytorch',
         '--cfg-options',
         'train_dataloader.num_workers=0',
-        'a=1,2',
+        'train_dataloader.a=1,2',
     )
     assert cfg.launcher == 'pytorch'
     assert cfg.train_dataloader.num_workers == 0
-    assert cfg.a == [1, 2]
+    assert cfg.train_dataloader.a == [1, 2]
 
 
 def test_the_work_folder_is_given_or_configured_or_named_after_the_config(tmp_path: Path) -> None:
@@ -79,6 +79,30 @@ def test_classifiers_get_the_loaders_that_mmpretrain_gives_them(tmp_path: Path) 
 def test_a_config_that_is_not_there_is_named() -> None:
     args = argparse.Namespace(config='gone.py', local_rank=0)
     with pytest.raises(PreflightError, match=r'there is no file gone\.py'):
+        load_config(args)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('model = dict(a=1)\nb = foo', r"NameError.*'foo'.*own\.py, line 2"),
+        ('a = [1', r'SyntaxError'),
+        ("_base_ = 'gone.py'", r'.*gone\.py'),
+        ("_base_ = 'recipe.py'\ndata_root = dict(type='x')", r'.*cannot inherit.*_delete_=True'),
+    ],
+)
+def test_a_config_that_cannot_be_read_says_where(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / 'recipe.py').write_text(CONFIG.format(scope='mmdet'))
+    (tmp_path / 'own.py').write_text(text)
+    args = argparse.Namespace(config=str(tmp_path / 'own.py'), local_rank=0)
+    with pytest.raises(PreflightError, match=r'config: .*own\.py: ' + message):
+        load_config(args)
+
+
+def test_a_checkpoint_in_place_of_a_config_is_refused(tmp_path: Path) -> None:
+    (tmp_path / 'epoch_1.pth').write_bytes(b'PK')
+    args = argparse.Namespace(config=str(tmp_path / 'epoch_1.pth'), local_rank=0)
+    with pytest.raises(PreflightError, match=r'config: .*epoch_1\.pth: .*py.*supported'):
         load_config(args)
 
 
