@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
 import os.path as osp
 import re
@@ -27,10 +26,10 @@ from mmkd.checkpoints import (
     download,
     resolve_name,
 )
+from mmkd.utils.annotations import coco_damage, json_damage
 from mmkd.utils.processes import local_rank
+from mmkd.utils.settings import settings
 from mmkd.utils.student_config import is_distiller
-
-PARSED_JSON_BYTES = 64 << 20
 
 COCO_DOWNLOADS = """\
 This is COCO 2017: from https://cocodataset.org/#download get
@@ -109,7 +108,8 @@ class _Download:
 def _check(cfg: Config, splits: tuple[str, ...], checkpoints: list[_Checkpoint]) -> None:
     if local_rank(cfg.get('launcher', 'none')) != 0:
         return
-    data_problems = _data_problems(cfg, splits) or _damaged_annotations(cfg, splits)
+    missing_data = _missing_data(cfg, splits)
+    data_problems = missing_data or _unusable_annotations(cfg, splits)
     problems = data_problems + _device_problems(cfg) + _work_dir_problems(cfg.work_dir)
     problems += _teacher_config_problems(cfg)
     downloads = []
@@ -122,26 +122,23 @@ def _check(cfg: Config, splits: tuple[str, ...], checkpoints: list[_Checkpoint])
     if not problems:
         problems = [problem for problem in map(_download, downloads) if problem]
     if problems:
-        raise PreflightError(problems, hint=WITHOUT_DOWNLOADS if data_problems else '')
+        raise PreflightError(problems, hint=WITHOUT_DOWNLOADS if missing_data else '')
 
 
 # ---- data ----
 
 
-def _data_problems(cfg: Config, splits: tuple[str, ...]) -> list[str]:
+def _missing_data(cfg: Config, splits: tuple[str, ...]) -> list[str]:
     missing: dict[str, dict[str, str]] = {}
     scope = cfg.get('default_scope')
     for split in splits:
-        loader_key, evaluator_key = f'{split}_dataloader', f'{split}_evaluator'
-        loader = cfg.get(loader_key)
-        if loader is None:
-            continue
-        for key, dataset in _datasets(loader.get('dataset'), f'{loader_key}.dataset'):
+        for key, dataset in _datasets(cfg, split):
             root = dataset.get('data_root') or ''
             for path_key, path in _dataset_paths(dataset, key, scope):
                 if not osp.exists(path):
-                    missing.setdefault(root, {}).setdefault(path, path_key)
-        for key, path in _evaluator_paths(cfg.get(evaluator_key), evaluator_key):
+                    inside = root if path.startswith(root) else ''
+                    missing.setdefault(inside, {}).setdefault(path, path_key)
+        for key, path in _evaluator_paths(cfg, split):
             if not osp.exists(path):
                 root = next((root for root in missing if root and path.startswith(root)), '')
                 missing.setdefault(root, {}).setdefault(path, key)
@@ -169,51 +166,57 @@ def _data_problem(root: str, paths: dict[str, str]) -> str:
     return '\n'.join(lines)
 
 
-def _damaged_annotations(cfg: Config, splits: tuple[str, ...]) -> list[str]:
-    """What is wrong with annotation files, of which MMDetection's error does not say the name."""
-    keys: dict[str, str] = {}
+def _unusable_annotations(cfg: Config, splits: tuple[str, ...]) -> list[str]:
+    scope = cfg.get('default_scope')
+    problems: dict[str, str] = {}
+
+    def check(key: str, path: str, names: dict[str, Any] | None, needs_objects: bool) -> None:
+        if names is not None:
+            damage = coco_damage(path, names.get('classes'), needs_objects)
+        else:
+            damage = json_damage(path) if path.endswith('.json') else None
+        if damage is not None:
+            problems.setdefault(path, f'{key}: {path}: {damage}')
+
     for split in splits:
-        loader = cfg.get(f'{split}_dataloader') or {}
-        for key, dataset in _datasets(loader.get('dataset'), f'{split}_dataloader.dataset'):
-            for path_key, path in _dataset_paths(dataset, key, cfg.get('default_scope')):
-                if path.endswith('.json'):
-                    keys.setdefault(path, path_key)
-    problems = []
-    for path, key in keys.items():
-        reason = _json_damage(path)
-        if reason is not None:
-            problems.append(
-                f'{key}: {path} is truncated or damaged ({reason}): get it again, or make it again'
-            )
-    return problems
+        evaluated: dict[str, Any] | None = None
+        for key, dataset in _datasets(cfg, split):
+            names = _coco_names(dataset, scope)
+            filters = (dataset.get('filter_cfg') or {}).get('filter_empty_gt', False)
+            for path_key, path in _dataset_paths(dataset, key, scope):
+                if path_key.endswith('.ann_file'):
+                    check(path_key, path, names, split == 'val' or (split == 'train' and filters))
+            # Of a panoptic data set's names, a file of instances has the things only.
+            if names is not None and 'thing_classes' not in names:
+                evaluated = names
+        for key, path in _evaluator_paths(cfg, split):
+            check(key, path, evaluated, split == 'val')
+    return list(problems.values())
 
 
-def _json_damage(path: str) -> str | None:
-    size = osp.getsize(path)
-    with open(path, 'rb') as file:
-        if size <= PARSED_JSON_BYTES:
-            try:
-                json.load(file)
-            except ValueError as error:
-                return str(error)
-            return None
-        # Parsing takes long: COCO's 450 MB are only looked at where a broken download shows.
-        file.seek(-64, os.SEEK_END)
-        end = file.read().rstrip()
-    return None if end.endswith((b'}', b']')) else f'it ends with {end[-20:]!r}'
+def _datasets(cfg: Config, split: str) -> Iterator[tuple[str, dict]]:
+    """Yield (key, config) of every dataset of a split, looking into wrappers like RepeatDataset."""
+    loader = cfg.get(f'{split}_dataloader') or {}
+    found = [(f'{split}_dataloader.dataset', loader.get('dataset'))]
+    while found:
+        key, node = found.pop(0)
+        if not isinstance(node, dict):
+            continue
+        if 'dataset' in node:
+            found.append((f'{key}.dataset', node['dataset']))
+        elif 'datasets' in node:
+            found += [(f'{key}.datasets.{i}', inner) for i, inner in enumerate(node['datasets'])]
+        else:
+            yield key, node
 
 
-def _datasets(node: Any, key: str) -> Iterator[tuple[str, dict]]:
-    """Yield (key, config) of every dataset, looking into wrappers like RepeatDataset."""
-    if not isinstance(node, dict):
-        return
-    if 'dataset' in node:
-        yield from _datasets(node['dataset'], f'{key}.dataset')
-    elif 'datasets' in node:
-        for index, inner in enumerate(node['datasets']):
-            yield from _datasets(inner, f'{key}.datasets.{index}')
-    else:
-        yield key, node
+def _coco_names(dataset: dict, scope: str | None) -> dict[str, Any] | None:
+    """The names that a data set gives its classes; None if it is not read as MMDetection reads COCO's."""
+    kind = _dataset_class(dataset, scope)
+    load = getattr(kind, 'load_data_list', None)
+    metainfo = dataset.get('metainfo') or {}
+    is_coco = getattr(load, '__qualname__', '') == 'CocoDataset.load_data_list'
+    return kind._load_metainfo(metainfo) if is_coco and isinstance(metainfo, dict) else None
 
 
 def _dataset_paths(dataset: dict, key: str, scope: str | None) -> list[tuple[str, str]]:
@@ -238,17 +241,15 @@ def _dataset_paths(dataset: dict, key: str, scope: str | None) -> list[tuple[str
     return paths
 
 
-def _evaluator_paths(node: Any, key: str) -> list[tuple[str, str]]:
-    """(key, path) of the annotation files that one evaluator or a list of them reads."""
-    if isinstance(node, (list, tuple)):
-        return [
-            pair
-            for index, item in enumerate(node)
-            for pair in _evaluator_paths(item, f'{key}.{index}')
-        ]
-    if not isinstance(node, dict) or _is_remote(node) or not isinstance(node.get('ann_file'), str):
-        return []
-    return [(f'{key}.ann_file', node['ann_file'])]
+def _evaluator_paths(cfg: Config, split: str) -> list[tuple[str, str]]:
+    """(key, path) of the annotation files that the evaluator of a split reads."""
+    key = f'{split}_evaluator'
+    nodes = [(key, cfg.get(key)), *settings(cfg.get(key), key)]
+    return [
+        (f'{key}.ann_file', node['ann_file'])
+        for key, node in nodes
+        if isinstance(node, dict) and isinstance(node.get('ann_file'), str) and not _is_remote(node)
+    ]
 
 
 def _is_remote(node: dict) -> bool:
@@ -258,14 +259,20 @@ def _is_remote(node: dict) -> bool:
 
 def _downloads_itself(dataset: dict, scope: str | None) -> bool:
     """Whether a missing data set is fetched by its own class, as MMPretrain's CIFAR100 does."""
-    dataset_type = dataset.get('type')
-    if isinstance(dataset_type, str):
-        with DATASETS.switch_scope_and_registry(scope) as registry:
-            dataset_type = registry.get(dataset_type)
-    if dataset_type is None:
+    kind = _dataset_class(dataset, scope)
+    if kind is None:
         return False
-    download = inspect.signature(dataset_type).parameters.get('download')
+    download = inspect.signature(kind).parameters.get('download')
     return download is not None and bool(dataset.get('download', download.default))
+
+
+def _dataset_class(dataset: dict, scope: str | None) -> Any:
+    """A data set's class; None if it is not known."""
+    kind = dataset.get('type')
+    if isinstance(kind, str):
+        with DATASETS.switch_scope_and_registry(dataset.get('_scope_', scope)) as registry:
+            kind = registry.get(kind)
+    return kind
 
 
 # ---- checkpoints ----
@@ -284,8 +291,9 @@ def _training_checkpoints(cfg: Config) -> list[_Checkpoint]:
             checkpoints.append(
                 _Checkpoint(key, name, f"give the teacher's file: --cfg-options {key}=PATH")
             )
-    for key, init_cfg in _pretrained(model, 'model'):
-        if key.startswith('model.teacher.'):
+    for key, init_cfg in settings(model, 'model'):
+        # The teacher's own checkpoint holds all that its parts would start from.
+        if key.startswith('model.teacher.') or not _is_pretrained(init_cfg):
             continue
         advice = (
             f'give a file: --cfg-options {key}.checkpoint=PATH; or start from random weights: '
@@ -300,19 +308,13 @@ def _loaded_checkpoint(cfg: Config, key: str) -> list[_Checkpoint]:
     return [_Checkpoint(key, name, 'give the path of a checkpoint')] if name else []
 
 
-def _pretrained(node: Any, key: str) -> Iterator[tuple[str, dict]]:
-    """Yield (key, init_cfg) wherever a model starts from weights in a file."""
-    if isinstance(node, dict):
-        if node.get('type') == 'Pretrained' and isinstance(node.get('checkpoint'), str):
-            yield key, node
-            return
-        items: Any = node.items()
-    elif isinstance(node, (list, tuple)):
-        items = enumerate(node)
-    else:
-        return
-    for name, value in items:
-        yield from _pretrained(value, f'{key}.{name}')
+def _is_pretrained(node: Any) -> bool:
+    """Whether a part of a model starts from weights in a file."""
+    return (
+        isinstance(node, dict)
+        and node.get('type') == 'Pretrained'
+        and isinstance(node.get('checkpoint'), str)
+    )
 
 
 def _find_checkpoint(checkpoint: _Checkpoint) -> _Download | str | None:
@@ -326,7 +328,8 @@ def _find_checkpoint(checkpoint: _Checkpoint) -> _Download | str | None:
     # Other schemes (s3://, petrel://) are left to MMEngine, which knows their credentials.
     if '://' in location or osp.isfile(osp.expanduser(location)):
         return None
-    return f'{checkpoint.key}: {location} does not exist: {checkpoint.advice}'
+    what = 'is a folder' if osp.isdir(osp.expanduser(location)) else 'does not exist'
+    return f'{checkpoint.key}: {location} {what}: {checkpoint.advice}'
 
 
 def _find_download(checkpoint: _Checkpoint, url: str) -> _Download | str | None:

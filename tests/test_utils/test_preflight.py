@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import http.server
+import json
 import socket
 import threading
 import urllib.error
@@ -16,7 +17,13 @@ import torch
 from mmengine.config import Config
 
 from mmkd.teachers import RANDOM_INIT
-from mmkd.utils import PreflightError, check_before_testing, check_before_training, preflight
+from mmkd.utils import (
+    PreflightError,
+    annotations,
+    check_before_testing,
+    check_before_training,
+    preflight,
+)
 
 BACKBONE_INIT = dict(type='Pretrained', checkpoint='torchvision://resnet18')
 RESNET18 = 'https://download.pytorch.org/models/resnet18-f37072fd.pth'
@@ -154,7 +161,7 @@ def test_data_that_is_elsewhere_or_fetches_itself_is_not_asked_for(cfg: Config) 
 def test_truncated_annotations_are_named(
     parsed_bytes: int, cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preflight, 'PARSED_JSON_BYTES', parsed_bytes)
+    monkeypatch.setattr(annotations, 'PARSED_JSON_BYTES', parsed_bytes)
     dataset = cfg.train_dataloader.dataset
     whole = (Path(dataset.data_root) / dataset.ann_file).read_bytes()
     dataset.ann_file = str(tmp_path / 'annotations.json')
@@ -165,7 +172,63 @@ def test_truncated_annotations_are_named(
     (problem,) = problems(cfg)
 
     assert problem.startswith('train_dataloader.dataset.ann_file: ')
-    assert f'{dataset.ann_file} is truncated or damaged' in problem
+    assert f'{dataset.ann_file}: it is truncated or damaged' in problem
+
+
+def test_the_names_of_the_classes_have_to_be_those_of_the_file(cfg: Config) -> None:
+    names = list(cfg.train_dataloader.dataset.metainfo.classes)
+    cfg.train_dataloader.dataset.metainfo.classes = (names[0].title(), *names[1:])
+
+    (problem,) = problems(cfg)
+
+    assert problem.startswith('train_dataloader.dataset.ann_file: ')
+    assert f"10 classes '{names[0].title()}' are not among the file's 10, '{names[0]}'" in problem
+    assert 'embedded data' not in str(PreflightError([problem]))
+
+
+def test_the_evaluator_has_to_know_the_names_of_the_data(cfg: Config, tmp_path: Path) -> None:
+    content = json.loads(Path(cfg.val_evaluator.ann_file).read_text())
+    content['categories'][3]['name'] = 'otherwise'
+    cfg.val_evaluator.ann_file = str(tmp_path / 'val.json')
+    Path(cfg.val_evaluator.ann_file).write_text(json.dumps(content))
+    (problem,) = problems(cfg)
+    assert problem.startswith('val_evaluator.ann_file: ')
+
+
+def test_annotations_without_objects_are_enough_where_nothing_looks_for_them(
+    cfg: Config, tmp_path: Path
+) -> None:
+    dataset = cfg.train_dataloader.dataset
+    content = json.loads((Path(dataset.data_root) / dataset.ann_file).read_text())
+    (tmp_path / 'none.json').write_text(json.dumps(content | dict(annotations=[])))
+    dataset.ann_file = str(tmp_path / 'none.json')
+    dataset.filter_cfg = dict(filter_empty_gt=False)
+    check_before_training(cfg)
+    dataset.filter_cfg = dict(filter_empty_gt=True)
+    assert 'it has no annotations' in problems(cfg)[0]
+
+
+def test_a_folder_in_place_of_annotations_is_named(cfg: Config) -> None:
+    cfg.train_dataloader.dataset.ann_file = 'annotations/'
+    (problem,) = problems(cfg)
+    assert problem.startswith('train_dataloader.dataset.ann_file: ')
+    assert 'it is a folder' in problem
+
+
+def test_a_file_of_another_folder_is_not_said_to_lie_in_the_data_folder(cfg: Config) -> None:
+    cfg.val_dataloader.dataset.ann_file = cfg.val_evaluator.ann_file = '/gone/val.json'
+    (problem,) = problems(cfg)
+    assert problem.startswith(
+        'data: not found:\n  /gone/val.json  (val_dataloader.dataset.ann_file)'
+    )
+
+
+def test_data_sets_that_are_not_read_as_coco_are_left_alone(cfg: Config, tmp_path: Path) -> None:
+    (tmp_path / 'list.json').write_text('[]')
+    cfg.train_dataloader.dataset = dict(
+        type='mmpretrain.CustomDataset', ann_file=str(tmp_path / 'list.json')
+    )
+    check_before_training(cfg)
 
 
 def test_imagenet_is_looked_for_in_the_folder_of_its_split(cfg: Config, tmp_path: Path) -> None:
