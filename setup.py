@@ -34,6 +34,8 @@ INSTALL_REQUIRES = [
     'numpy>=1.23',
     # COCO mAP, and the masks of the embedded data.
     'pycocotools>=2.0.6',
+    # Checkpoints in its format.
+    'safetensors',
     # The embedded handwritten digits; it needs scipy, too.
     'scikit-learn',
     # No newer than OpenMMLab's stack has to be: mmcv 2.1's prebuilt operators end at torch 2.1.

@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 import numpy as np
+import safetensors.torch
 import torch
 from mmengine.dist import get_dist_info
 from mmengine.fileio import LocalBackend, get_file_backend, register_backend
@@ -30,9 +31,14 @@ from mmengine.runner.checkpoint import (
     get_mmcls_models,
     get_torchvision_models,
 )
-from torch import nn
+from torch import Tensor, nn
 
 NETWORK_TIMEOUT_SECONDS = 20
+_OTHER_NAMES_OF_WEIGHTS = (
+    'model',
+    'module',
+    'model_state_dict',
+)  # DeiT and timm; DeepSpeed; PyTorch's tutorials
 _HASH_IN_NAME = re.compile(r'-([0-9a-f]{8,64})\.')
 _SCHEMES = (
     '',
@@ -69,7 +75,7 @@ def load_checkpoint(
     """Load a checkpoint without executing anything in it.
 
     What PyTorch's ``weights_only`` reads is allowed, and what MMEngine's checkpoints hold: NumPy arrays and numbers,
-    and the history of logged values.
+    and the history of logged values. safetensors are read too.
 
     Args:
         name: A path, a URL or a model's name as MMEngine takes it (``torchvision://resnet50``). A URL is downloaded
@@ -79,7 +85,7 @@ def load_checkpoint(
         option: How the user sets ``allow_pickle``, for the error.
 
     Returns:
-        What was saved.
+        What was saved; weights that other code saves under ``'model'`` or ``'module'`` are under ``'state_dict'`` too.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -106,6 +112,11 @@ def load_checkpoint(
                 if key.startswith(prefix)
             }
         )
+    if isinstance(checkpoint, dict) and 'state_dict' not in checkpoint:
+        for key in _OTHER_NAMES_OF_WEIGHTS:
+            if isinstance(checkpoint.get(key), dict):
+                checkpoint['state_dict'] = checkpoint[key]
+                break
     return checkpoint
 
 
@@ -288,8 +299,10 @@ def _load_file(path: str, map_location: Any, allow_pickle: bool, option: str) ->
 
 
 def _load(file: Any, name: str, map_location: Any, allow_pickle: bool, option: str) -> Any:
-    start = file.getvalue()[:1] if isinstance(file, io.BytesIO) else _first_byte(file)
-    if start not in (b'P', b'\x80'):  # of a zip archive and of a pickle
+    start = file.getvalue()[:9] if isinstance(file, io.BytesIO) else _first_bytes(file, 9)
+    if start[8:] == b'{' and int.from_bytes(start[:8], 'little') < 1 << 32:  # the header's length
+        return _load_safetensors(file, name)
+    if start[:1] not in (b'P', b'\x80'):  # of a zip archive and of a pickle
         raise CorruptCheckpointError(f'{name} is empty or no checkpoint')
     try:
         with torch.serialization.safe_globals(_safe_globals()):
@@ -309,9 +322,18 @@ def _load(file: Any, name: str, map_location: Any, allow_pickle: bool, option: s
     return torch.load(file, map_location=map_location, weights_only=False)
 
 
-def _first_byte(path: str) -> bytes:
+def _load_safetensors(file: Any, name: str) -> dict[str, Tensor]:
+    try:
+        if isinstance(file, io.BytesIO):
+            return safetensors.torch.load(file.getvalue())
+        return safetensors.torch.load_file(file)
+    except safetensors.SafetensorError as error:
+        raise CorruptCheckpointError(f'{name} is truncated or no checkpoint: {error}') from error
+
+
+def _first_bytes(path: str, count: int) -> bytes:
     with open(path, 'rb') as file:
-        return file.read(1)
+        return file.read(count)
 
 
 def _shorten(keys: list[str], limit: int = 8) -> list[str]:

@@ -73,7 +73,9 @@ def test_teacher_checkpoint_that_has_to_be_unpickled(tmp_path: Path) -> None:
 def test_teacher_checkpoint_of_another_architecture(tmp_path: Path) -> None:
     deep = build(teacher_model(backbone__depth=50, neck__in_channels=[64, 128, 256, 512]))
     path = save(deep.teacher.model, tmp_path / 'deep.pth')
-    with pytest.raises(RuntimeError, match=r'deep\.pth does not fit teacher\.config') as raised:
+    with pytest.raises(
+        RuntimeError, match=r'deep\.pth does not fit model\.teacher\.config'
+    ) as raised:
         build(teacher_model(), path)
     assert 'keys of the file are unknown to the config' in str(raised.value)
     assert 'backbone.layer1.0.conv3.weight' in str(raised.value)

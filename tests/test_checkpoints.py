@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import CheckpointLoader
@@ -101,6 +102,33 @@ def test_nothing_in_a_checkpoint_is_executed(save: str, tmp_path: Path) -> None:
     ):
         load_checkpoint(path, option='teacher.allow_pickle=True')
     assert not trace.exists()
+
+
+@pytest.mark.parametrize('key', ['model', 'module', 'model_state_dict'])
+def test_weights_under_other_names_are_found(key: str, tmp_path: Path) -> None:
+    torch.save({key: WEIGHTS, 'epoch': 3}, tmp_path / 'a.pth')
+    loaded = load_checkpoint(tmp_path / 'a.pth')
+    assert torch.equal(loaded['state_dict']['weight'], WEIGHTS['weight'])
+    assert loaded['epoch'] == 3
+
+
+def test_weights_under_their_own_name_come_first(tmp_path: Path) -> None:
+    torch.save(dict(state_dict=WEIGHTS, model=dict(weight=None)), tmp_path / 'a.pth')
+    assert torch.equal(
+        load_checkpoint(tmp_path / 'a.pth')['state_dict']['weight'], WEIGHTS['weight']
+    )
+
+
+@pytest.mark.parametrize('metadata', range(0, 600, 60))
+def test_safetensors_are_read_whatever_they_are_called(tmp_path: Path, metadata: int) -> None:
+    path = (
+        tmp_path / 'a.pth'
+    )  # of metadata of other lengths the first byte is that of a zip archive or a pickle, too
+    safetensors.torch.save_file(WEIGHTS, path, metadata=dict(note='x' * metadata))
+    assert torch.equal(load_checkpoint(path)['weight'], WEIGHTS['weight'])
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CorruptCheckpointError, match=r'a\.pth is truncated'):
+        load_checkpoint(path)
 
 
 def test_attributes_are_out_of_reach(tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ import time
 sys.path.append(osp.dirname(osp.dirname(osp.abspath(__file__))))
 
 from mmengine.config import Config
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, Hook
 
 from mmkd.datasets.unreadable import skip_unreadable
 from mmkd.hooks import FiniteLossHook, ResumeStateHook, WholeCheckpointHook
 from mmkd.utils import (
+    FirstStep,
     FittingCheckpoint,
     PreflightError,
     Stopping,
@@ -35,6 +36,7 @@ from mmkd.utils import (
     quiet_packages,
     report_missing,
     resolve_resume,
+    setting_at_fault,
     warn_of_overwriting,
 )
 
@@ -98,12 +100,11 @@ def apply_training_options(cfg: Config, args: argparse.Namespace) -> None:
         auto_scale_lr = cfg.get('auto_scale_lr') or {}
         missing = [name for name in ('enable', 'base_batch_size') if name not in auto_scale_lr]
         if missing:
+            names = ' and '.join(f'auto_scale_lr.{name}' for name in missing)
             raise PreflightError(
                 [
-                    f'--auto-scale-lr: the config does not set auto_scale_lr.{name}: it must name '
-                    'the batch size that its learning rate was chosen for, '
-                    'auto_scale_lr=dict(enable=False, base_batch_size=16)'
-                    for name in missing
+                    f'--auto-scale-lr: the config does not set {names}: it must name the batch size that its '
+                    'learning rate was chosen for, auto_scale_lr=dict(enable=False, base_batch_size=16)'
                 ]
             )
         cfg.auto_scale_lr.enable = True
@@ -138,14 +139,18 @@ def run(args: argparse.Namespace, stop: Stopping, argv: list[str]) -> int:
         check_before_training(cfg)
     except PreflightError as error:
         return report_missing(error, args.launcher)
+    first_step = FirstStep()
     try:
         with lock_work_dir(cfg.work_dir, args.launcher):
             resolve_resume(cfg)
             warn_of_overwriting(cfg)
-            train(cfg)
+            train(cfg, first_step)
     except PreflightError as error:
         return report_missing(error, args.launcher)
     except Exception as error:
+        problem = None if first_step.done else setting_at_fault(error)
+        if problem is not None:
+            return report_missing(PreflightError([problem]), args.launcher)
         advice = advice_on(error, cfg)
         if advice is not None:
             error.add_note(advice)
@@ -163,8 +168,8 @@ def outlook(cfg: Config, args: argparse.Namespace, argv: list[str], began: float
     return f'Kept: {kept}. To go on: {command}'
 
 
-def train(cfg: Config) -> None:
-    """Train ``cfg`` with what makes a run safe to stop, whether or not its config asks for it."""
+def train(cfg: Config, *hooks: Hook) -> None:
+    """Train ``cfg`` with what makes a run safe to stop, whether or not its config asks for it, and these hooks."""
     prepare_cpu(cfg)
     runner = build_runner(cfg)
     quiet_logger(runner.logger)
@@ -176,6 +181,8 @@ def train(cfg: Config) -> None:
             runner.register_hook(kind())
     if cfg.get('resume'):
         runner.register_hook(FittingCheckpoint('--resume'))
+    for hook in hooks:
+        runner.register_hook(hook)
     runner.train()
     close_process_group()
 

@@ -340,4 +340,12 @@ def _build_teacher(config: Mapping[str, Any], student: Any, name: str) -> Teache
     if not isinstance(config, Mapping):
         raise TypeError(f'{where}: expected dict(config=..., checkpoint=...), got {config!r}')
     options = {'type': 'mmkd.FrozenTeacher', **config, 'student': student}
-    return build(TEACHERS, options, where)
+    try:
+        return build(TEACHERS, options, where)
+    except Exception as error:
+        # A teacher does not know its name; its errors speak of model.teacher.
+        error.args = tuple(
+            part.replace('model.teacher.', f'{where}.') if isinstance(part, str) else part
+            for part in error.args
+        )
+        raise

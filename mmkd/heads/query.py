@@ -128,7 +128,7 @@ class QueryHeadAdapter(HeadAdapter):
         if not getattr(self.teacher_head, self.assigner_name, None):
             raise ValueError(
                 f"the teacher's {path} ({type(self.teacher_head).__name__}) has no assigner, which matches its "
-                'queries with the ground truth: keep model.train_cfg in teacher.config'
+                'queries with the ground truth: keep model.train_cfg in model.teacher.config'
             )
         padding = [
             int(getattr(model.data_preprocessor, 'pad_size_divisor', 1))

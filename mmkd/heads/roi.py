@@ -439,7 +439,7 @@ def _check_strides(
             raise ValueError(
                 f"the teacher's bbox_roi_extractor has featmap_strides {list(strides)}, but for an input of "
                 f'{tuple(size)} its neck gives maps of {[tuple(level.shape[-2:]) for level in features]}: '
-                'set teacher.config to the config that trained the checkpoint'
+                'set model.teacher.config to the config that trained the checkpoint'
             )
 
 

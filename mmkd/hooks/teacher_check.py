@@ -128,13 +128,13 @@ class TeacherCheckHook(Hook):
         if start is not None and not score > start:
             _warn(
                 f'the teacher ({metric} {score:.4g}) is not better than the student is before training ({start:.4g}): '
-                'it can teach nothing. Are teacher.checkpoint and teacher.config those of one training, and the '
-                'classes in the same order?'
+                'it can teach nothing. Are model.teacher.checkpoint and model.teacher.config those of one training, '
+                'and the classes in the same order?'
             )
         if self.expected is not None and not score >= self.expected * (1 - self.tolerance):
             _warn(
                 f"the teacher's {metric} is {score:.4g}, far below the expected {self.expected:.4g}: check "
-                "teacher.checkpoint, the size of the validation images, and the teacher's data_preprocessor "
+                "model.teacher.checkpoint, the size of the validation images, and the teacher's data_preprocessor "
                 '(mean, std, bgr_to_rgb)'
             )
 

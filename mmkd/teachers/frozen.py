@@ -14,7 +14,12 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from mmkd.checkpoints import load_checkpoint, load_weights
+from mmkd.checkpoints import (
+    CorruptCheckpointError,
+    UnsafeCheckpointError,
+    load_checkpoint,
+    load_weights,
+)
 from mmkd.heads import plain_weights
 from mmkd.registry import TEACHERS
 from mmkd.structures import ClassMap
@@ -44,14 +49,14 @@ class FrozenTeacher(Teacher):
         student: The student, whose data preprocessor's output the teacher has to read.
 
     Raises:
-        ValueError: No checkpoint is named; ``class_aliases`` cannot be.
+        ValueError: No config or checkpoint is named, or the config is none; ``class_aliases`` cannot be.
         FileNotFoundError: The checkpoint or the config does not exist.
         RuntimeError: Checkpoint and config do not fit; the message lists the keys.
     """
 
     def __init__(
         self,
-        config: str | Path | Mapping[str, Any] | Config,
+        config: str | Path | Mapping[str, Any] | Config | None = None,
         checkpoint: str | Path | None = None,
         *,
         class_names: Sequence[str] | None = None,
@@ -62,7 +67,7 @@ class FrozenTeacher(Teacher):
     ) -> None:
         if checkpoint is None:
             raise ValueError(
-                'teacher.checkpoint is not set: an untrained teacher teaches noise. Set it to the file '
+                'model.teacher.checkpoint is not set: an untrained teacher teaches noise. Set it to the file '
                 f"or URL of the trained teacher, or to '{RANDOM_INIT}' if noise is what you want"
             )
         self.checkpoint = str(checkpoint)
@@ -165,22 +170,28 @@ class FrozenTeacher(Teacher):
         """Load the checkpoint, every key of it and nothing else."""
         try:
             checkpoint = load_checkpoint(
-                self.checkpoint, allow_pickle=allow_pickle, option='teacher.allow_pickle=True'
+                self.checkpoint, allow_pickle=allow_pickle, option='model.teacher.allow_pickle=True'
             )
         except FileNotFoundError:
             raise FileNotFoundError(
-                f'teacher.checkpoint: there is no file {self.checkpoint!r}: train the teacher first, '
-                'or set model.teacher.checkpoint to where its weights are'
+                f'model.teacher.checkpoint: there is no file {self.checkpoint!r}: train the teacher first, '
+                'or set it to where its weights are'
             ) from None
+        except (CorruptCheckpointError, UnsafeCheckpointError) as error:
+            raise type(error)(f'model.teacher.checkpoint: {error}') from None
+        if not isinstance(checkpoint, Mapping):
+            raise CorruptCheckpointError(
+                f'model.teacher.checkpoint: {self.checkpoint} holds a {type(checkpoint).__name__}, not weights by name'
+            )
         source = checkpoint.get('state_dict', checkpoint)
         problems = load_weights(
             self.model, plain_weights(self.model, source), getattr(source, '_metadata', {})
         )
         if problems:
             raise RuntimeError(
-                f'teacher.checkpoint {self.checkpoint} does not fit teacher.config:\n  '
+                f'model.teacher.checkpoint {self.checkpoint} does not fit model.teacher.config:\n  '
                 + '\n  '.join(problems)
-                + '\nset teacher.config to the config that trained this file (same architecture, same '
+                + '\nset model.teacher.config to the config that trained this file (same architecture, same '
                 'number of classes)'
             )
         meta = checkpoint.get('meta') or {}
@@ -203,21 +214,31 @@ class FrozenTeacher(Teacher):
 
     @property
     def _source(self) -> str:
-        return f'teacher.checkpoint {self.checkpoint}'
+        return f'model.teacher.checkpoint {self.checkpoint}'
 
 
-def load_config(config: str | Path | Mapping[str, Any] | Config) -> Config:
+def load_config(config: str | Path | Mapping[str, Any] | Config | None) -> Config:
     """The config of a network: a path, ``'mmdet::...'``, or a dict with ``model`` in it."""
+    if config is None:
+        raise ValueError(
+            'model.teacher.config is not set: give the config that trained model.teacher.checkpoint'
+        )
     if isinstance(config, Config):
         loaded = config
     elif isinstance(config, Mapping):
         loaded = Config(dict(config))
-    elif '::' in str(config):
-        loaded = get_config(str(config))
     else:
-        loaded = Config.fromfile(config)
+        try:
+            loaded = get_config(config) if '::' in str(config) else Config.fromfile(config)
+        except Exception as error:  # whatever a config executes can raise
+            kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+            raise kind(
+                f'model.teacher.config: {config} cannot be read: {type(error).__name__}: {error}'
+            ) from error
     if 'model' not in loaded:
-        raise ValueError('teacher.config has no `model`: give a config file or dict(model=...)')
+        raise ValueError(
+            'model.teacher.config has no `model`: give a config file or dict(model=...)'
+        )
     return loaded
 
 

@@ -33,7 +33,7 @@ class TeacherPrecision:
 
     def __init__(self, model: Any, dtype: str | None) -> None:
         if dtype is not None and dtype not in DTYPES:
-            raise ValueError(f'teacher.dtype: {dtype!r} is none of {", ".join(DTYPES)}')
+            raise ValueError(f'model.teacher.dtype: {dtype!r} is none of {", ".join(DTYPES)}')
         self.dtype = None if dtype is None else DTYPES[dtype]
         if dtype in (None, 'float32'):
             return

@@ -9,7 +9,7 @@ from mmkd.utils.command_line import (
     report_missing,
 )
 from mmkd.utils.data_root import override_data_root
-from mmkd.utils.failures import advice_on
+from mmkd.utils.failures import FirstStep, advice_on, setting_at_fault
 from mmkd.utils.fitting import FittingCheckpoint
 from mmkd.utils.preflight import PreflightError, check_before_testing, check_before_training
 from mmkd.utils.processes import close_process_group, leave, local_rank, prepare_cpu
@@ -26,6 +26,7 @@ from mmkd.utils.work_dir import (
 __all__ = [
     'CfgOptions',
     'DropDistillWeights',
+    'FirstStep',
     'FittingCheckpoint',
     'PreflightError',
     'Stopping',
@@ -50,6 +51,7 @@ __all__ = [
     'read_config',
     'report_missing',
     'resolve_resume',
+    'setting_at_fault',
     'student_config',
     'warn_of_overwriting',
 ]

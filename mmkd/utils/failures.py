@@ -1,11 +1,54 @@
-"""What a user can do about an error that MMEngine or PyTorch raises in the middle of a run."""
+"""What a user can do about an error that ends a run."""
 
 from __future__ import annotations
 
+import os.path as osp
+import traceback
+from typing import Any
+
+import mmengine.registry
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 
+import mmkd
 from mmkd.utils.student_config import is_distiller
+
+_MMKD = osp.dirname(mmkd.__file__ or '') + osp.sep
+_REGISTRY = osp.dirname(mmengine.registry.__file__ or '') + osp.sep
+_LOADING = osp.join('mmcv', 'transforms', 'loading.py')
+
+
+class FirstStep(Hook):
+    """Knows whether a run has made a step since it began or went on."""
+
+    done = False
+
+    def after_train_iter(self, *_: Any, **__: Any) -> None:
+        """It has."""
+        self.done = True
+
+
+def setting_at_fault(error: BaseException) -> str | None:
+    """What an error says of a setting, if it was raised to say that.
+
+    Args:
+        error: What ended a run before its first step.
+
+    Returns:
+        The message of an error that this package raises, or MMEngine where it builds what a config names; None of any
+        other, for which one has to know the place in the code.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames or not isinstance(
+        error, (ValueError, TypeError, KeyError, RuntimeError, FileNotFoundError)
+    ):
+        return None
+    file, line = osp.abspath(frames[-1].filename), frames[-1].line or ''
+    # What Python raises within this package, without a `raise`, is a mistake of the package.
+    if not (file.startswith(_REGISTRY) or (file.startswith(_MMKD) and line.startswith('raise '))):
+        return None
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
 
 
 def advice_on(error: BaseException, cfg: Config) -> str | None:
@@ -20,13 +63,21 @@ def advice_on(error: BaseException, cfg: Config) -> str | None:
     """
     if isinstance(error, torch.OutOfMemoryError):
         return memory_advice(cfg)
-    if isinstance(error, RuntimeError) and 'DataLoader worker' in str(error):
+    if isinstance(error, RuntimeError) and 'DataLoader worker (pid' in str(error):
         workers = (cfg.get('train_dataloader') or {}).get('num_workers')
         return (
             'A process that loads images was ended from outside, mostly by the system for lack of memory '
             f'(dmesg says so): take fewer than {workers} of them (--cfg-options train_dataloader.num_workers=N), '
             'or give the container more shared memory (--shm-size). Then go on from the last checkpoint with '
             '--resume.'
+        )
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    loading = [frame for frame in frames if frame.f_code.co_filename.endswith(_LOADING)]
+    if loading or _LOADING in str(error):  # PyTorch puts a worker's traceback into the message
+        path = loading[-1].f_locals.get('filename', 'an image') if loading else 'an image'
+        return (
+            'An image cannot be read: mend or replace it; of the training data, --bad-images skip names and counts '
+            f'such images and takes others: {path}'
         )
     return None
 

@@ -123,7 +123,7 @@ def test_missing_unexpected_and_misshapen_keys_are_all_listed(tmp_path: Path) ->
     assert re.search(r'1 keys of the config are missing .*\n +backbone\.conv1\.weight\n', message)
     assert re.search(r'1 keys of the file are unknown .*\n +bbox_head\.extra\.bias\n', message)
     assert re.search(r'1 keys have other shapes.*\n.*bbox_head\.retina_cls\.bias.*80.*10', message)
-    assert 'set teacher.config to the config that trained this file' in message
+    assert 'set model.teacher.config to the config that trained this file' in message
 
 
 def test_a_second_name_of_a_weight_is_no_unknown_key(tmp_path: Path) -> None:

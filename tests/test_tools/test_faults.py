@@ -62,8 +62,9 @@ def test_unreadable_images_are_named_and_replaced_on_request(
     assert train(tmp_path / 'strict', options=options, config=CONFIG) == 1
     assert train(tmp_path / 'lenient', '--bad-images', 'skip', options=options, config=CONFIG) == 0
 
-    error = output(tmp_path / 'strict').read_text().splitlines()[-1]
-    assert str(missing) in error or str(broken) in error
+    advice = output(tmp_path / 'strict').read_text().splitlines()[-1]
+    assert '--bad-images skip' in advice
+    assert str(missing) in advice or str(broken) in advice
     warnings = output(tmp_path / 'lenient').read_text()
     for path in (missing, broken):
         assert f'image {path} cannot be read' in warnings

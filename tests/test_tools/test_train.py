@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
+import re
 import shutil
 import sys
 import urllib.error
@@ -243,7 +244,9 @@ def test_auto_scale_lr_without_its_base_is_refused(
     run_tiny: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_tiny(tmp_path, '--auto-scale-lr', options=('auto_scale_lr=None',)) == 2
-    assert 'auto_scale_lr.base_batch_size' in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert 'Not started: 1 problem.' in said
+    assert 'auto_scale_lr.enable and auto_scale_lr.base_batch_size' in said
 
 
 def test_coco_without_coco_and_network_is_one_clear_message(
@@ -275,6 +278,76 @@ def test_coco_without_coco_and_network_is_one_clear_message(
     ):
         assert text in message
     assert not (tmp_path / 'work_dirs').exists()
+
+
+BROKEN = {
+    'no config': ('config=None', r'model\.teacher\.config is not set'),
+    'a config of another zoo': (
+        'config=mmdet::gone/gone.py',
+        r'model\.teacher\.config: mmdet::gone',
+    ),
+    'a config with a mistake': ('config={folder}/mistake.py', r"model\.teacher\.config: .*'foo'"),
+    'no checkpoint': ('checkpoint=None', r'model\.teacher\.checkpoint is not set'),
+    'a folder': ('checkpoint={folder}', r'model\.teacher\.checkpoint: .* is a folder'),
+    'a truncated file': (
+        'checkpoint={folder}/short.pth',
+        r'model\.teacher\.checkpoint: .*truncated',
+    ),
+    'an unsafe file': ('checkpoint={folder}/unsafe.pth', r'model\.teacher\.allow_pickle=True'),
+    'a list': ('checkpoint={folder}/list.pth', r'model\.teacher\.checkpoint: .* holds a list'),
+    'other weights': ('checkpoint={folder}/other.pth', r'does not fit model\.teacher\.config'),
+    'a misspelt option': (
+        'chekpoint=a.pth',
+        r"model\.teacher: .*'chekpoint'; its options are: config",
+    ),
+    'other classes': ('class_names=[a,b,c,d,e,f,g,h,i,j]', r'was trained on other classes'),
+    'a misspelt part': ('', r"'tacher'"),
+    'a misspelt model': ('', r'RetinaNett is not in the'),
+}
+
+
+@pytest.mark.parametrize('what', BROKEN)
+def test_a_teacher_that_cannot_be_is_one_message(
+    what: str,
+    run_tiny: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / 'mistake.py').write_text('model = foo')
+    torch.save([torch.zeros(1)], tmp_path / 'list.pth')
+    torch.save(dict(state_dict=dict(weight=torch.zeros(1000))), tmp_path / 'other.pth')
+    (tmp_path / 'short.pth').write_bytes((tmp_path / 'other.pth').read_bytes()[:1000])
+    torch.save(dict(state_dict={}, meta=Path('object')), tmp_path / 'unsafe.pth')
+    option, message = BROKEN[what]
+    options = {
+        'a misspelt part': 'model.tacher.x=1',
+        'a misspelt model': 'model.student.type=RetinaNett',
+    }
+    option = options.get(what) or f'model.teacher.{option.format(folder=tmp_path)}'
+    random_teacher = (
+        f'model.teacher.config={REPOSITORY}/tests/data/tiny_retinanet.py',
+        'model.teacher.checkpoint=random_init',
+    )
+
+    assert run_tiny(tmp_path / 'run', config='tiny_ckd', options=(*random_teacher, option)) == 2
+
+    said = capsys.readouterr().err
+    assert 'Not started: 1 problem.' in said
+    assert re.search(message, said)
+
+
+def test_a_mistake_of_the_code_keeps_its_traceback(
+    train: ModuleType,
+    run_tiny: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def mistake(*_: Any) -> None:
+        raise ValueError('a mistake')
+
+    monkeypatch.setattr(train, 'build_runner', mistake)
+    with pytest.raises(ValueError, match='a mistake'):
+        run_tiny(tmp_path)
 
 
 def test_the_command_works_before_the_package_is_installed(
