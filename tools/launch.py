@@ -46,8 +46,14 @@ def share_cores(processes: int) -> None:
 
 def main(argv: list[str]) -> int:
     """Start the processes and wait for them; return their exit code."""
-    if len(argv) < 2 or not argv[1].isdecimal() or int(argv[1]) < 1:
+    if len(argv) < 2:
         print(__doc__, file=sys.stderr)
+        return MISSING_INPUT
+    if not argv[1].isdecimal() or int(argv[1]) < 1:
+        print(
+            f'PROCESSES: {argv[1]!r} is no number of processes: give 1 or more, on each machine at most one per GPU',
+            file=sys.stderr,
+        )
         return MISSING_INPUT
     script, processes = argv[0], int(argv[1])
     share_cores(processes)

@@ -29,6 +29,7 @@ from mmkd.utils import (
     quiet_logger,
     quiet_packages,
     report_missing,
+    setting_at_fault,
     student_config,
 )
 
@@ -135,6 +136,11 @@ def run(args: argparse.Namespace) -> int:
         runner.test()
     except PreflightError as error:
         return report_missing(error, args.launcher)
+    except Exception as error:
+        problem = setting_at_fault(error)
+        if problem is None:
+            raise
+        return report_missing(PreflightError([problem]), args.launcher)
     close_process_group()
     return 0
 

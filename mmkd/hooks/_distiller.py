@@ -1,4 +1,4 @@
-"""The distiller of a run."""
+"""What hooks that look at a distillation have in common."""
 
 from __future__ import annotations
 
@@ -22,3 +22,17 @@ def distiller_of(runner: Runner, hook: Hook) -> Distiller:
             'take the hook out of custom_hooks, or train a recipe with a teacher'
         )
     return model
+
+
+def checked_interval(interval: int, hook: Hook) -> int:
+    """``interval`` itself.
+
+    Raises:
+        ValueError: It is less than 1.
+    """
+    if interval < 1:
+        raise ValueError(
+            f'{type(hook).__name__}.interval is {interval}, but must be at least 1: to switch the hook off, take it '
+            'out of custom_hooks'
+        )
+    return interval

@@ -22,7 +22,7 @@ from mmkd.losses import LogitLoss
 from mmkd.registry import HOOKS
 from mmkd.structures import Step
 
-from ._distiller import distiller_of
+from ._distiller import checked_interval, distiller_of
 
 PREFIX = 'train/distill/'
 SHARED = ('backbone', 'neck')
@@ -60,7 +60,8 @@ class DistillMonitorHook(Hook):
         max_samples: The matching accuracy looks at so many samples at most, evenly spaced over those that a loss picks.
 
     Raises:
-        ValueError: No trainable parameter has such a name, or it is in a head and there are several processes.
+        ValueError: ``interval`` is less than 1; no trainable parameter has such a name, or it is in a head and there
+            are several processes.
         TypeError: The run has no distiller.
     """
 
@@ -72,7 +73,7 @@ class DistillMonitorHook(Hook):
         parameters: str | Sequence[str] = 'backbone',
         max_samples: int = 1024,
     ) -> None:
-        self.interval = interval
+        self.interval = checked_interval(interval, self)
         self.parameters = (parameters,) if isinstance(parameters, str) else tuple(parameters)
         self.max_samples = max_samples
         self._measure_gradients = True

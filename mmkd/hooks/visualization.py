@@ -26,7 +26,7 @@ from mmkd.losses import LogitLoss
 from mmkd.registry import HOOKS
 from mmkd.teachers.isolation import isolated_rng
 
-from ._distiller import distiller_of
+from ._distiller import checked_interval, distiller_of
 
 _SMALLEST_SIDE = 320
 _HEADING = 22
@@ -55,6 +55,7 @@ class DistillVisualizationHook(Hook):
         max_samples: Rows and columns of the matrix, evenly spaced over the samples that a loss picks.
 
     Raises:
+        ValueError: ``interval`` is less than 1.
         TypeError: The run has no distiller.
     """
 
@@ -67,7 +68,7 @@ class DistillVisualizationHook(Hook):
         score_thr: float = 0.3,
         max_samples: int = 64,
     ) -> None:
-        self.interval = interval
+        self.interval = checked_interval(interval, self)
         self.max_images = max_images
         self.score_thr = score_thr
         self.max_samples = max_samples

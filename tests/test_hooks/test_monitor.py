@@ -19,7 +19,7 @@ from zoo import batch, distiller, gradient, mmdet_scope
 
 from mmkd.distillers import Distiller
 from mmkd.distillers.record import StepRecord
-from mmkd.hooks import DistillMonitorHook, monitor
+from mmkd.hooks import DistillMonitorHook, DistillVisualizationHook, monitor
 from mmkd.hooks.monitor import PREFIX
 
 MONITOR = dict(type='mmkd.DistillMonitorHook', interval=3)
@@ -279,3 +279,9 @@ def test_the_numbers_are_in_the_local_files_and_in_tensorboard(monitored: Any) -
     }
     assert wanted <= set(accumulator.Tags()['scalars'])
     assert isinstance(monitored.runner, Runner)
+
+
+@pytest.mark.parametrize('hook', [DistillMonitorHook, DistillVisualizationHook])
+def test_an_interval_of_nothing_is_refused(hook: Any) -> None:
+    with pytest.raises(ValueError, match=rf'{hook.__name__}\.interval is 0'):
+        hook(interval=0)

@@ -94,7 +94,9 @@ def test_every_weight_comes_from_the_file(tmp_path: Path) -> None:
     assert loaded.classes == CLASSES
 
 
-@pytest.mark.parametrize('form', ['bare', 'data_parallel', 'distilled', 'without_counters'])
+@pytest.mark.parametrize(
+    'form', ['bare', 'data_parallel', 'distilled', 'timm', 'deepspeed', 'without_counters']
+)
 def test_other_forms_of_checkpoint(tmp_path: Path, form: str) -> None:
     source = make_teacher().model
     state = dict(source.state_dict())
@@ -102,6 +104,8 @@ def test_other_forms_of_checkpoint(tmp_path: Path, form: str) -> None:
         'bare': state,
         'data_parallel': dict(state_dict={f'module.{key}': state[key] for key in state}),
         'distilled': dict(state_dict=state | {'distill.ckd.weight': torch.ones(3)}),
+        'timm': dict(model=state, epoch=3),
+        'deepspeed': dict(module={f'module.{key}': state[key] for key in state}),
         'without_counters': {key: state[key] for key in state if 'num_batches' not in key},
     }[form]
     torch.save(content, tmp_path / 'teacher.pth')

@@ -204,8 +204,8 @@ def test_a_number_of_threads_that_is_given_is_kept(
 
 
 @pytest.mark.parametrize('processes', ['two', '0', '-1'])
-def test_a_number_of_processes_that_is_none_shows_the_usage(
+def test_a_number_of_processes_that_is_none_is_named(
     launch: ModuleType, processes: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert launch.main(['train.py', processes, 'config.py']) == 2
-    assert 'SCRIPT PROCESSES' in capsys.readouterr().err
+    assert f'PROCESSES: {processes!r} is no number' in capsys.readouterr().err

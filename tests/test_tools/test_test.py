@@ -182,3 +182,21 @@ def test_a_missing_checkpoint_is_named(
 def test_predictions_go_to_a_pickle_only(tool: ModuleType) -> None:
     with pytest.raises(SystemExit, match='2'):
         tool.parse_args(['config.py', 'model.pth', '--out', 'predictions.json'])
+
+
+def test_a_damaged_checkpoint_is_one_message(
+    tool: ModuleType,
+    trained: Any,
+    tiny_coco: Path,
+    tmp_path: Path,
+    fresh_names: Callable[[], list[str]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    short = tmp_path / 'short.pth'
+    short.write_bytes(trained.checkpoint.read_bytes()[:1000])
+    arguments = [str(trained.config), str(short), '--work-dir', str(tmp_path / 'run')]
+    options = ['--cfg-options', f'data_root={tiny_coco}', *fresh_names()]
+    assert tool.main([*arguments, *options]) == 2
+    said = capsys.readouterr().err
+    assert 'Not started: 1 problem.' in said
+    assert f'{short} is truncated' in said
