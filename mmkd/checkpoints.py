@@ -302,7 +302,7 @@ def _load(file: Any, name: str, map_location: Any, allow_pickle: bool, option: s
     start = file.getvalue()[:9] if isinstance(file, io.BytesIO) else _first_bytes(file, 9)
     if start[8:] == b'{' and int.from_bytes(start[:8], 'little') < 1 << 32:  # the header's length
         return _load_safetensors(file, name)
-    if start[:1] not in (b'P', b'\x80'):  # of a zip archive and of a pickle
+    if not re.match(rb'PK\x03\x04|\x80[\x02-\x05]', start):  # a zip archive; a pickle
         raise CorruptCheckpointError(f'{name} is empty or no checkpoint')
     try:
         with torch.serialization.safe_globals(_safe_globals()):

@@ -181,6 +181,7 @@ def _flip_a_weight(content: bytes) -> bytes:
         (_flip_a_weight, 'checksum of its .*data/0 is wrong', True),
         (lambda content: b'', 'empty', False),
         (lambda content: b'<html>gone</html>', 'no checkpoint', False),
+        (lambda content: b'Page not found', 'no checkpoint', False),
     ],
 )
 def test_damage_is_named(

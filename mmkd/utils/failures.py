@@ -74,10 +74,10 @@ def advice_on(error: BaseException, cfg: Config) -> str | None:
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     loading = [frame for frame in frames if frame.f_code.co_filename.endswith(_LOADING)]
     if loading or _LOADING in str(error):  # PyTorch puts a worker's traceback into the message
-        path = loading[-1].f_locals.get('filename', 'an image') if loading else 'an image'
+        name = loading[-1].f_locals.get('filename') if loading else None
         return (
-            'An image cannot be read: mend or replace it; of the training data, --bad-images skip names and counts '
-            f'such images and takes others: {path}'
+            f'{f"The image {name}" if name else "An image"} cannot be read: mend or replace it; of the training data, '
+            '--bad-images skip names and counts such images and takes others in their place.'
         )
     return None
 
