@@ -87,11 +87,12 @@ def merge(cfg: Config, options: Mapping[str, Any]) -> None:
         names = key.split('.')
         node: Any = cfg
         for depth, name in enumerate(names, start=1):
-            place = _place(node, name, key)
+            place: Any = _place(node, name, key)
             inner = node[place] if isinstance(node, list) else node.get(place)
             leads_on = depth < len(names) or isinstance(value, dict)
             if leads_on and not isinstance(inner, (dict, list)):
-                inner = node[place] = ConfigDict()
+                node[place] = list(inner) if isinstance(inner, tuple) else ConfigDict()
+                inner = node[place]
             elif not leads_on and isinstance(node, list):
                 node[place] = left.pop(key)
             node = inner

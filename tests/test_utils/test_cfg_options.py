@@ -21,7 +21,7 @@ def cfg() -> Config:
     losses = dict(ckd=dict(type='mmkd.CKDLoss', weight=1.0))
     return Config(
         dict(
-            train_dataloader=dict(batch_size=2, dataset=dict(pipeline=[dict(scale=[8, 9])])),
+            train_dataloader=dict(batch_size=2, dataset=dict(pipeline=[dict(scale=(8, 9))])),
             model=dict(teacher=dict(checkpoint='a.pth'), losses=losses, init_cfg=None),
         )
     )
