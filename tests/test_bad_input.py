@@ -45,6 +45,15 @@ def test_teacher_checkpoint_missing(tmp_path: Path) -> None:
         build(teacher_model(), tmp_path / 'no.pth')
 
 
+def test_the_checkpoint_of_one_of_several_teachers_missing(tmp_path: Path) -> None:
+    teachers = dict(big=teacher_options(teacher_model(), tmp_path / 'no.pth'))
+    with (
+        mmdet_scope(),
+        pytest.raises(FileNotFoundError, match=r'model\.teachers\.big\.checkpoint: '),
+    ):
+        Distiller(student_model(), teachers=teachers)
+
+
 class Executed:
     """Would execute a command when it is unpickled."""
 

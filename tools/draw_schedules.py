@@ -26,8 +26,9 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import PARAM_SCHEDULERS, DefaultScope
 from mmengine.runner import Runner
 
-from mmkd.losses import DistillLoss, Progress
+from mmkd.losses import DistillLoss
 from mmkd.registry import LOSSES, build
+from mmkd.structures import Progress
 from mmkd.utils import PreflightError, add_common_arguments, load_config, report_missing
 
 POINTS = 2000

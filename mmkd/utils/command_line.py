@@ -21,7 +21,7 @@ from mmkd.utils.output_paths import paths_outside
 from mmkd.utils.preflight import PreflightError
 from mmkd.utils.processes import local_rank
 from mmkd.utils.run_name import run_name
-from mmkd.utils.student_config import is_distiller
+from mmkd.utils.student_config import teacher_configs
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,8 +114,10 @@ def load_config(args: argparse.Namespace) -> Config:
 
     # Here and not beside the runner: whatever a command loads, it loads after its config.
     load_safely(allow_pickle=args.allow_pickle, option='--allow-pickle')
-    if args.allow_pickle and is_distiller(cfg.get('model')):
-        cfg.model.teacher.allow_pickle = True
+    if args.allow_pickle:
+        for teacher in teacher_configs(cfg.get('model')).values():
+            if 'checkpoint' in teacher:
+                teacher.allow_pickle = True
 
     if cfg.get('default_scope') == 'mmpretrain':
         _set_mmpretrain_dataloaders(cfg)

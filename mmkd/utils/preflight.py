@@ -29,7 +29,7 @@ from mmkd.checkpoints import (
 from mmkd.utils.annotations import coco_damage, json_damage
 from mmkd.utils.processes import local_rank
 from mmkd.utils.settings import settings
-from mmkd.utils.student_config import is_distiller
+from mmkd.utils.student_config import teacher_configs
 
 COCO_DOWNLOADS = """\
 This is COCO 2017: from https://cocodataset.org/#download get
@@ -281,19 +281,19 @@ def _dataset_class(dataset: dict, scope: str | None) -> Any:
 def _training_checkpoints(cfg: Config) -> list[_Checkpoint]:
     checkpoints = _loaded_checkpoint(cfg, '--resume' if cfg.get('resume') else 'load_from')
     model = cfg.get('model', {})
-    if is_distiller(model):
+    for key, teacher in teacher_configs(model).items():
         # Only a distillation needs mmkd's models, so a plain run does not import them.
         from mmkd.teachers import RANDOM_INIT
 
-        name = model.teacher.get('checkpoint')
+        name = teacher.get('checkpoint')
         if isinstance(name, str) and name != RANDOM_INIT:
-            key = 'model.teacher.checkpoint'
+            key += '.checkpoint'
             checkpoints.append(
                 _Checkpoint(key, name, f"give the teacher's file: --cfg-options {key}=PATH")
             )
     for key, init_cfg in settings(model, 'model'):
         # The teacher's own checkpoint holds all that its parts would start from.
-        if key.startswith('model.teacher.') or not _is_pretrained(init_cfg):
+        if key.startswith('model.teacher') or not _is_pretrained(init_cfg):
             continue
         advice = (
             f'give a file: --cfg-options {key}.checkpoint=PATH; or start from random weights: '
@@ -365,14 +365,14 @@ def _download(wanted: _Download) -> str | None:
 
 
 def _teacher_config_problems(cfg: Config) -> list[str]:
-    if not is_distiller(cfg.get('model')):
-        return []
-    config = cfg.model.teacher.get('config')
-    if not isinstance(config, str) or '::' in config or osp.isfile(config):
-        return []
+    configs = {
+        key: teacher.get('config') for key, teacher in teacher_configs(cfg.get('model')).items()
+    }
     return [
-        f'model.teacher.config: {config} does not exist (seen from {os.getcwd()}): give the config '
-        'that trained the teacher: --cfg-options model.teacher.config=PATH'
+        f'{key}.config: {config} does not exist (seen from {os.getcwd()}): give the config that trained the teacher: '
+        f'--cfg-options {key}.config=PATH'
+        for key, config in configs.items()
+        if isinstance(config, str) and '::' not in config and not osp.isfile(config)
     ]
 
 

@@ -15,8 +15,26 @@ from mmkd.heads import plain_weights
 
 
 def is_distiller(model: Any) -> bool:
-    """Whether a ``model`` config wraps a student and its teacher."""
-    return isinstance(model, dict) and 'student' in model and 'teacher' in model
+    """Whether a ``model`` config wraps a student and its teachers."""
+    return (
+        isinstance(model, dict)
+        and 'student' in model
+        and bool({'teacher', 'teachers'} & model.keys())
+    )
+
+
+def teacher_configs(model: Any) -> dict[str, Any]:
+    """The configs of the teachers of a ``model`` config, by their keys in it; empty for a plain model."""
+    if not is_distiller(model):
+        return {}
+    named = {
+        f'model.teachers.{name}': config for name, config in (model.get('teachers') or {}).items()
+    }
+    return (
+        {'model.teacher': model.get('teacher'), **named}
+        if model.get('teacher') is not None
+        else named
+    )
 
 
 def student_config(cfg: Config) -> Config:

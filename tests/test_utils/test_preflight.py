@@ -254,6 +254,13 @@ def test_a_missing_teacher_is_named_with_the_option_that_sets_it(recipe: Config)
     assert '--cfg-options model.teacher.checkpoint=PATH' in checkpoint_problem
 
 
+def test_each_of_several_teachers_is_named(recipe: Config) -> None:
+    teacher = recipe.model.pop('teacher')
+    recipe.model.teachers = dict(first=teacher, second=dict(teacher, checkpoint='gone.pth'))
+    (problem,) = problems(recipe)
+    assert problem.startswith('model.teachers.second.checkpoint: gone.pth does not exist')
+
+
 def test_a_teacher_without_weights_by_wish_passes(recipe: Config) -> None:
     recipe.model.teacher.checkpoint = RANDOM_INIT
     check_before_training(recipe)
