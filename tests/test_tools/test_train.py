@@ -350,6 +350,23 @@ def test_a_mistake_of_the_code_keeps_its_traceback(
         run_tiny(tmp_path)
 
 
+def test_what_goes_wrong_after_the_first_step_keeps_its_traceback(
+    train: ModuleType,
+    run_tiny: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    step = train.FirstStep()
+    step.after_train_iter(None, 0)
+    monkeypatch.setattr(train, 'FirstStep', lambda: step)
+    teacher = (
+        f'model.teacher.config={REPOSITORY}/tests/data/tiny_retinanet.py',
+        'model.teacher.checkpoint=None',
+    )
+    with pytest.raises(ValueError, match=r'model\.teacher\.checkpoint is not set'):
+        run_tiny(tmp_path, config='tiny_ckd', options=teacher)
+
+
 def test_the_command_works_before_the_package_is_installed(
     load_tool: Callable[[str], ModuleType],
 ) -> None:
