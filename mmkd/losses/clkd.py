@@ -6,7 +6,7 @@ from mmkd.functional import clkd_loss
 from mmkd.registry import LOSSES
 
 from .logits import LogitLoss
-from .samplers import TeacherTopK
+from .samplers import PositivesAndTeacherTopK
 
 
 @LOSSES.register_module()
@@ -15,9 +15,9 @@ class CLKDLoss(LogitLoss):
 
     See :func:`mmkd.functional.clkd_loss`, whose defaults are the published settings; published beside 0.1 of the cross
     entropy (``model.task_weight``). Columns are those of the samples of all processes. On sigmoid heads nothing is
-    published; the samples are by default those of ``mmkd.TeacherTopK`` with k 64.
+    published; the samples are by default those of ``mmkd.PositivesAndTeacherTopK`` with k 64.
     """
 
     function = staticmethod(clkd_loss)
     gathers = True
-    samples_of_sigmoid_heads = TeacherTopK(k=64)
+    samples_of_sigmoid_heads = PositivesAndTeacherTopK(k=64)

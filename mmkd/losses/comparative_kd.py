@@ -6,7 +6,7 @@ from mmkd.functional import comparative_kd_loss
 from mmkd.registry import LOSSES
 
 from .logits import LogitLoss
-from .samplers import TeacherTopK
+from .samplers import PositivesAndTeacherTopK
 
 
 @LOSSES.register_module()
@@ -14,9 +14,9 @@ class ComparativeKDLoss(LogitLoss):
     """The teacher's differences between samples (Comparative KD, arXiv 2311.02253, WACV 2025); not CKDLoss's CKD.
 
     See :func:`mmkd.functional.comparative_kd_loss`: all pairs of the batch of all processes. On sigmoid heads nothing
-    is published; the samples are by default those of ``mmkd.TeacherTopK`` with k 64.
+    is published; the samples are by default those of ``mmkd.PositivesAndTeacherTopK`` with k 64.
     """
 
     function = staticmethod(comparative_kd_loss)
     gathers = True
-    samples_of_sigmoid_heads = TeacherTopK(k=64)
+    samples_of_sigmoid_heads = PositivesAndTeacherTopK(k=64)

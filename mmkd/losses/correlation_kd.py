@@ -8,7 +8,7 @@ from mmkd.functional import correlation_kd_loss
 from mmkd.registry import LOSSES
 
 from .logits import LogitLoss
-from .samplers import TeacherTopK
+from .samplers import PositivesAndTeacherTopK
 
 
 @LOSSES.register_module()
@@ -17,7 +17,7 @@ class CorrelationKDLoss(LogitLoss):
 
     See :func:`mmkd.functional.correlation_kd_loss`, also for what of R2KD is left out. Columns are those of the samples
     of all processes. On sigmoid heads nothing is published: there a softmax over the classes' logits gives the
-    probabilities, and the samples are by default those of ``mmkd.TeacherTopK`` with k 64.
+    probabilities, and the samples are by default those of ``mmkd.PositivesAndTeacherTopK`` with k 64.
 
     Args:
         row_weight: Weight of the samples' cosines: ``rows`` of the function, a name that has another meaning here.
@@ -26,7 +26,7 @@ class CorrelationKDLoss(LogitLoss):
 
     function = staticmethod(correlation_kd_loss)
     gathers = True
-    samples_of_sigmoid_heads = TeacherTopK(k=64)
+    samples_of_sigmoid_heads = PositivesAndTeacherTopK(k=64)
 
     def __init__(self, row_weight: float = 2.0, **options: Any) -> None:
         self.__dict__['row_weight'] = row_weight  # nn.Module has not begun yet

@@ -6,7 +6,7 @@ from mmkd.functional import quadratic_kd_loss
 from mmkd.registry import LOSSES
 
 from .logits import LogitLoss
-from .samplers import TeacherTopK
+from .samplers import PositivesAndTeacherTopK
 
 
 @LOSSES.register_module()
@@ -14,8 +14,8 @@ class QuadraticKDLoss(LogitLoss):
     """The second-order form of KD's divergence (arXiv 2203.10163): :func:`mmkd.functional.quadratic_kd_loss`.
 
     On sigmoid heads every class is a distribution of its own, and the samples are by default those of
-    ``mmkd.TeacherTopK`` with k 64. The form on features, which needs the teacher's gradients, is not built.
+    ``mmkd.PositivesAndTeacherTopK`` with k 64. The form on features, which needs the teacher's gradients, is not built.
     """
 
     function = staticmethod(quadratic_kd_loss)
-    samples_of_sigmoid_heads = TeacherTopK(k=64)
+    samples_of_sigmoid_heads = PositivesAndTeacherTopK(k=64)

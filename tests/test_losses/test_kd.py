@@ -88,5 +88,7 @@ def test_wrong_options_are_named_when_built():
         build(LOSSES, KD | dict(temperature=0), 'model.losses.kd')
     with pytest.raises(ValueError, match=r"KDLoss\.rows: 'lskd' is none of"):
         build(LOSSES, KD | dict(rows='lskd'), 'model.losses.kd')
-    with pytest.raises(TypeError, match=r'model\.losses\.kd: KDLoss: .*tau.*options are: weight'):
+    with pytest.raises(
+        TypeError, match=r'model\.losses\.kd: KDLoss: .*tau.*options are: temperature'
+    ):
         build(LOSSES, dict(type='mmkd.KDLoss', tau=4), 'model.losses.kd')
