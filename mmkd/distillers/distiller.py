@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from mmengine.logging import MessageHub, print_log
+from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
@@ -17,6 +17,7 @@ from mmkd.registry import LOSSES, MODELS, TEACHERS, build
 from mmkd.structures import TEACHER, ClassMap, Progress, Step, head_source
 from mmkd.teachers import PeerTeacher, Teacher
 from mmkd.teachers.isolation import isolated_rng
+from mmkd.teachers.labels import names_of_run
 from mmkd.teachers.peer import RecordedPass, guest_taps
 from mmkd.teachers.precision import compile_parts
 
@@ -108,6 +109,7 @@ class Distiller(BaseModel):
         self._watch = LossWatch()
         self._started = False
         self._classes = {name: ClassMap() for name in self.teachers}
+        self._predicted_classes: ClassMap | None = None
         self._observers: list[Observer] = []
         self._attach(head)
         self._channels_last = channels_last
@@ -141,8 +143,7 @@ class Distiller(BaseModel):
             RuntimeError: A loss has a weight again after the teacher was released.
         """
         progress = Progress.current()
-        if not self._started:
-            self._start()
+        self.match_classes()
         for teacher in self.teachers.values():
             teacher.begin_step(progress)
         weights = {name: loss.weight(progress) for name, loss in self.distill_losses.items()}
@@ -206,12 +207,34 @@ class Distiller(BaseModel):
         """
         self._observers.append(observer)
 
+    def match_classes(self) -> None:
+        """Find the classes of the run's data set among the teachers', once.
+
+        The first step does it, as it needs the run: MMEngine's hooks tell the data set's class names before training.
+
+        Raises:
+            ValueError: A teacher lacks a class, or nothing says which is which.
+        """
+        if self._started:
+            return
+        for name in self._heads:
+            self._classes[name] = self._class_map(name)
+        self._started = True
+
     def predict_teacher(self, data: Any) -> list[Any]:
-        """The teacher's own predictions, see :meth:`Teacher.predict`, in the classes of the run's data set."""
-        if not self._started:
-            self._start()
+        """The teacher's own predictions, see :meth:`Teacher.predict`, in the classes of the run's data set.
+
+        Raises:
+            ValueError: The teacher lacks a class of the data set, or nothing says which is which.
+        """
         name, teacher = next(iter(self.teachers.items()))
-        return teacher.predict(data, self._classes[name])
+        if self._predicted_classes is None:
+            self.match_classes()
+            # Losses on features have no classes; predictions have.
+            self._predicted_classes = (
+                self._classes[name] if name in self._heads else self._class_map(name)
+            )
+        return teacher.predict(data, self._predicted_classes)
 
     @property
     def teacher(self) -> Teacher:
@@ -258,14 +281,15 @@ class Distiller(BaseModel):
                 raise
             return getattr(self.__dict__['student'], name)
 
-    def _start(self) -> None:
-        """What needs the run: MMEngine's hooks tell the data set's class names before the first step."""
-        dataset_meta = MessageHub.get_current_instance().get_info('dataset_meta') or {}
-        for name, head in self._heads.items():
-            self._classes[name] = self.teachers[name].match_classes(
-                dataset_meta.get('classes'), head.num_classes, head.num_teacher_classes
-            )
-        self._started = True
+    def _class_map(self, name: str) -> ClassMap:
+        """Brings the classes of a teacher to the student's, which for losses on features are the data set's."""
+        teacher, head = self.teachers[name], self._heads.get(name)
+        if head is not None:
+            student, theirs = head.num_classes, head.num_teacher_classes
+        else:
+            theirs = len(teacher.classes or ())
+            student = len(names_of_run(theirs) or ())
+        return teacher.match_classes(names_of_run(student), student, theirs)
 
     def _weigh_task(self, losses: dict[str, Any], progress: Progress) -> None:
         """Multiply the student's own losses by the task's weight."""

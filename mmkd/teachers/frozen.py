@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -26,6 +27,7 @@ from mmkd.structures import ClassMap
 
 from .base import Teacher
 from .isolation import isolated_rng
+from .labels import label_names, metainfo_of
 from .precision import TeacherPrecision
 
 RANDOM_INIT = 'random_init'
@@ -40,7 +42,8 @@ class FrozenTeacher(Teacher):
         config: The teacher's config: a path, ``'mmdet::...'``, ``'mmpretrain::...'``, or a dict with ``model`` in it.
         checkpoint: Path or URL of the teacher's weights, or ``'random_init'`` to really want none.
         class_names: Names of the teacher's classes in the order of its logits. Default: what the checkpoint says,
-            else what ``train_dataloader`` of the config says.
+            else what ``train_dataloader`` of the config or the class of its data set says; in the order of the
+            config's annotation file where that can be read, see :func:`label_names`.
         class_aliases: What the teacher calls those of the student's classes that it calls otherwise, such as
             ``{'motorbike': 'motorcycle'}``.
         dtype: ``'float32'``, ``'float16'`` or ``'bfloat16'``, the number type that the teacher computes in; default the
@@ -71,23 +74,34 @@ class FrozenTeacher(Teacher):
                 f"or URL of the trained teacher, or to '{RANDOM_INIT}' if noise is what you want"
             )
         self.checkpoint = str(checkpoint)
+        if isinstance(class_names, str):
+            raise ValueError(
+                f'teacher.class_names is the string {class_names!r}: give a list, [{class_names!r}]'
+            )
         loaded = load_config(config)
+        meta = metainfo_of(loaded)
         with isolated_rng():
             model = build_network(loaded)
             if self.checkpoint == RANDOM_INIT:
                 _init_without_pretrained(model)
             super().__init__(model, student)
-            self.classes = _names(_train_dataset(loaded).get('metainfo'))
+            self.classes = _names(meta)
+            self._things = _names({'classes': meta.get('thing_classes')})
             if self.checkpoint != RANDOM_INIT:
                 self._load(allow_pickle)
         if class_names is not None:
             self.classes = tuple(class_names)
+        elif self.classes is not None:
+            self.classes = tuple(label_names(loaded, self.classes))
         self._aliases = dict(class_aliases or {})
         self._check_aliases()
         self._precision = TeacherPrecision(self.model, dtype)  # of the loaded weights
 
     def check_num_classes(self, student: int, teacher: int) -> None:
         """Whether the classes of student and teacher can be matched, as far as is known before training.
+
+        The box head of a teacher that was trained on panoptic data has its things only; so have ``classes`` from here
+        on.
 
         Args:
             student: Number of the student's classes.
@@ -97,6 +111,8 @@ class FrozenTeacher(Teacher):
             ValueError: The numbers differ and nothing names the teacher's classes, or there are more or fewer names
                 than classes.
         """
+        if self.classes is not None and self._things is not None and len(self._things) == teacher:
+            self.classes = tuple(name for name in self.classes if name in self._things)
         if self.classes is None and student != teacher:
             raise ValueError(
                 f'number of classes: the student has {student}, the teacher {teacher}: take a teacher trained on '
@@ -125,14 +141,29 @@ class FrozenTeacher(Teacher):
         Raises:
             ValueError: The teacher lacks a class of the student; the message lists them with the nearest names.
         """
+        if isinstance(names, str):
+            raise ValueError(
+                f'metainfo.classes of the data set is the string {names!r}, in which MMDetection finds every class '
+                f'whose name is a part of it: write a tuple, ({names!r},)'
+            )
         if self.classes is None or (not names and student == teacher):
+            who, setting = (
+                (self._source, 'teacher.class_names')
+                if self.classes is None
+                else ('the data set', 'metainfo.classes')
+            )
+            print_log(
+                f"classes: {who} does not name its {teacher}: they are taken to be the student's, in the same order. "
+                f'If they are not, set {setting}',
+                'current',
+                logging.WARNING,
+            )
             return ClassMap()
         if not names or len(names) != student:
             raise ValueError(
                 f'number of classes: the student has {student}, the teacher {teacher}, to be matched by name, but '
                 f'the data set names {len(names or ())}: set metainfo.classes of the data set'
             )
-        names = [names] if isinstance(names, str) else list(names)
         strange = sorted(self._aliases.keys() - set(names))
         if strange:
             raise ValueError(
@@ -150,21 +181,48 @@ class FrozenTeacher(Teacher):
                 + f'\nit has {_few(self.classes)}\nif it calls them otherwise, say how: '
                 f"teacher.class_aliases={{{missing[0]!r}: 'its name'}}; else take a teacher trained on these classes"
             )
-        twice = sorted(name for name, count in Counter(theirs).items() if count > 1)
-        if twice:
-            raise ValueError(
-                f"teacher.class_aliases: more than one of the student's classes is the teacher's {twice[0]!r}"
+        classes = self._columns(theirs)
+        if classes.columns is None:
+            said = f"the teacher's {teacher} are the student's, in the same order"
+        else:
+            pairs = [
+                f'{name!r} is its {column}'
+                for name, column in zip(names, classes.columns, strict=True)
+            ]
+            dropped = f', of which {teacher - student} are dropped' * (teacher > student)
+            said = (
+                f"the student's {student} are matched by name with the teacher's {teacher}{dropped}: "
+                + ', '.join(_shorten(pairs))
             )
-        columns = tuple(map(self.classes.index, theirs))
-        if columns == tuple(range(len(self.classes))):
-            return ClassMap()
-        dropped = len(self.classes) - len(columns)
-        print_log(
-            f"the teacher's classes are matched by name: {len(columns)} of its {len(self.classes)} are the "
-            f"student's, {dropped} are dropped",
-            'current',
-        )
-        return ClassMap(columns, len(self.classes))
+        print_log(f'classes: {said}', 'current')
+        return classes
+
+    def _columns(self, names: Sequence[str]) -> ClassMap:
+        """The teacher's classes of these names; where a name stands for several, the k-th is the k-th."""
+        assert self.classes is not None
+        places: dict[str, list[int]] = {}
+        for place, name in enumerate(self.classes):
+            places.setdefault(name, []).append(place)
+        wanted = Counter(names)
+        for name, count in wanted.items():
+            if count > len(places[name]):
+                raise ValueError(
+                    "teacher.class_aliases: more than one of the student's classes is the "
+                    f"teacher's {name!r}"
+                    if self._aliases
+                    else f'metainfo.classes of the data set has {name!r} {count} times, the teacher '
+                    f'{len(places[name])} times: give each class a name of its own'
+                )
+            if count < len(places[name]):
+                print_log(
+                    f'classes: the teacher has {len(places[name])} classes {name!r}, the student {count}: the first '
+                    'is taken. If that is wrong, set teacher.class_names',
+                    'current',
+                    logging.WARNING,
+                )
+        columns = tuple(places[name].pop(0) for name in names)
+        same = columns == tuple(range(len(self.classes)))
+        return ClassMap() if same else ClassMap(columns, len(self.classes))
 
     def _load(self, allow_pickle: bool) -> None:
         """Load the checkpoint, every key of it and nothing else."""
@@ -240,14 +298,6 @@ def load_config(config: str | Path | Mapping[str, Any] | Config | None) -> Confi
             'model.teacher.config has no `model`: give a config file or dict(model=...)'
         )
     return loaded
-
-
-def _train_dataset(config: Config) -> Mapping[str, Any]:
-    """Config of the data set that the teacher was trained on, within its wrappers; empty where there is none."""
-    node = config.get('train_dataloader') or {}
-    while 'dataset' in node:
-        node = node['dataset'] or {}
-    return node
 
 
 def _names(meta: Any) -> tuple[str, ...] | None:

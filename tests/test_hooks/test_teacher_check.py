@@ -98,6 +98,7 @@ def check(
     assert runner.val_loop is not None
     if resume:
         runner.resume(resume)
+    runner.call_hook('before_run')
     runner.call_hook('before_train')
     hook = TeacherCheckHook(**options)
     with mmdet_scope():
@@ -164,7 +165,9 @@ def restrict(annotations: Path, count: int, folder: Path) -> str:
     return str(path)
 
 
+@pytest.mark.parametrize('losses', [['ckd', 'pkd'], ['pkd']], ids=['logits', 'features_only'])
 def test_classes_in_another_order_are_brought_to_the_data_sets(
+    losses: list[str],
     tiny_distillation: Config,
     trained_teacher: tuple[Config, Path],
     tmp_path: Path,
@@ -185,6 +188,7 @@ def test_classes_in_another_order_are_brought_to_the_data_sets(
     model = copy.deepcopy(trained_teacher[0].model)
     model.bbox_head.num_classes = 11
     config = Config(tiny_distillation.to_dict())
+    config.model.losses = {name: config.model.losses[name] for name in losses}
     scores = []
     for number, (teacher, file) in enumerate(
         [(trained_teacher[0].model, trained_teacher[1]), (model, path)]
@@ -196,6 +200,18 @@ def test_classes_in_another_order_are_brought_to_the_data_sets(
         scores.append(hook.scores['teacher'][MAP])
     assert scores[0] > 0.01
     assert scores[1] == pytest.approx(scores[0], abs=0.02)
+
+
+def test_metainfo_in_another_order_than_the_annotation_file_changes_nothing(
+    checked: Any, tiny_distillation: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MMDetection numbers labels in the file's order, and so does the teacher."""
+    config = Config(tiny_distillation.to_dict())
+    names = tuple(config.metainfo.classes)
+    config.model.teacher.class_names = names
+    config.merge_from_dict({'train_dataloader.dataset.metainfo.classes': names[::-1]})
+    hook, _ = check(config, tmp_path, monkeypatch, compare_student=False)
+    assert hook.scores['teacher'] == checked.hook('TeacherCheckHook').scores['teacher']
 
 
 def test_an_unknown_metric_lists_the_known(

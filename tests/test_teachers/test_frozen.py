@@ -30,6 +30,7 @@ from zoo import batch, distiller, one_step, pair
 from mmkd.distillers import Distiller
 from mmkd.structures import ClassMap
 from mmkd.teachers import RANDOM_INIT, FrozenTeacher
+from mmkd.utils import override_data_root
 
 STUDENT = SimpleNamespace(
     data_preprocessor=nn.Identity()
@@ -249,6 +250,77 @@ def test_classes_in_another_order_are_found_by_name(tmp_path: Path) -> None:
 def test_classes_that_only_the_teacher_has_are_dropped(tmp_path: Path) -> None:
     found = checked(tmp_path, CLASSES).match_classes(('j', 'c'), 2, 10)
     assert found == ClassMap((9, 2), 10)
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the teacher logs."""
+    lines: list[str] = []
+    monkeypatch.setattr('mmkd.teachers.frozen.print_log', lambda text, *_: lines.append(text))
+    return lines
+
+
+def test_what_was_matched_is_said(said: list[str]) -> None:
+    teacher = named(CLASSES)
+    teacher.match_classes(CLASSES, 10, 10)
+    teacher.match_classes(('j', 'c'), 2, 10)
+    assert said[0] == "classes: the teacher's 10 are the student's, in the same order"
+    assert said[1].endswith("teacher's 10, of which 8 are dropped: 'j' is its 9, 'c' is its 2")
+
+
+@pytest.mark.parametrize(
+    ('theirs', 'ours', 'setting'),
+    [(None, CLASSES, 'teacher.class_names'), (CLASSES, None, 'metainfo.classes')],
+)
+def test_names_that_nothing_says_are_warned_of(
+    theirs: Any, ours: Any, setting: str, said: list[str]
+) -> None:
+    assert named(theirs).match_classes(ours, 10, 10) == ClassMap()
+    assert 'does not name its 10' in said[0]
+    assert setting in said[0]
+
+
+def test_a_name_of_two_classes_stands_for_each_in_turn(said: list[str]) -> None:
+    """ImageNet has two cranes, a bird and a machine."""
+    from mmpretrain.datasets.categories import IMAGENET_CATEGORIES
+
+    assert named(IMAGENET_CATEGORIES).match_classes(IMAGENET_CATEGORIES, 1000, 1000) == ClassMap()
+    cranes = named(('crane', 'dog', 'crane'))
+    assert cranes.match_classes(('dog', 'crane', 'crane'), 3, 3) == ClassMap((1, 0, 2), 3)
+    assert not any('the first is taken' in line for line in said)
+    assert cranes.match_classes(('dog', 'crane'), 2, 3) == ClassMap((1, 0), 3)
+    assert any("2 classes 'crane', the student 1: the first is taken" in line for line in said)
+    with pytest.raises(ValueError, match=r"metainfo\.classes .* 'dog' 2 times, the teacher 1"):
+        cranes.match_classes(('dog', 'crane', 'dog'), 3, 3)
+
+
+def test_one_class_given_as_a_string_is_told_of_the_comma() -> None:
+    with pytest.raises(ValueError, match=r"metainfo\.classes .*string 'dog'.* \('dog',\)"):
+        named(('dog',)).match_classes('dog', 1, 1)
+    with pytest.raises(ValueError, match=r"teacher\.class_names is the string 'dog'"):
+        named('dog')
+
+
+def test_a_teachers_own_annotation_file_orders_its_classes(tmp_path: Path, tiny_coco: Path) -> None:
+    """Its checkpoint says what metainfo said, but its logits are in the file's order."""
+    config = Config.fromfile(TINY_RETINANET)
+    shapes = tuple(config.metainfo.classes)
+    override_data_root(config, str(tiny_coco))
+    path = save(make_teacher(student_model()).model, tmp_path / 'teacher.pth', shapes[::-1])
+    options = dict(checkpoint=path, student=STUDENT)
+    assert FrozenTeacher(config=config, **options).classes == shapes
+    assert FrozenTeacher(config=config, class_names=CLASSES, **options).classes == CLASSES
+
+
+def test_a_teacher_of_panoptic_data_teaches_its_things() -> None:
+    config = Config.fromfile(TINY_RETINANET)
+    config.train_dataloader.dataset.metainfo = dict(
+        classes=(*CLASSES, 'sky', 'grass'), thing_classes=CLASSES, stuff_classes=('sky', 'grass')
+    )
+    options = dict(checkpoint=RANDOM_INIT, student=STUDENT)
+    teacher = FrozenTeacher(config=config, **options)
+    teacher.check_num_classes(10, 10)
+    assert teacher.classes == CLASSES
 
 
 def test_classes_that_the_teacher_lacks_are_listed_with_the_nearest_names() -> None:
