@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +26,8 @@ class Teacher:
     """Holds a network that teaches; deliberately not an ``nn.Module``.
 
     So it is in no state_dict, optimizer, EMA copy, DDP or FSDP wrapper, and ``model.train()`` does not reach it. The
-    Distiller forwards ``.to()``, ``.cuda()`` and ``.half()`` to it. Copies of a distiller share their teachers.
+    Distiller forwards ``.to()``, ``.cuda()`` and ``.half()`` to it. Copies of a distiller share the memory of their
+    teachers' weights until one of them is moved or converted.
 
     Args:
         model: The network; it is frozen and set to eval mode.
@@ -41,6 +44,7 @@ class Teacher:
         self.model: Any = model
         self.classes: tuple[str, ...] | None = None
         self.released = False
+        self._copies = WeakSet([self])  # this one, and all that share or shared its memory
         self.model.requires_grad_(False)
         self.model.eval()
         self._precision = TeacherPrecision(self.model, dtype)
@@ -111,7 +115,7 @@ class Teacher:
             self.model._apply(fn)
 
     def release(self) -> int:
-        """Free the weights, for good; whoever else refers to parts of the network is left with its structure.
+        """Free the weights, for good, those of the copies that share them too; the structure stays.
 
         Returns:
             Bytes of the parameters and buffers.
@@ -120,8 +124,10 @@ class Teacher:
             id(tensor): tensor for tensor in (*self.model.parameters(), *self.model.buffers())
         }
         freed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        self.apply(lambda tensor: tensor.to('meta'))
-        self.released = True
+        memory = self._memory()
+        for teacher in [each for each in self._copies if each._memory() == memory]:
+            teacher.apply(lambda tensor: tensor.to('meta'))
+            teacher.released = True
         return freed
 
     def check_num_classes(self, student: int, teacher: int) -> None:
@@ -151,12 +157,29 @@ class Teacher:
         return ClassMap()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
-        """A frozen network needs no copy: an EMA copy of the student shares it.
+        """A teacher of its own over the same memory: an EMA copy of the student needs no other weights.
 
-        So does what the copy holds of its parts, such as a head adapter's reference to the teacher's head.
+        Whoever moves or converts one of them gets new tensors for that one only. What is copied along, such as a head
+        adapter's reference to the teacher's head, refers to the copy's.
         """
-        memo.update((id(module), module) for module in self.model.modules())
-        return self
+        self._share_memory(memo)
+        twin = copy.copy(self)
+        memo[id(self)] = twin
+        for name, value in vars(self).items():
+            if name != '_copies':
+                twin.__dict__[name] = copy.deepcopy(value, memo)
+        self._copies.add(twin)
+        return twin
+
+    def _share_memory(self, memo: dict[int, Any]) -> None:
+        """Have a copy that is being made refer to this network's memory."""
+        for parameter in self.model.parameters():
+            memo[id(parameter)] = nn.Parameter(parameter.data, requires_grad=False)
+        memo.update((id(buffer), buffer) for buffer in self.model.buffers())
+
+    def _memory(self) -> int:
+        """Where the first of the weights lies."""
+        return next(self.model.parameters()).data_ptr()
 
 
 @dataclass

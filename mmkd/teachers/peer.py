@@ -125,6 +125,9 @@ class PeerTeacher(Teacher):
         self.released = True
         return 0
 
+    def _share_memory(self, memo: dict[int, Any]) -> None:
+        """Nothing: the peer is trained, and copied with the modules that are."""
+
 
 @dataclass
 class RecordedPass:

@@ -500,17 +500,61 @@ def test_a_step_in_double_is_double_throughout() -> None:
     assert one_step(model, data)['loss_ckd'].dtype == torch.float64
 
 
-def test_a_copy_shares_the_teacher_and_nothing_else() -> None:
+def test_a_copy_shares_the_teachers_memory_and_nothing_else() -> None:
     model = make_distiller()
     twin = copy.deepcopy(model)
-    assert twin.teacher is model.teacher
-    assert twin._heads['teacher'].teacher_head is model.teacher.model.bbox_head
+    theirs, ours = (each.teacher.model.state_dict(keep_vars=True) for each in (twin, model))
+    assert {key: value.data_ptr() for key, value in theirs.items()} == {
+        key: value.data_ptr() for key, value in ours.items()
+    }
+    assert twin._heads['teacher'].teacher_head is twin.teacher.model.bbox_head
     assert twin._heads['teacher'].student_head is twin.student.bbox_head
     assert twin.student is not model.student
     assert twin.bbox_head is twin.student.bbox_head
     ours, theirs = ({id(p) for p in each.parameters()} for each in (model, twin))
     assert not ours & theirs
     assert same(model.state_dict(), twin.state_dict())
+
+
+@pytest.mark.parametrize(
+    'move',
+    [lambda twin: twin.half(), lambda twin: twin.to('meta'), lambda twin: twin.double()],
+    ids=['half', 'meta', 'double'],
+)
+@pytest.mark.parametrize('config', [None, 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'])
+def test_moving_a_copy_leaves_the_originals_teacher(move: Any, config: str | None) -> None:
+    """And the other way round; references of head and neck adapters included."""
+    losses = dict(ckd=CKD, pkd=dict(type='mmkd.PKDLoss'))
+    student, teacher = pair(config) if config else (student_model(), teacher_model())
+    model = distiller(student, teacher, losses)
+    data = batch(size=64, num_classes=10)
+    torch.manual_seed(0)
+    expected = one_step(model, data)
+    twin = copy.deepcopy(model)
+    before = weights(model.teacher.model)
+    move(twin)
+    assert same(model.teacher.model.state_dict(), before)
+    torch.manual_seed(0)
+    losses = one_step(model, data)
+    assert torch.equal(losses['loss_ckd'], expected['loss_ckd'])
+    assert torch.equal(losses['loss_pkd'], expected['loss_pkd'])
+    assert kinds(twin) != kinds(model)
+    move(model)
+    assert kinds(twin) == kinds(model)
+
+
+def kinds(model: Distiller) -> set[tuple[torch.dtype, str]]:
+    """Number types and devices of the teacher's weights."""
+    return {(p.dtype, p.device.type) for p in model.teacher.model.parameters()}
+
+
+def test_a_moved_original_leaves_its_copy_to_train_on() -> None:
+    model = make_distiller()
+    twin = copy.deepcopy(model)
+    data = batch(size=64, num_classes=10)
+    expected = one_step(copy.deepcopy(model), data)
+    model.half().to('meta')
+    assert torch.equal(one_step(twin, data)['loss_ckd'], expected['loss_ckd'])
 
 
 def test_a_copy_takes_the_same_step_and_leaves_the_original_alone() -> None:

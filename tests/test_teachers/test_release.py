@@ -71,6 +71,14 @@ def test_the_step_after_the_last_one_frees_the_teacher(config: str) -> None:
     assert average.teacher.released
 
 
+def test_a_copy_that_was_converted_keeps_its_own_teacher() -> None:
+    model = distiller(student_model(), teacher_model(), dict(ckd=CKD | dict(weight=STOP)))
+    copies = copy.deepcopy(model), copy.deepcopy(model).double()
+    copies = *copies, copy.deepcopy(copies[0])
+    model.teacher.release()
+    assert [each.teacher.released for each in copies] == [True, False, True]
+
+
 def test_the_students_methods_are_its_own_again() -> None:
     model = distiller(student_model(), teacher_model(), dict(ckd=CKD | dict(weight=0)))
     assert '_get_targets_single' in vars(model.bbox_head)
