@@ -72,6 +72,7 @@ class Distiller(BaseModel):
         teachers: Mapping[str, Mapping[str, Any]] | None = None,
         task_weight: float | Mapping[str, Any] | Schedule = 1.0,
     ) -> None:
+        _check_names(losses or {}, 'model.losses', "ckd=dict(type='mmkd.CKDLoss')")
         if (teacher is None) == (teachers is None):
             raise ValueError(
                 'model.teacher: give one teacher as model.teacher, or several by name as model.teachers'
@@ -79,6 +80,7 @@ class Distiller(BaseModel):
         if teacher is not None:
             teachers = {TEACHER: teacher}
         assert teachers is not None
+        _check_names(teachers, 'model.teachers', 'large=dict(config=..., checkpoint=...)')
         twice = sorted(teachers.keys() & (losses or {}).keys())
         if twice or not teachers:
             raise ValueError(
@@ -89,6 +91,7 @@ class Distiller(BaseModel):
         if data_preprocessor is not None:
             student = {'data_preprocessor': data_preprocessor, **student}
         built = MODELS.build(student)
+        _check_student(built)
         super().__init__(data_preprocessor=built.data_preprocessor)
         self._task_schedule = build_schedule(task_weight, where='model.task_weight')
         with isolated_rng():
@@ -373,3 +376,27 @@ def _build_teacher(config: Mapping[str, Any], student: Any, name: str) -> Teache
             for part in error.args
         )
         raise
+
+
+def _check_names(parts: Any, where: str, example: str) -> None:
+    """Whether each loss or teacher has a name under which a module can be kept, logged and saved."""
+    if not isinstance(parts, Mapping) or isinstance(parts.get('type'), str):
+        raise TypeError(
+            f'{where}: expected a dict of names, such as dict({example}), got {parts!r}'
+        )
+    for name in parts:
+        if not name or not isinstance(name, str) or '.' in name or hasattr(nn.ModuleDict, name):
+            raise ValueError(
+                f'{where}: {name!r} cannot be a name: take a word without dots that is no attribute of '
+                f"PyTorch's ModuleDict, such as dict({example})"
+            )
+
+
+def _check_student(student: nn.Module) -> None:
+    """Whether the student is a plain model, none that has a teacher of its own."""
+    names = [name for name in ('student', 'teacher', 'distill') if hasattr(student, name)]
+    if names:
+        raise ValueError(
+            f'model.student: {type(student).__name__} has a part `{names[0]}`: it trains with a teacher already, as '
+            'semi-supervised detectors do, and cannot be distilled: give the plain detector or classifier within it'
+        )

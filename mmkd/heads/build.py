@@ -94,10 +94,22 @@ def build_head_adapter(
         ValueError: No adapter serves the student's head, or the teacher has another kind of head.
         TypeError: The adapter has no such option.
     """
-    path = next((path for path in HEAD_PATHS if hasattr(student, path)), None)
+    path = next((path for path in HEAD_PATHS if getattr(student, path, None) is not None), None)
     if path is None:
+        others = [
+            f'{name} ({type(part).__name__})'
+            for name, part in student.named_children()
+            if name.endswith('_head')
+        ]
+        advice = 'take a student with one of these heads'
+        if getattr(student, 'neck', None) is not None:
+            advice = (
+                f'take losses on features, such as mmkd.PKDLoss or mmkd.ReviewKDLoss, or {advice}'
+            )
         raise ValueError(
-            f'{type(student).__name__} has none of {", ".join(HEAD_PATHS)}: losses on logits need a head'
+            f'{type(student).__name__} has none of {", ".join(HEAD_PATHS)}, which losses on logits or boxes read'
+            + (f'; no adapter serves its {", ".join(others)}' if others else '')
+            + f': {advice}'
         )
     head = getattr(student, path)
     adapter = adapter_class(head)

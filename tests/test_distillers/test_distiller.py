@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmdet.models import RetinaHead, RetinaNet
 from mmengine.config import Config
+from mmengine.hub import get_config
 from mmengine.registry import MODELS, DefaultScope
 from tiny import (
     CKD,
@@ -289,6 +290,37 @@ def test_a_loss_named_like_one_of_the_students_is_refused() -> None:
         ValueError, match=r'model\.losses\.cls: the student.* have a loss_cls already'
     ):
         one_step(model, small_batch())
+
+
+@pytest.mark.parametrize('name', ['type', 'ckd.p2', '', 'keys', 3])
+def test_a_name_that_no_module_can_have_is_refused(name: Any) -> None:
+    with pytest.raises(ValueError, match=rf'model\.losses: {name!r} cannot be .*dict\(ckd='):
+        distiller(student_model(), teacher_model(), {name: CKD})
+
+
+def test_so_is_the_name_of_a_teacher() -> None:
+    teachers = {'large.one': teacher_options(teacher_model())}
+    with pytest.raises(ValueError, match=r"model\.teachers: 'large\.one' cannot be a name"):
+        Distiller(student_model(), teachers=teachers)
+
+
+@pytest.mark.parametrize('losses', [CKD, [CKD]], ids=['unnamed', 'list'])
+def test_losses_without_names_are_told_to_have_some(losses: Any) -> None:
+    with pytest.raises(
+        TypeError, match=r'model\.losses: expected a dict of names, such as dict\(ckd='
+    ):
+        distiller(student_model(), teacher_model(), losses)
+
+
+def test_a_student_that_has_a_teacher_already_is_refused() -> None:
+    config = get_config(
+        'mmdet::soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py'
+    ).model
+    config.detector = student_model()
+    with pytest.raises(
+        ValueError, match=r'model\.student: SoftTeacher has a part `student`.*plain'
+    ):
+        distiller(config, teacher_model())
 
 
 def test_a_tap_that_never_fires_is_named() -> None:

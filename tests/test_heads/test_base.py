@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 from torch import nn
+from zoo import distiller, pair
 
 from mmkd.heads import HeadAdapter, build_head_adapter, register_head_adapter
 from mmkd.structures import SampleTable, Step
@@ -88,6 +89,22 @@ def test_the_head_is_found_where_models_keep_it(path: str) -> None:
 def test_a_model_without_a_head_lists_where_one_was_looked_for() -> None:
     with pytest.raises(ValueError, match=r'Model has none of .*bbox_head'):
         build_head_adapter(Model(), Model())
+
+
+@pytest.mark.parametrize(
+    ('config', 'part'),
+    [
+        ('mmdet::solo/solo_r50_fpn_1x_coco.py', r'mask_head \(SOLOHead\): take .*PKDLoss'),
+        (
+            'mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic.py',
+            r'panoptic_head \(Mask2FormerHead\), .*: take a student',
+        ),
+    ],
+)
+def test_a_detector_of_masks_alone_is_told_what_it_can_have(config: str, part: str) -> None:
+    """SOLO has a bbox_head that is None; Mask2Former has no neck."""
+    with pytest.raises(ValueError, match=rf'has none of .*; no adapter serves its {part}'):
+        distiller(*pair(config))
 
 
 def test_an_unknown_head_lists_the_families_and_what_to_implement() -> None:
