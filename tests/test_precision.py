@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +25,7 @@ from tiny import (
 from torch import Tensor, nn
 
 from mmkd.distillers import Distiller
+from mmkd.teachers import FrozenTeacher
 from mmkd.utils import PreflightError
 
 LOSSES = dict(
@@ -140,6 +141,93 @@ def test_rois_of_a_bfloat16_teacher_keep_their_pixels() -> None:
         assert rois == [torch.float32]
         found.append(value)
     torch.testing.assert_close(found[1], found[0], rtol=TOLERANCES['bfloat16'], atol=0)
+
+
+@pytest.mark.parametrize(
+    ('teacher', 'dtype', 'autocast', 'kept'),
+    [
+        ('centernet/centernet_r18-dcnv2_8xb16-crop512-140e_coco', 'bfloat16', None, 'neck'),
+        ('centernet/centernet_r18-dcnv2_8xb16-crop512-140e_coco', None, 'bfloat16', 'neck'),
+        ('reppoints/reppoints-moment_r50_fpn_1x_coco', 'bfloat16', None, 'bbox_head'),
+        ('yolof/yolof_r50-c5_8xb8-1x_coco', 'float16', None, 'bbox_head'),
+    ],
+)
+def test_a_teachers_modules_that_refuse_a_type_run_in_float32(
+    teacher: str, dtype: str | None, autocast: str | None, kept: str
+) -> None:
+    """MMCV's operators know no bfloat16, YOLOF's head overflows float16; the rest computes in the type."""
+    _, config = zoo.pair(f'mmdet::{teacher}.py')
+    student = config.copy()
+    if (
+        'centernet' in teacher
+    ):  # whose deformable convolutions the student's autocast would meet too
+        student, _ = zoo.pair('mmdet::centernet/centernet_r18_8xb16-crop512-140e_coco.py')
+    features = [dict(pkd=dict(type='mmkd.PKDLoss'))] if kept == 'neck' else []
+    for losses in [dict(ckd=zoo.CKD), *features]:
+        values = []
+        for kind, context in [
+            (None, nullcontext()),
+            (dtype, torch.autocast('cpu', getattr(torch, autocast or 'bfloat16'), bool(autocast))),
+        ]:
+            torch.manual_seed(0)
+            with zoo.mmdet_scope():
+                model = Distiller(
+                    student=student,
+                    teacher=teacher_options(config) | dict(dtype=kind),
+                    losses=losses,
+                )
+                model.init_weights()
+            seen: list[torch.dtype] = []
+            model.teacher.model.backbone.register_forward_hook(
+                lambda module, args, outputs, seen=seen: seen.append(outputs[-1].dtype)
+            )
+            name = f'loss_{next(iter(losses))}'
+            values.append(losses_of(model.train(), zoo.batch(size=128), context)[name])
+        assert seen == [getattr(torch, dtype or autocast or '')]
+        torch.testing.assert_close(values[1], values[0], rtol=0.03, atol=0)
+
+
+def test_a_copy_keeps_its_own_modules_in_float32() -> None:
+    _, config = zoo.pair('mmdet::centernet/centernet_r18-dcnv2_8xb16-crop512-140e_coco.py')
+    student = SimpleNamespace(data_preprocessor=nn.Identity())
+    teacher = FrozenTeacher(**teacher_options(config), dtype='bfloat16', student=student)
+    twin = copy.deepcopy(teacher)
+    inputs = torch.randn(1, 3, 64, 64)
+    (expected,) = teacher.features(inputs, [])
+    for parameter in teacher.model.parameters():
+        parameter.data = torch.zeros_like(parameter)
+    assert torch.equal(twin.features(inputs, [])[0], expected)
+    assert not torch.equal(teacher.features(inputs, [])[0], expected)
+
+
+def test_a_two_stage_teacher_under_a_bfloat16_students_autocast() -> None:
+    """Its RoI extractor gets the maps and the boxes in float32."""
+    student, _ = zoo.pair('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
+    _, teacher = zoo.pair('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
+    model = zoo.distiller(student, teacher)
+    assert (
+        losses_of(model, zoo.batch(size=96), torch.autocast('cpu', torch.bfloat16))['loss_ckd'] > 0
+    )
+
+
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
+def test_features_of_a_transformer_in_half_precision(dtype: str) -> None:
+    """The neck is looked at, before training, as the teacher computes."""
+    swin = dict(
+        _delete_=True,
+        type='SwinTransformer',
+        embed_dims=8,
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 2, 4, 8],
+    )
+    teacher = teacher_model(backbone=swin, neck__in_channels=[8, 16, 32, 64])
+    with zoo.mmdet_scope():
+        model = Distiller(
+            student=student_model(),
+            teacher=teacher_options(teacher) | dict(dtype=dtype),
+            losses=dict(pkd=dict(type='mmkd.PKDLoss')),
+        )
+    assert losses_of(model, zoo.batch(size=64, num_classes=NUM_CLASSES))['loss_pkd'] > 0
 
 
 def test_an_unknown_type_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
 from typing import Any
 
@@ -155,7 +156,7 @@ def _probe(model: Any, path: str, role: str) -> tuple[list[Tensor], dict[tuple[i
     reference = next(model.parameters())
     taps = Taps(model, {path: tap_path(path)})
     try:
-        with evaluating(model), taps.recording() as records:
+        with evaluating(model), _as_it_computes(model), taps.recording() as records:
             for size in _PROBE_SIZES:
                 try:
                     run_to(model, path, model.extract_feat(reference.new_zeros(1, 3, size, size)))
@@ -188,6 +189,15 @@ def _probe(model: Any, path: str, role: str) -> tuple[list[Tensor], dict[tuple[i
             'and pooled features (B, C) can be distilled'
         )
     return levels, _levels(levels, size)
+
+
+def _as_it_computes(model: nn.Module) -> AbstractContextManager[Any]:
+    """Autocast for a teacher whose layers hold half-precision weights: its normalisation does not."""
+    types = {parameter.dtype for parameter in model.parameters()}
+    half = next((dtype for dtype in (torch.float16, torch.bfloat16) if dtype in types), None)
+    if half is None:
+        return nullcontext()
+    return torch.autocast(next(model.parameters()).device.type, dtype=half)
 
 
 def _check_path(model: Any, path: str, role: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -17,7 +17,6 @@ from mmkd.heads.features import flat, run_to, tap_path
 from mmkd.structures import NECK, ClassMap, Progress, Taps, TeacherPass
 
 from .pixels import PixelConverter
-from .precision import TeacherPrecision
 
 Result = TypeVar('Result')
 
@@ -32,7 +31,6 @@ class Teacher:
     Args:
         model: The network; it is frozen and set to eval mode.
         student: The student, whose data preprocessor's output the teacher has to read.
-        dtype: See :class:`TeacherPrecision`.
 
     Attributes:
         model: The network.
@@ -40,14 +38,14 @@ class Teacher:
         released: Whether the weights are gone, see :meth:`release`.
     """
 
-    def __init__(self, model: Any, student: Any, dtype: str | None = None) -> None:
+    def __init__(self, model: Any, student: Any) -> None:
         self.model: Any = model
         self.classes: tuple[str, ...] | None = None
         self.released = False
         self._copies = WeakSet([self])  # this one, and all that share or shared its memory
         self.model.requires_grad_(False)
         self.model.eval()
-        self._precision = TeacherPrecision(self.model, dtype)
+        self._precision: Callable[[torch.device], AbstractContextManager[Any]] = _as_the_student
         self.convert_pixels = PixelConverter(student.data_preprocessor, model.data_preprocessor)
         self.taps = Taps(model, {})
 
@@ -223,6 +221,11 @@ class LivePass:
         enabled = gradient and torch.is_grad_enabled()
         with torch.set_grad_enabled(enabled), self.teacher.precision():
             return function(self.teacher.model)
+
+
+def _as_the_student(device: torch.device) -> AbstractContextManager[Any]:
+    """Autocast or not, as the student's step is."""
+    return nullcontext()
 
 
 def _rename_classes(sample: Any, classes: ClassMap) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,9 +20,12 @@ class TeacherPrecision:
     """The number type that a frozen network computes in, whatever the student's is.
 
     float16 and bfloat16: convolutions and linear layers hold and multiply such numbers; the rest is left to autocast,
-    and normalisation keeps its float32 parameters. Feature maps and what the heads put out are float32 again: RoI
-    extractors read boxes in the type of the maps, and bfloat16 knows pixels beyond 256 in steps of 2 and more only;
-    and a student's autocast refuses the other half-precision type.
+    and normalisation keeps its float32 parameters. Feature maps and the outputs of the heads are float32 again, under
+    the student's autocast too: RoI extractors read boxes in the type of the maps, and bfloat16 knows pixels beyond 256
+    in steps of 2 and more only; and a student's autocast refuses the other half-precision type.
+
+    Modules that cannot compute in the type stay in float32 throughout: MMCV's own operators, such as deformable
+    convolutions, know no bfloat16, and YOLOF's head writes numbers that float16 does not hold.
 
     Args:
         model: The network; its weights are converted in place.
@@ -35,13 +39,19 @@ class TeacherPrecision:
         if dtype is not None and dtype not in DTYPES:
             raise ValueError(f'model.teacher.dtype: {dtype!r} is none of {", ".join(DTYPES)}')
         self.dtype = None if dtype is None else DTYPES[dtype]
-        if dtype in (None, 'float32'):
+        if dtype == 'float32':
             return
+        left: set[nn.Module] = set()
         for module in model.modules():
-            if isinstance(module, _LAYERS):
+            refused = _refused_type(module)
+            if refused is not None and module not in left:
+                module.forward = partial(_avoiding, module, refused)
+                left.update(module.modules() if refused == self.dtype else ())
+        for module in model.modules():
+            if self.dtype is not None and isinstance(module, _LAYERS) and module not in left:
                 module.to(self.dtype)
         for module in _parts(model):
-            module.register_forward_hook(lambda module, args, outputs: _to_float32(outputs))
+            module.register_forward_hook(_under_autocast_float32)
 
     def __call__(self, device: torch.device) -> AbstractContextManager[Any]:
         """The context that the network runs in."""
@@ -80,9 +90,44 @@ def _parts(model: Any) -> list[nn.Module]:
     return parts + stages
 
 
-def _to_float32(outputs: Any) -> Any:
-    if isinstance(outputs, Tensor):
-        return outputs.float() if outputs.is_floating_point() else outputs
-    if isinstance(outputs, tuple | list):
-        return type(outputs)(_to_float32(output) for output in outputs)
-    return outputs
+def _refused_type(module: nn.Module) -> torch.dtype | None:
+    """The number type that a module cannot compute in."""
+    for base in type(module).__mro__:
+        if base.__module__.startswith('mmcv.ops.'):
+            return torch.bfloat16
+        if base.__name__ == 'YOLOFHead':
+            return torch.float16
+    return None
+
+
+def _avoiding(module: nn.Module, refused: torch.dtype, *args: Any, **kwargs: Any) -> Any:
+    """The module's own forward; in float32 where autocast would have it compute in the type that it refuses."""
+    forward = partial(type(module).forward, module)
+    device = _autocast_device(args)
+    if device is None or torch.get_autocast_dtype(device) != refused:
+        return forward(*args, **kwargs)
+    with torch.autocast(device, enabled=False):
+        return forward(
+            *_to_float32(args), **{name: _to_float32(value) for name, value in kwargs.items()}
+        )
+
+
+def _under_autocast_float32(module: nn.Module, args: Any, outputs: Any) -> Any:
+    return outputs if _autocast_device(outputs) is None else _to_float32(outputs)
+
+
+def _autocast_device(values: Any) -> str | None:
+    """Type of the device of the first tensor, if autocast is on there."""
+    if isinstance(values, tuple | list):
+        return next((_autocast_device(value) for value in values), None)
+    if not isinstance(values, Tensor) or not torch.is_autocast_enabled(values.device.type):
+        return None
+    return values.device.type
+
+
+def _to_float32(values: Any) -> Any:
+    if isinstance(values, Tensor):
+        return values.float() if values.is_floating_point() else values
+    if isinstance(values, tuple | list):
+        return type(values)(_to_float32(value) for value in values)
+    return values
