@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, Hook
 
 from mmkd.datasets.unreadable import skip_unreadable
-from mmkd.hooks import FiniteLossHook, ResumeStateHook, WholeCheckpointHook
+from mmkd.hooks import FiniteLossHook, ResumeStateHook, StartReportHook, WholeCheckpointHook
 from mmkd.utils import (
     FirstStep,
     FittingCheckpoint,
@@ -176,7 +176,10 @@ def train(cfg: Config, *hooks: Hook) -> None:
     for index, hook in enumerate(runner.hooks):
         if type(hook) is CheckpointHook:
             runner.hooks[index] = WholeCheckpointHook.take_over(hook)
-    for kind in (ResumeStateHook, FiniteLossHook):
+    kinds = [ResumeStateHook, FiniteLossHook]
+    if is_distiller(cfg.model):
+        kinds.append(StartReportHook)
+    for kind in kinds:
         if not any(isinstance(hook, kind) for hook in runner.hooks):
             runner.register_hook(kind())
     if cfg.get('resume'):

@@ -5,6 +5,7 @@ from .export import ExportStudentHook
 from .finite_loss import FiniteLossHook
 from .monitor import DistillMonitorHook
 from .resume_state import ResumeStateHook
+from .start_report import StartReportHook
 from .teacher_check import TeacherCheckHook
 from .visualization import DistillVisualizationHook
 
@@ -14,6 +15,7 @@ __all__ = [
     'ExportStudentHook',
     'FiniteLossHook',
     'ResumeStateHook',
+    'StartReportHook',
     'TeacherCheckHook',
     'WholeCheckpointHook',
 ]

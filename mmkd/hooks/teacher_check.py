@@ -74,7 +74,7 @@ class TeacherCheckHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Evaluate, log, warn."""
-        model = distiller_of(runner, self)
+        distiller_of(runner, self)
         if runner.iter > 0:
             print_log('teacher check: skipped, as the run is resumed', 'current')
             return
@@ -83,11 +83,23 @@ class TeacherCheckHook(Hook):
                 'TeacherCheckHook has no validation set to evaluate the teacher on: set val_dataloader, val_cfg and '
                 'val_evaluator, or take the hook out of custom_hooks'
             )
+        text, warnings = self.check(runner)
+        print_log(f'teacher check: {text}', 'current')
+        for warning in warnings:
+            print_log(f'teacher check: {warning}', 'current', logging.WARNING)
+
+    def check(self, runner: Runner) -> tuple[str, list[str]]:
+        """Evaluate the teacher, and the student if asked for, on the run's validation set.
+
+        Returns:
+            The scores in words, and what is wrong with them.
+        """
+        model = distiller_of(runner, self)
         with isolated_rng():
             self.scores['teacher'] = self._evaluate(runner, model.predict_teacher)
             if self.compare_student:
                 self.scores['student'] = self._evaluate(runner, _predict_in_eval(model))
-        self._report(len(runner.val_dataloader))
+        return self._report(len(runner.val_dataloader))
 
     def _evaluate(self, runner: Runner, predict: Callable[[Any], list[Any]]) -> dict[str, float]:
         loader = _own_loader(runner.val_dataloader)
@@ -107,7 +119,7 @@ class TeacherCheckHook(Hook):
                     metric.img_ids = images
         return evaluator.evaluate(number)
 
-    def _report(self, batches: int) -> None:
+    def _report(self, batches: int) -> tuple[str, list[str]]:
         metric = self.metric or next((name for names in self.scores.values() for name in names), '')
         given = {name for scores in self.scores.values() for name in scores}
         if given and metric not in given:
@@ -119,24 +131,26 @@ class TeacherCheckHook(Hook):
         seen = 'the validation set'
         if self.num_batches is not None and self.num_batches < batches:
             seen = f'{self.num_batches} of {batches} batches of {seen}'
-        text = f'teacher check: {metric or "score"} of the teacher on {seen} is {score:.4g}'
-        start = None
+        text = f'{metric or "score"} of the teacher on {seen} is {score:.4g}'
+        if score < 0:  # COCO's evaluator again
+            return f'{text}: there are no objects in it', []
+        warnings = []
         if self.compare_student:
             start = float(self.scores['student'].get(metric, 0.0))
             text += f', of the student before training {start:.4g}'
-        print_log(text, 'current')
-        if start is not None and not score > start:
-            _warn(
-                f'the teacher ({metric} {score:.4g}) is not better than the student is before training ({start:.4g}): '
-                'it can teach nothing. Are model.teacher.checkpoint and model.teacher.config those of one training, '
-                'and the classes in the same order?'
-            )
+            if not score > start:
+                warnings.append(
+                    f'the teacher ({metric} {score:.4g}) is not better than the student is before training '
+                    f'({start:.4g}): it can teach nothing. Are model.teacher.checkpoint and model.teacher.config '
+                    'those of one training, and the classes in the same order?'
+                )
         if self.expected is not None and not score >= self.expected * (1 - self.tolerance):
-            _warn(
+            warnings.append(
                 f"the teacher's {metric} is {score:.4g}, far below the expected {self.expected:.4g}: check "
                 "model.teacher.checkpoint, the size of the validation images, and the teacher's data_preprocessor "
                 '(mean, std, bgr_to_rgb)'
             )
+        return text, warnings
 
 
 def _own_loader(loader: DataLoader) -> DataLoader:
@@ -178,7 +192,3 @@ def _predict_in_eval(model: Distiller) -> Callable[[Any], list[Any]]:
 
 def _device(runner: Runner) -> str:
     return next(runner.model.parameters()).device.type
-
-
-def _warn(message: str) -> None:
-    print_log(f'teacher check: {message}', 'current', logging.WARNING)

@@ -78,6 +78,11 @@ class DistillLoss(nn.Module, ABC):
         """The weight at this point of training."""
         return self._schedule(progress)
 
+    @property
+    def schedule(self) -> Schedule:
+        """What the weight follows."""
+        return self._schedule
+
     def is_over(self, progress: Progress) -> bool:
         """Whether the weight is 0 from this point of training on, for ever."""
         return is_over(self._schedule, progress)

@@ -59,6 +59,11 @@ class Teacher:
         """What of the teacher belongs into the student's checkpoints, under ``distill.<name>.*``, if anything."""
         return None
 
+    @property
+    def description(self) -> str:
+        """What teaches, for the log."""
+        return f'{type(self.model).__name__}, {type(self).__name__}'
+
     def begin_step(self, progress: Progress) -> None:
         """Called before every training step, whether the teacher will be asked in it or not."""
 

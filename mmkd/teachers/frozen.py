@@ -79,6 +79,7 @@ class FrozenTeacher(Teacher):
                 f'teacher.class_names is the string {class_names!r}: give a list, [{class_names!r}]'
             )
         loaded = load_config(config)
+        self._config = str(config) if isinstance(config, str | Path) else 'a config in the recipe'
         meta = metainfo_of(loaded)
         with isolated_rng():
             model = build_network(loaded)
@@ -96,6 +97,11 @@ class FrozenTeacher(Teacher):
         self._aliases = dict(class_aliases or {})
         self._check_aliases()
         self._precision = TeacherPrecision(self.model, dtype)  # of the loaded weights
+
+    @property
+    def description(self) -> str:
+        """See :attr:`Teacher.description`."""
+        return f'{type(self.model).__name__} of {self._config}, weights of {self.checkpoint}'
 
     def check_num_classes(self, student: int, teacher: int) -> None:
         """Whether the classes of student and teacher can be matched, as far as is known before training.

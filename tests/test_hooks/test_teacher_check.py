@@ -122,18 +122,22 @@ def test_a_teacher_that_finds_nothing_is_warned_of(
 
 @pytest.mark.parametrize(('factor', 'warned'), [(0.5, False), (1.05, False), (1.2, True)])
 def test_a_score_within_the_tolerance_of_the_expected_one_is_not_warned_of(
-    checked: Any,
-    factor: float,
-    warned: bool,
-    monkeypatch: pytest.MonkeyPatch,
+    checked: Any, factor: float, warned: bool
 ) -> None:
-    said: list[str] = []
-    monkeypatch.setattr('mmkd.hooks.teacher_check.print_log', lambda text, *_: said.append(text))
     scores = copy.deepcopy(checked.hook('TeacherCheckHook').scores)
     hook = TeacherCheckHook(expected=scores['teacher'][MAP] * factor, compare_student=False)
     hook.scores = scores
-    hook._report(4)
-    assert any('far below' in text for text in said) is warned
+    _, warnings = hook._report(4)
+    assert any('far below' in text for text in warnings) is warned
+
+
+def test_images_without_objects_say_nothing_about_the_teacher() -> None:
+    """COCO's evaluator scores them -1."""
+    hook = TeacherCheckHook(num_batches=1, expected=0.4)
+    hook.scores = {'teacher': {MAP: -1.0}, 'student': {MAP: -1.0}}
+    text, warnings = hook._report(4)
+    assert 'no objects' in text
+    assert not warnings
 
 
 def test_some_batches_are_scored_as_a_data_set_of_their_images(

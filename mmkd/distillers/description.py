@@ -1,0 +1,66 @@
+"""What a distiller does, in words, for the log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mmkd.losses import DistillLoss
+from mmkd.losses.schedules import Constant
+from mmkd.structures import Features, Progress, Sources
+
+if TYPE_CHECKING:
+    from .distiller import Distiller
+
+
+def describe(model: Distiller, progress: Progress) -> dict[str, str]:
+    """Parts of a distillation and what each is: student, teachers with their classes and heads, losses.
+
+    Args:
+        model: The distiller; its classes are matched with the run's, if they are not yet.
+        progress: Where training is: losses are given with their weight at this point.
+
+    Raises:
+        ValueError: The classes cannot be matched.
+    """
+    model.match_classes()
+    parts = {'student': type(model.student).__name__}
+    for name, teacher in model.teachers.items():
+        parts[name] = teacher.description
+        head = model._heads.get(name)
+        if head is None:
+            continue
+        of = f' of {name}' if len(model.teachers) > 1 else ''
+        unnamed = '' if teacher.classes else ', as far as is known: nothing names them'
+        parts[f'classes{of}'] = f"the student's {head.num_classes} are " + (
+            f"the teacher's, in the same order{unnamed}"
+            if model._classes[name].columns is None
+            else f"matched by name with the teacher's {head.num_teacher_classes}"
+        )
+        parts[f'head{of}'] = (
+            f'{type(head).__name__} reads {type(head.student_head).__name__}, of the teacher '
+            f'{type(head.teacher_head).__name__}'
+        )
+    for name, loss in model.distill_losses.items():
+        parts[f'loss_{name}'] = _describe_loss(loss, model._tapped.sources, progress)
+    return parts
+
+
+def _describe_loss(loss: DistillLoss, sources: Sources, progress: Progress) -> str:
+    weight, schedule = loss.weight(progress), loss.schedule
+    text = f'{type(loss).__name__}, weight {weight:g}'
+    if not isinstance(schedule, Constant):
+        text += f' now, {_named(schedule)}'
+    sampler = getattr(loss, 'sampler', None)
+    if sampler is not None:
+        text += f', samples {_named(sampler)}'
+    for request in loss.requests():
+        if isinstance(request, Features):
+            strides = sources.of(request).strides
+            text += f', features at {request.at}, strides {", ".join(map(str, strides))}'
+    return text
+
+
+def _named(part: object) -> str:
+    """A part with its options, as far as it shows them."""
+    shown = repr(part)
+    return type(part).__name__ if shown.startswith('<') else shown

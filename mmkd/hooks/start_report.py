@@ -1,0 +1,81 @@
+"""What a run is about to do, in one block of the log."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+
+from mmkd.distillers import Distiller, describe
+from mmkd.registry import HOOKS
+from mmkd.structures import Progress
+
+from ._distiller import distiller_of
+from .teacher_check import TeacherCheckHook
+
+
+@HOOKS.register_module()
+class StartReportHook(Hook):
+    """Logs, before the first step, what is distilled, and how good the teacher is on a few validation images.
+
+    One block: the teacher's files, its classes, the adapters of head and neck, each loss with its weight and samples,
+    and the hooks that run. A teacher that does no better on the images than the untrained student is warned of: it
+    has the wrong weights, classes or preprocessing, or the images are too few. :class:`TeacherCheckHook` looks at the
+    whole validation set; where it is there, at a resumed run, without a validation set and where no loss will ever
+    have a weight, nothing is scored here. Training ends with the same weights with and without this hook.
+
+    Args:
+        images: Validation images that the teacher is scored on, in whole batches of every process; 0 for none.
+    """
+
+    priority = 'VERY_LOW'
+
+    def __init__(self, images: int = 8) -> None:
+        if images < 0:
+            raise ValueError(f'StartReportHook.images is {images}: 0 for none, or more')
+        self.images = images
+
+    def before_train(self, runner: Runner) -> None:
+        """Log the block.
+
+        Raises:
+            TypeError: The model is no distiller.
+        """
+        model = distiller_of(runner, self)
+        parts = describe(model, Progress.current())
+        parts['hooks'] = ', '.join(type(hook).__name__ for hook in runner.hooks)
+        warnings: list[str] = []
+        if self._is_to_be_scored(runner, model):
+            parts['score'], warnings = self._score(runner)
+        width = max(map(len, parts))
+        lines = [f'  {name:{width}}  {text}' for name, text in parts.items()]
+        print_log('\n'.join(['distillation', *lines]), 'current')
+        for warning in warnings:
+            print_log(warning, 'current', logging.WARNING)
+
+    def _is_to_be_scored(self, runner: Runner, model: Distiller) -> bool:
+        progress = Progress.current()
+        return (
+            self.images > 0
+            and runner.iter == 0
+            and runner.val_loop is not None
+            and not any(isinstance(hook, TeacherCheckHook) for hook in runner.hooks)
+            and not all(loss.is_over(progress) for loss in model.distill_losses.values())
+        )
+
+    def _score(self, runner: Runner) -> tuple[str, list[str]]:
+        loader = runner.val_dataloader
+        batches = math.ceil(self.images / ((loader.batch_size or 1) * get_world_size()))
+        try:
+            text, warnings = TeacherCheckHook(min(batches, len(loader))).check(runner)
+        except Exception as error:  # a look at the teacher must not end a run that would do without
+            return f'the teacher could not be scored: {type(error).__name__}: {error}', []
+        hint = (
+            f'This is from {self.images} images or a few more: add '
+            "custom_hooks=[dict(type='mmkd.TeacherCheckHook')] to see the whole validation set"
+        )
+        return text, [f'{warning}. {hint}' for warning in warnings]

@@ -1,0 +1,122 @@
+"""The block at the start of a run says what is really run; asking for it changes nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mmengine.config import Config
+from tiny import make_runner, same
+from zoo import mmdet_scope
+
+from mmkd.distillers import Distiller
+from mmkd.hooks import StartReportHook
+
+REPORT = dict(type='mmkd.StartReportHook')
+MAP = 'coco/bbox_mAP'
+
+
+@pytest.fixture(scope='module')
+def reported(run_with: Callable[..., Any]) -> Any:
+    warmup = dict(_delete_=True, type='LinearWarmup', value=2.0, end=2)
+    return run_with(REPORT, model__losses__pkd__weight=warmup)
+
+
+def block(log: str) -> dict[str, str]:
+    """Name of each line of the block to its text."""
+    (text,) = re.findall(r'distillation\n((?:  .*\n)+)', log)
+    return dict(line.strip().split(None, 1) for line in text.splitlines())
+
+
+def test_the_block_names_what_is_distilled(
+    reported: Any, trained_teacher: tuple[Config, Path]
+) -> None:
+    parts = block(reported.log)
+    assert parts['student'] == 'RetinaNet'
+    assert parts['teacher'].endswith(f'weights of {trained_teacher[1]}')
+    assert parts['classes'].startswith("the student's 10 are the teacher's, in the same order")
+    assert 'nothing names them' in parts['classes'], 'the checkpoint does not'
+    assert parts['head'] == 'AnchorHeadAdapter reads RetinaHead, of the teacher RetinaHead'
+    assert parts['loss_ckd'] == 'CKDLoss, weight 2, samples PositivesAndTeacherTopK(k=8)'
+    assert parts['loss_pkd'] == (
+        'PKDLoss, weight 0 now, LinearWarmup(value=2.0, begin=0, end=2, by_epoch=True), features at neck, '
+        'strides 8, 16, 32, 64, 128'
+    )
+    hooks = [type(hook).__name__ for hook in reported.runner.hooks]
+    assert parts['hooks'] == ', '.join(hooks)
+    assert 'StartReportHook' in hooks
+
+
+def test_the_score_is_the_teachers(run_with: Callable[..., Any], reported: Any) -> None:
+    checked = run_with(dict(type='mmkd.TeacherCheckHook'), REPORT)
+    scores = checked.hook('TeacherCheckHook').scores
+    assert block(reported.log)['score'] == (
+        f'{MAP} of the teacher on the validation set is {scores["teacher"][MAP]:.4g}, of the student before training '
+        f'{scores["student"][MAP]:.4g}'
+    )
+    assert 'score' not in block(checked.log), 'what another hook says is not said again'
+
+
+def test_training_is_the_same_with_and_without_the_report(
+    run_with: Callable[..., Any], without_hooks: Any
+) -> None:
+    assert same(run_with(REPORT).weights, without_hooks.weights)
+
+
+def report(
+    config: Config, work_dir: Path, monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> list[str]:
+    """What the hook says before the training of a recipe, which does not take place."""
+    said: list[str] = []
+    monkeypatch.setattr('mmkd.hooks.start_report.print_log', lambda text, *_: said.append(text))
+    runner = make_runner(config, work_dir)
+    assert runner.train_loop is not None
+    assert runner.val_loop is not None or config.val_cfg is None
+    runner.call_hook('before_run')
+    runner.call_hook('before_train')
+    with mmdet_scope():
+        StartReportHook(**options).before_train(runner)
+    return said
+
+
+def test_a_poor_teacher_is_warned_of(
+    tiny_distillation: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config(tiny_distillation.to_dict())
+    config.model.teacher.config.model.test_cfg.score_thr = 1.1
+    said = report(config, tmp_path, monkeypatch, images=2)
+    assert '2 of 4 batches' in said[0]
+    assert re.search(r'not better than the student .*TeacherCheckHook', said[1])
+
+
+@pytest.mark.parametrize('case', ['images', 'weights', 'validation'])
+def test_where_no_score_is_wanted_or_can_be_had_the_teacher_does_not_run(
+    case: str, tiny_distillation: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config(tiny_distillation.to_dict())
+    if case == 'weights':
+        config.model.losses = {
+            name: loss | dict(weight=0) for name, loss in config.model.losses.items()
+        }
+    if case == 'validation':
+        config.merge_from_dict({'val_dataloader': None, 'val_cfg': None, 'val_evaluator': None})
+    monkeypatch.setattr(Distiller, 'predict_teacher', None)
+    said = report(config, tmp_path, monkeypatch, **(dict(images=0) if case == 'images' else {}))
+    assert len(said) == 1
+    assert 'score' not in said[0]
+
+
+def test_a_teacher_that_cannot_be_scored_does_not_end_the_run(
+    tiny_distillation: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Distiller, 'predict_teacher', lambda self, data: 1 / 0)
+    (text,) = report(Config(tiny_distillation.to_dict()), tmp_path, monkeypatch)
+    assert 'could not be scored: ZeroDivisionError' in text
+
+
+def test_a_negative_number_of_images_is_refused() -> None:
+    with pytest.raises(ValueError, match=r'StartReportHook\.images is -1'):
+        StartReportHook(images=-1)
