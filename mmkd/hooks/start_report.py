@@ -75,7 +75,7 @@ class StartReportHook(Hook):
         except Exception as error:  # a look at the teacher must not end a run that would do without
             return f'the teacher could not be scored: {type(error).__name__}: {error}', []
         hint = (
-            f'This is from {self.images} images or a few more: add '
-            "custom_hooks=[dict(type='mmkd.TeacherCheckHook')] to see the whole validation set"
+            f'(Seen on {self.images} images or a few more: add '
+            "custom_hooks=[dict(type='mmkd.TeacherCheckHook')] to look at the whole validation set.)"
         )
-        return text, [f'{warning}. {hint}' for warning in warnings]
+        return text, [f'{warning} {hint}' for warning in warnings]

@@ -131,7 +131,8 @@ class TeacherCheckHook(Hook):
         seen = 'the validation set'
         if self.num_batches is not None and self.num_batches < batches:
             seen = f'{self.num_batches} of {batches} batches of {seen}'
-        text = f'{metric or "score"} of the teacher on {seen} is {score:.4g}'
+        metric = metric or 'score'
+        text = f'{metric} of the teacher on {seen} is {score:.4g}'
         if score < 0:  # COCO's evaluator again
             return f'{text}: there are no objects in it', []
         warnings = []

@@ -114,7 +114,7 @@ def _numbers_by_file(dataset: type | None) -> bool:
     """Whether a data set reads its labels as CocoDataset does: LVIS and Objects365 derive from it and do not."""
     bases = getattr(dataset, '__mro__', ())
     coco = next((base for base in bases if base.__name__ == 'CocoDataset'), None)
-    return coco is not None and dataset.load_data_list is coco.load_data_list  # type: ignore[union-attr, attr-defined]
+    return coco is not None and dataset.load_data_list is coco.load_data_list  # type: ignore[union-attr]
 
 
 def _order_of_file(node: Mapping[str, Any], names: Sequence[str]) -> Sequence[str]:
