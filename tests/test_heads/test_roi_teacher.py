@@ -351,10 +351,10 @@ def test_a_serial_layer_goes_into_the_students_own_head() -> None:
     assert not torch.allclose(pairs.student, task, atol=0.1)
 
 
-def test_a_copy_shares_the_teacher_and_reads_its_own_student() -> None:
+def test_a_copy_reads_its_own_student_and_teacher() -> None:
     model = run('RetinaNet').model
     twin = copy.deepcopy(model)
-    assert twin._heads['teacher'].scores.roi_head is model.teacher.model.roi_head
+    assert twin._heads['teacher'].scores.roi_head is twin.teacher.model.roi_head
     assert twin._heads['teacher'].own.student_head is twin.student.bbox_head
     assert twin.student.bbox_head is not model.student.bbox_head
 
