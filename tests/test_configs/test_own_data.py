@@ -13,8 +13,8 @@ from mmengine.registry import DATASETS, DefaultScope
 from tiny import fresh_hub
 
 from mmkd.distillers import Distiller
-from mmkd.losses import Progress
 from mmkd.losses.schedules import build_schedule
+from mmkd.structures import Progress
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = (REPOSITORY / 'docs/own_data.md').read_text()
@@ -70,7 +70,9 @@ def test_the_recipe_is_one_of_three_classes_with_the_coco_teacher(
     (horse,) = dataset.get_data_info(0)['instances']
     assert horse['bbox_label'] == 0
     assert dataset.metainfo['classes'] == CLASSES
-    assert model._classes.columns == (17, 16, 15), "COCO's horse, dog and cat, as the file has them"
+    assert model._classes['teacher'].columns == (17, 16, 15), (
+        "COCO's horse, dog and cat, as the file has them"
+    )
 
 
 def test_the_table_of_changes_holds(tmp_path: Path) -> None:
