@@ -76,7 +76,7 @@ class FrozenTeacher(Teacher):
         self.checkpoint = str(checkpoint)
         if isinstance(class_names, str):
             raise ValueError(
-                f'teacher.class_names is the string {class_names!r}: give a list, [{class_names!r}]'
+                f'model.teacher.class_names is the string {class_names!r}: give a list, [{class_names!r}]'
             )
         loaded = load_config(config)
         self._config = str(config) if isinstance(config, str | Path) else 'a config in the recipe'
@@ -122,14 +122,14 @@ class FrozenTeacher(Teacher):
         if self.classes is None and student != teacher:
             raise ValueError(
                 f'number of classes: the student has {student}, the teacher {teacher}: take a teacher trained on '
-                f'the same classes, or, as {self._source} does not name them, set teacher.class_names to the '
+                f'the same classes, or, as {self._source} does not name them, set model.teacher.class_names to the '
                 "names of the teacher's classes in the order of its logits: those that the student has too are "
                 'distilled'
             )
         if self.classes is not None and len(self.classes) != teacher:
             raise ValueError(
                 f"the teacher's head has {teacher} classes, of which {len(self.classes)} are named: "
-                f'{_few(self.classes)}: set teacher.class_names to the names of all, in the order of its logits'
+                f'{_few(self.classes)}: set model.teacher.class_names to the names of all, in the order of its logits'
             )
 
     def match_classes(self, names: Sequence[str] | None, student: int, teacher: int) -> ClassMap:
@@ -154,7 +154,7 @@ class FrozenTeacher(Teacher):
             )
         if self.classes is None or (not names and student == teacher):
             who, setting = (
-                (self._source, 'teacher.class_names')
+                (self._source, 'model.teacher.class_names')
                 if self.classes is None
                 else ('the data set', 'metainfo.classes')
             )
@@ -173,7 +173,7 @@ class FrozenTeacher(Teacher):
         strange = sorted(self._aliases.keys() - set(names))
         if strange:
             raise ValueError(
-                'teacher.class_aliases: the data set has no class '
+                'model.teacher.class_aliases: the data set has no class '
                 + ', '.join(_with_nearest(strange, names))
                 + f'; its classes are {_few(names)}'
             )
@@ -184,8 +184,8 @@ class FrozenTeacher(Teacher):
                 f'{self._source} was trained on other classes: of the {len(names)} classes of the data set it '
                 f'lacks {len(missing)}:\n  '
                 + '\n  '.join(_shorten(_with_nearest(missing, self.classes)))
-                + f'\nit has {_few(self.classes)}\nif it calls them otherwise, say how: '
-                f"teacher.class_aliases={{{missing[0]!r}: 'its name'}}; else take a teacher trained on these classes"
+                + f'\nit has {_few(self.classes)}\nif it calls them otherwise, say '
+                f"model.teacher.class_aliases={{{missing[0]!r}: 'its name'}}; else take another teacher"
             )
         classes = self._columns(theirs)
         if classes.columns is None:
@@ -213,7 +213,7 @@ class FrozenTeacher(Teacher):
         for name, count in wanted.items():
             if count > len(places[name]):
                 raise ValueError(
-                    "teacher.class_aliases: more than one of the student's classes is the "
+                    "model.teacher.class_aliases: more than one of the student's classes is the "
                     f"teacher's {name!r}"
                     if self._aliases
                     else f'metainfo.classes of the data set has {name!r} {count} times, the teacher '
@@ -222,7 +222,7 @@ class FrozenTeacher(Teacher):
             if count < len(places[name]):
                 print_log(
                     f'classes: the teacher has {len(places[name])} classes {name!r}, the student {count}: the first '
-                    'is taken. If that is wrong, set teacher.class_names',
+                    'is taken. If that is wrong, set model.teacher.class_names',
                     'current',
                     logging.WARNING,
                 )
@@ -266,12 +266,12 @@ class FrozenTeacher(Teacher):
             return
         if self.classes is None:
             raise ValueError(
-                f'teacher.class_aliases: {self._source} does not name its classes: set teacher.class_names'
+                f'model.teacher.class_aliases: {self._source} does not name its classes: set model.teacher.class_names'
             )
         unknown = [name for name in self._aliases.values() if name not in self.classes]
         if unknown:
             raise ValueError(
-                'teacher.class_aliases: the teacher has no class '
+                'model.teacher.class_aliases: the teacher has no class '
                 + ', '.join(_with_nearest(unknown, self.classes))
                 + f'; its classes are {_few(self.classes)}'
             )

@@ -356,7 +356,9 @@ def test_aliases_that_cannot_be_are_an_error(aliases: dict[str, str], message: s
 
 
 def test_aliases_need_names() -> None:
-    with pytest.raises(ValueError, match=r'does not name its classes: set teacher\.class_names'):
+    with pytest.raises(
+        ValueError, match=r'does not name its classes: set model\.teacher\.class_names'
+    ):
         named(None, class_aliases=dict(sofa='couch'))
 
 
@@ -375,7 +377,7 @@ def test_names_come_from_the_recipe_else_the_checkpoint_else_the_config(tmp_path
 
 
 def test_other_numbers_of_classes_need_names() -> None:
-    unnamed = 'the student has 2, the teacher 10: take a teacher .* set teacher.class_names'
+    unnamed = 'the student has 2, the teacher 10: take a teacher .* set model.teacher.class_names'
     with pytest.raises(ValueError, match=unnamed):
         make_teacher().check_num_classes(2, 10)
     make_teacher().check_num_classes(10, 10)
