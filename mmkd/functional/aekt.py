@@ -141,9 +141,9 @@ def fold_serial_layer(
 ) -> tuple[Tensor, Tensor]:
     r"""A class layer and AEKT's serial layer behind it as one layer of the class layer's shape.
 
-    The class layer puts out A blocks of C logits s (linear: A = 1; a convolution: A priors at a
+    The class layer outputs A blocks of C logits s (linear: A = 1; a convolution: A priors at a
     location), the serial layer makes :math:`z = (I + D) s + d` of each block. Both are linear, so
-    z is what a class layer with other weights puts out: :math:`W' = W + D W, b' = b + D b + d`.
+    z is what a class layer with other weights outputs: :math:`W' = W + D W, b' = b + D b + d`.
     With D and d zero these are W and b, bit for bit.
 
     Args:

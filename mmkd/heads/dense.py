@@ -37,7 +37,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class DenseOutputs:
-    """What a dense head puts out for a batch.
+    """What a dense head outputs for a batch.
 
     Attributes:
         class_maps: Logits, (B, A*C, H, W) a level.
@@ -89,8 +89,8 @@ class DenseTable(SampleTable):
     """Samples of a dense head, in MMDetection's order: image, level, row, column, prior of the location.
 
     Attributes:
-        student: What the student's head put out.
-        run_teacher: Gives what the teacher's head puts out, of the same shapes.
+        student: What the student's head output.
+        run_teacher: Gives what the teacher's head outputs, of the same shapes.
         channels: C, logits of one prior.
         student_decoder: Decodes the student's boxes.
         teacher_decoder: Decodes the teacher's boxes.
@@ -104,7 +104,7 @@ class DenseTable(SampleTable):
 
     @cached_property
     def teacher(self) -> DenseOutputs:
-        """What the teacher's head puts out; it runs when this is first read."""
+        """What the teacher's head outputs; it runs when this is first read."""
         outputs = self.run_teacher()
         ours, theirs = (
             [tuple(level.shape) for level in maps.class_maps] for maps in (self.student, outputs)
@@ -216,7 +216,7 @@ class DenseTable(SampleTable):
 
 
 class DenseHeadAdapter(HeadAdapter):
-    """Common part of heads that put out one class map per level; families differ in how they assign targets.
+    """Common part of heads that output one class map per level; families differ in how they assign targets.
 
     The teacher may have another dense head than the student, a GFL or a TOOD for an FCOS: labels come from the
     student's assignment and samples are compared cell by cell. Classes, strides, priors per location and activation
@@ -360,12 +360,12 @@ class DenseHeadAdapter(HeadAdapter):
         """What the student's head assigned, one item per image, read from the taps."""
 
     def student_outputs(self, step: Step) -> DenseOutputs:
-        """What the student's head put out in its own training step."""
+        """What the student's head output in its own training step."""
         return self.read(step.record('head')[0])
 
     @classmethod
     def run(cls, head: Any, features: Sequence[Tensor]) -> DenseOutputs:
-        """What a head of this family puts out for its neck's feature maps."""
+        """What a head of this family outputs for its neck's feature maps."""
         return cls.read(head(features))
 
     @classmethod

@@ -90,7 +90,7 @@ class RegressedTargetsAdapter(DenseHeadAdapter):
 class FCOSHeadAdapter(RegressedTargetsAdapter):
     """FCOS, NAS-FCOS and heads derived from them: regression targets are the distances to the box's sides.
 
-    With ``norm_on_bbox`` the head puts out distances in strides in training, in pixels in eval mode.
+    With ``norm_on_bbox`` the head outputs distances in strides in training, in pixels in eval mode.
     """
 
     @classmethod
@@ -318,7 +318,7 @@ class CenterNetUpdateHeadAdapter(DenseHeadAdapter):
 
     @classmethod
     def decode(cls, head: Any, code: Sequence[Tensor], places: Places) -> Tensor:
-        """The head puts out distances in strides in training, in pixels in eval mode."""
+        """The head outputs distances in strides in training, in pixels in eval mode."""
         distances = code[0] * places.strides.repeat(1, 2) if head.training else code[0]
         return head.bbox_coder.decode(places.priors, distances)
 

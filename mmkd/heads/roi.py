@@ -28,7 +28,7 @@ BoxCode = Tensor | Sequence[Tensor]
 
 @dataclass(frozen=True)
 class RoIOutputs:
-    """What a stage of the teacher puts out at S RoIs.
+    """What a stage of the teacher outputs at S RoIs.
 
     Attributes:
         logits: (S, C) logits of the student's classes.
@@ -50,7 +50,7 @@ class RoITable(SampleTable):
         student_rows: (N, C) logits of the student.
         student_code: The student's encoded boxes at all RoIs.
         rois: (N, 5) index of the image and xyxy box in input pixels.
-        run_teacher: What the teacher puts out at (S, 5) RoIs.
+        run_teacher: What the teacher outputs at (S, 5) RoIs.
         decode_student: Gives boxes of (S, 5) RoIs, their code and (S,) classes.
         decode_teacher: Likewise of the teacher, of the student's classes.
     """
@@ -64,7 +64,7 @@ class RoITable(SampleTable):
 
     @cached_property
     def teacher_outputs(self) -> RoIOutputs:
-        """What the teacher puts out at all RoIs; kept, so that other samplers find it."""
+        """What the teacher outputs at all RoIs; kept, so that other samplers find it."""
         return self.run_teacher(self.rois)
 
     @property
@@ -310,7 +310,7 @@ class RoIScorer:
         return self.outputs(rois).logits
 
     def outputs(self, rois: Tensor, stage: int | None = None) -> RoIOutputs:
-        """What the teacher puts out at boxes, logits of the student's classes and with the student's meaning.
+        """What the teacher outputs at boxes, logits of the student's classes and with the student's meaning.
 
         A softmax teacher's scores for a sigmoid student are the log-odds of each class,
         ``log p_c - log(1 - p_c) = z_c - logsumexp of the other logits``, background included: their sigmoid is the
@@ -403,7 +403,7 @@ def check_roi_head(role: str, roi_head: Any) -> None:
         expected = head.num_classes + (_activation(head) == 'softmax')
         if columns != expected:
             raise ValueError(
-                f"the {role}'s {type(head).__name__} puts out {columns} logits for {head.num_classes} classes "
+                f"the {role}'s {type(head).__name__} outputs {columns} logits for {head.num_classes} classes "
                 f'({_loss_name(head)}): only softmax over classes and background ({head.num_classes + 1} '
                 f'logits) or sigmoid over classes ({head.num_classes}) can be distilled. Use '
                 'CrossEntropyLoss(use_sigmoid=False) as loss_cls'

@@ -110,7 +110,7 @@ def run(model: Distiller, data: dict[str, Any]) -> Step:
 
 
 class Outputs:
-    """What a detector's head puts out, layer by layer: logits (B, Q, C) and xyxy boxes (B, Q, 4) in pixels."""
+    """What a detector's head outputs, layer by layer: logits (B, Q, C) and xyxy boxes (B, Q, 4) in pixels."""
 
     def __init__(self, detector: nn.Module, sizes: Tensor) -> None:
         self.layers: list[tuple[Tensor, Tensor]] = []
