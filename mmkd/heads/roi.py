@@ -335,8 +335,10 @@ class RoIScorer:
 
     def decode(self, rois: Tensor, code: BoxCode, classes: Tensor, stage: int) -> Tensor:
         """(S, 4) boxes of (S, 5) RoIs, their code by a stage and (S,) classes, in the student's numbers."""
-        head = _per_stage(self.scores.roi_head.bbox_head)[stage]
-        return _decode(head, rois, code, self.images.classes.labels(classes))
+        theirs = self.images.classes.labels(classes)
+        return self.images.run(
+            lambda model: _decode(_per_stage(model.roi_head.bbox_head)[stage], rois, code, theirs)
+        )
 
 
 def _decode(head: Any, rois: Tensor, code: BoxCode, classes: Tensor) -> Tensor:

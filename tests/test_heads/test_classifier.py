@@ -263,7 +263,19 @@ def test_arcface_is_taught_without_its_margin() -> None:
 
 
 @pytest.mark.parametrize(
-    'name', ['CKDLoss', 'KDLoss', 'DKDLoss', 'NKDLoss', 'DISTLoss', 'AEKTLoss']
+    'name',
+    [
+        'CKDLoss',
+        'KDLoss',
+        'DKDLoss',
+        'NKDLoss',
+        'DISTLoss',
+        'AEKTLoss',
+        'ComparativeKDLoss',
+        'CLKDLoss',
+        'CorrelationKDLoss',
+        'QuadraticKDLoss',
+    ],
 )
 def test_every_loss_on_logits_teaches(name: str) -> None:
     model = distiller(

@@ -17,7 +17,7 @@ from torch import Tensor
 from mmkd.heads import build_head_adapter
 from mmkd.heads.base import adapter_class
 from mmkd.heads.dense import gather_rows, logits_of, nearest_object
-from mmkd.losses import Positives
+from mmkd.losses import AllSamples, Positives
 
 
 @pytest.fixture(scope='module', params=CASES, autouse=False)
@@ -103,6 +103,23 @@ def test_teacher_rows_are_those_of_the_teacher_called_directly(stepped: Run):
     rows = stepped.table.teacher_logits(everything(stepped))
     assert_same_rows(rows, expected)
     assert not rows.requires_grad
+
+
+def test_a_sample_knows_its_level_row_and_column(stepped: Run):
+    table = stepped.table
+    maps = [level[0, 0] for level in table.student.class_maps]
+    expected = [
+        (level, row, column)
+        for level, cells in enumerate(maps)
+        for row in range(cells.shape[0])
+        for column in range(cells.shape[1])
+        for _ in range(table.student.class_maps[level].shape[1] // table.channels)
+    ]
+    index = torch.randperm(len(table), generator=torch.Generator().manual_seed(0))[:50]
+    cells = table.cells(index)
+    assert cells.tolist() == [list(expected[i % len(expected)]) for i in index.tolist()]
+    (pairs,) = asks.logit_pairs(stepped.step, AllSamples())
+    assert torch.equal(pairs.cells, table.cells(everything(stepped)))
 
 
 def test_rows_of_some_samples_are_rows_of_all(stepped: Run):
