@@ -21,6 +21,7 @@ from mmkd.utils import (
     PreflightError,
     Stopping,
     add_common_arguments,
+    add_recipe_arguments,
     advice_on,
     build_runner,
     check_before_training,
@@ -44,7 +45,10 @@ from mmkd.utils import (
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read MMDetection's command line for training."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='the recipe, or the config of a plain model')
+    parser.add_argument(
+        'config',
+        help='the recipe, or the config of a plain model: a file, or mmdet::... of a package',
+    )
     parser.add_argument('--work-dir', help='folder for logs and checkpoints')
     parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
     parser.add_argument(
@@ -75,6 +79,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='what to do about a training image that is missing or cannot be read: end the run, or '
         'name it, count it and take another',
     )
+    add_recipe_arguments(parser)
     add_common_arguments(parser)
     return parser.parse_args(argv)
 
@@ -136,6 +141,10 @@ def run(args: argparse.Namespace, stop: Stopping, argv: list[str]) -> int:
         stop.outlook = lambda: outlook(cfg, args, argv, began)
         quiet_packages(cfg.get('default_scope'))
         apply_training_options(cfg, args)
+        if args.print_recipe:
+            cfg.dump(args.print_recipe)
+            print(f'Written: {args.print_recipe}')
+            return 0
         check_before_training(cfg)
     except PreflightError as error:
         return report_missing(error, args.launcher)

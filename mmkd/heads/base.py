@@ -163,7 +163,12 @@ def register_head_adapter(*head_classes: str) -> Callable[[_Adapter], _Adapter]:
 
 def adapter_class(head: nn.Module) -> type[HeadAdapter] | None:
     """The adapter registered for a head's class or for the nearest of its base classes that has one."""
-    names = (cls.__name__ for cls in type(head).__mro__)
+    return adapter_of(type(head))
+
+
+def adapter_of(kind: type) -> type[HeadAdapter] | None:
+    """Likewise for a class of heads."""
+    names = (cls.__name__ for cls in kind.__mro__)
     return next((_ADAPTERS[name] for name in names if name in _ADAPTERS), None)
 
 

@@ -3,6 +3,7 @@
 from mmkd.utils.cfg_options import CfgOptions, merge
 from mmkd.utils.command_line import (
     add_common_arguments,
+    add_recipe_arguments,
     build_runner,
     load_config,
     read_config,
@@ -31,6 +32,7 @@ __all__ = [
     'PreflightError',
     'Stopping',
     'add_common_arguments',
+    'add_recipe_arguments',
     'advice_on',
     'build_runner',
     'check_before_testing',

@@ -10,6 +10,7 @@ import traceback
 
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -20,6 +21,7 @@ from mmkd.utils.data_root import override_data_root
 from mmkd.utils.output_paths import paths_outside
 from mmkd.utils.preflight import PreflightError
 from mmkd.utils.processes import local_rank
+from mmkd.utils.recipe import make_recipe
 from mmkd.utils.run_name import run_name
 from mmkd.utils.student_config import teacher_configs
 
@@ -50,16 +52,37 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--teacher``, ``--losses`` and ``--print-recipe``: distil with any config, no recipe to write."""
+    parser.add_argument(
+        '--teacher',
+        metavar='CONFIG[=CHECKPOINT]',
+        help='teach the student of a plain config by this network: a file or mmdet::...; without a checkpoint the one '
+        'that is published for an mmdet:: or mmpretrain:: config',
+    )
+    parser.add_argument(
+        '--losses',
+        metavar='METHOD[+METHOD]',
+        help='by these methods, such as ckd+pkd, with the settings of configs/_base_/methods for the head at hand',
+    )
+    parser.add_argument(
+        '--print-recipe',
+        metavar='FILE',
+        help='write the equivalent config, which trains the same, and end',
+    )
+
+
 def read_config(path: str) -> Config:
-    """Read a config file, or say why it cannot be read.
+    """Read a config file or one of a package, ``mmdet::...``, or say why it cannot be read.
 
     Raises:
         PreflightError: There is no such file, it is no config, or it cannot be executed.
     """
-    if not osp.isfile(path):
+    packaged = '::' in path
+    if not packaged and not osp.isfile(path):
         raise PreflightError([f'config: there is no file {path}'])
     try:
-        return Config.fromfile(path)
+        return get_config(path) if packaged else Config.fromfile(path)
     except Exception as error:  # whatever a config executes can raise
         last = traceback.extract_tb(error.__traceback__)[-1]
         place = f' ({last.filename}, line {last.lineno})' if last.name == '<module>' else ''
@@ -86,6 +109,9 @@ def load_config(args: argparse.Namespace) -> Config:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args.config)
     cfg.launcher = args.launcher
+    teacher, losses = (getattr(args, name, None) for name in ('teacher', 'losses'))
+    if teacher is not None or losses is not None:
+        make_recipe(cfg, teacher, losses)
 
     options = args.cfg_options or {}
     data_root = options.get('data_root')

@@ -22,7 +22,6 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from mmkd import registry
 from mmkd.datasets import make_shapes
 from mmkd.distillers import Distiller
 from mmkd.registry import MODELS
@@ -39,18 +38,6 @@ RECIPES = sorted(
 MMDET_CONFIGS = Path(mmdet.__file__).parent / '.mim' / 'configs'
 PAIRS = {path.stem for path in (CONFIGS / '_base_' / 'pairs').glob('*.py')}
 IMAGE_SIZE = 128
-
-
-METHODS = sorted((CONFIGS / '_base_' / 'methods').glob('*.py'))
-
-
-@pytest.mark.parametrize('path', METHODS, ids=lambda path: path.stem)
-def test_every_preset_is_a_set_of_losses(path: Path) -> None:
-    presets = Config.fromfile(path)
-    assert len(presets) > 0
-    for losses in presets.values():
-        for name, config in losses.items():
-            assert registry.build(registry.LOSSES, config, where=f'model.losses.{name}')
 
 
 def group_of(recipe: str) -> str:

@@ -373,3 +373,19 @@ def test_the_command_works_before_the_package_is_installed(
     sys.path[:] = [path for path in sys.path if Path(path).resolve() != REPOSITORY]
     load_tool('train')
     assert str(REPOSITORY) in sys.path
+
+
+def test_a_plain_config_is_distilled_without_a_recipe(
+    trained: Any, run_tiny: Callable[..., int], tmp_path: Path
+) -> None:
+    method = ['--teacher', f'{trained.config}={trained.checkpoint}', '--losses', 'ckd+qfl_kd']
+    assert run_tiny(tmp_path / 'run', *method) == 0
+    *steps, _ = scalars(tmp_path / 'run')
+    assert all(record['loss_ckd'] > 0 and record['loss_qfl_kd'] > 0 for record in steps)
+
+    assert run_tiny(tmp_path / 'printed', *method, '--print-recipe', str(tmp_path / 'it.py')) == 0
+    assert not (tmp_path / 'printed').exists()
+    (kept,) = (tmp_path / 'run').glob('*.py')
+    printed, trained_with = (Config.fromfile(path) for path in (tmp_path / 'it.py', kept))
+    for key in trained_with.keys() - {'work_dir', 'experiment_name', 'visualizer'}:
+        assert printed[key] == trained_with[key], key

@@ -1,0 +1,102 @@
+"""A recipe of a plain config: which presets suit a head, and what cannot be made one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from mmengine.config import Config
+from mmengine.hub import get_config
+
+from mmkd.utils import PreflightError
+from mmkd.utils.recipe import head_kinds, make_recipe, preset
+
+RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
+TEACHER = 'teacher.py=teacher.pth'
+KINDS = {
+    RETINANET: ['sigmoid'],
+    'mmdet::gfl/gfl_r50_fpn_1x_coco.py': ['sigmoid'],
+    'mmdet::ssd/ssd300_coco.py': ['softmax'],
+    'mmdet::centernet/centernet_r18_8xb16-crop512-140e_coco.py': ['sigmoid'],
+    'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py': ['rcnn', 'softmax'],
+    'mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py': ['rcnn', 'softmax'],
+    'mmdet::detr/detr_r50_8xb2-150e_coco.py': ['query', 'softmax'],
+    'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py': ['query', 'sigmoid'],
+    'mmpretrain::resnet/resnet18_8xb32_in1k.py': ['classifier', 'softmax'],
+}
+
+
+@pytest.fixture
+def config() -> Config:
+    return get_config(RETINANET)
+
+
+@pytest.mark.parametrize('path', KINDS)
+def test_presets_are_chosen_by_the_head_that_the_config_names(path: str) -> None:
+    cfg = get_config(path)
+    assert head_kinds(cfg.model, cfg.default_scope) == KINDS[path]
+
+
+def test_a_method_has_the_settings_of_its_head() -> None:
+    detector, classifier, query = (
+        get_config(path)
+        for path in (RETINANET, [*KINDS][-1], 'mmdet::detr/detr_r50_8xb2-150e_coco.py')
+    )
+    assert preset('ckd', detector.model, 'mmdet')['ckd']['samples']['type'] == 'mmkd.TeacherTopK'
+    assert preset('ckd', classifier.model, 'mmpretrain')['ckd'] == dict(
+        type='mmkd.CKDLoss', weight=10.0, temperature=1.0
+    )
+    assert 'samples' not in preset('ckd', query.model, 'mmdet')['ckd']
+    assert list(preset('cross_kd', detector.model, 'mmdet')) == ['cross_kd']
+
+
+def test_the_students_config_is_all_that_changes(config: Config) -> None:
+    before = config.to_dict()
+    make_recipe(config, TEACHER, 'ckd+pkd')
+    assert config.model.type == 'mmkd.Distiller'
+    assert config.model.student.to_dict() == before['model']
+    assert config.model.teacher == dict(config='teacher.py', checkpoint='teacher.pth')
+    assert list(config.model.losses) == ['ckd', 'pkd']
+    assert config.custom_imports.imports == ['mmkd']
+    others = config.to_dict().keys() - {'model', 'custom_imports'}
+    assert all(config[key] == before[key] for key in others)
+
+
+def test_a_published_teacher_needs_no_checkpoint(config: Config) -> None:
+    make_recipe(config, 'mmdet::retinanet/retinanet_r101_fpn_2x_coco.py', 'ckd')
+    assert config.model.teacher.checkpoint.endswith('.pth')
+    assert 'retinanet_r101_fpn_2x_coco' in config.model.teacher.checkpoint
+
+
+def test_a_pair_without_losses_takes_them_and_another_teacher(config: Config) -> None:
+    make_recipe(config, TEACHER, 'ckd')
+    config.model.losses = {}
+    make_recipe(config, None, 'qfl_kd')
+    assert config.model.teacher.checkpoint == 'teacher.pth'
+    make_recipe(config, 'other.py=other.pth', None)
+    assert config.model.teacher.checkpoint == 'other.pth'
+    assert list(config.model.losses) == ['qfl_kd']
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ((TEACHER, 'ckf'), r"--losses: 'ckf' has no preset for a sigmoid head; did you mean ckd"),
+        ((TEACHER, 'dkd'), r"--losses: 'dkd' has no preset for a sigmoid head"),
+        ((TEACHER, None), r'--losses: .* say --teacher and --losses'),
+        ((None, 'ckd'), r'--teacher: .* say --losses and --teacher'),
+        (('mine.py', 'ckd'), r'--teacher: .*--teacher mine\.py=CHECKPOINT'),
+        (('mmdet::retinanet/nothing.py', 'ckd'), r'--teacher: mmdet::retinanet/nothing\.py'),
+    ],
+)
+def test_what_cannot_be_distilled_says_what_is_missing(
+    config: Config, options: tuple[Any, Any], message: str
+) -> None:
+    with pytest.raises(PreflightError, match=message):
+        make_recipe(config, *options)
+
+
+def test_losses_beside_those_of_a_recipe_are_refused(config: Config) -> None:
+    make_recipe(config, TEACHER, 'ckd')
+    with pytest.raises(PreflightError, match=r'--losses: the recipe has losses already \(ckd\)'):
+        make_recipe(config, None, 'pkd')
