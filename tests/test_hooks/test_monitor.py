@@ -118,7 +118,7 @@ def test_agreement_is_counted_on_the_samples_of_the_loss() -> None:
     noise = torch.randn(class_weights.shape, generator=torch.Generator().manual_seed(1))
     class_weights += 0.01 * noise  # enough to agree in some samples only
     numbers, _, record = measured(model)
-    ((pairs,),) = record.step.answers.values()
+    (pairs,) = record.step.ask(model.distill_losses['ckd'].requests()[0])
     student, teacher = pairs.student.detach().double(), pairs.teacher.double()
     agreed = sum(int(s.argmax()) == int(t.argmax()) for s, t in zip(student, teacher, strict=True))
     assert numbers['ckd/top1_agreement'] == pytest.approx(agreed / len(pairs))

@@ -184,7 +184,7 @@ def test_the_matrix_is_ckds() -> None:
     model.observe_next_step(partial(hook._keep_similarities, model))
     with mmdet_scope():
         model(**batch(size=64, num_classes=NUM_CLASSES), mode='loss')
-    ((pairs,),) = records[0].step._pairs.values()
+    ((pairs,),) = records[0].step.answers.values()
     similarities, groups = hook._matrices['ckd']
     assert similarities.shape == (5, 5)
     places = [i * len(pairs) // 5 for i in range(5)]
