@@ -83,7 +83,7 @@ class _State(nn.Module):
         }
         if found:
             self.teacher.model.load_state_dict(found)
-            self.teacher._started = True
+        self.teacher._started, self.teacher._last = bool(found), None
 
 
 def _save(module: _State, destination: dict[str, Tensor], prefix: str, _: Any) -> None:
