@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from mmkd.heads.tapped import TappedNetwork
 from mmkd.losses import DistillLoss, build_schedule
+from mmkd.losses.base import idle
 from mmkd.losses.schedules import Schedule
 from mmkd.registry import LOSSES, MODELS, TEACHERS, build
 from mmkd.structures import TEACHER, ClassMap, Progress, Step, head_source
@@ -185,19 +187,21 @@ class Distiller(BaseModel):
                     )
                 values[name] = loss(step)
                 value = weights[name] * values[name]
-                self._watch.check(name, value, progress, step)
+                self._watch.check(f'loss_{name}', value, progress, step)
                 losses[f'loss_{name}'] = value
             student = RecordedPass(self.student, records, inputs, ClassMap())
             for name in passes:
                 peer = self.teachers[name]
                 if isinstance(peer, PeerTeacher):
-                    learned = peer.learn(inputs, data_samples or [], student, progress)
+                    watch = partial(self._watch_peer, name)
+                    learned = peer.learn(inputs, data_samples or [], student, progress, watch)
                     losses |= {f'{name}.{key}': value for key, value in learned.items()}
         for name, module in self.distill.items():
-            extras = [parameter for parameter in module.parameters() if parameter.requires_grad]
-            runs = name in active or (step is not None and name in step.teachers)
-            if extras and not runs:  # DDP wants every parameter in every step's graph
-                losses[f'loss_{name}'] = sum(parameter.sum() for parameter in extras) * 0.0
+            if name in active or (step is not None and name in step.teachers):
+                continue
+            zero = idle(module)
+            if zero is not None:
+                losses[f'loss_{name}'] = zero
         for observer in observers:
             observer(StepRecord(progress, task, weights, values, step))
         return losses
@@ -293,6 +297,11 @@ class Distiller(BaseModel):
             theirs = len(teacher.classes or ())
             student = len(names_of_run(theirs) or ())
         return teacher.match_classes(names_of_run(student), student, theirs)
+
+    def _watch_peer(
+        self, peer: str, name: str, value: Tensor, progress: Progress, step: Step
+    ) -> None:
+        self._watch.check(f'{peer}.{name}', value, progress, step)
 
     def _weigh_task(self, losses: dict[str, Any], progress: Progress) -> None:
         """Multiply the student's own losses by the task's weight."""

@@ -44,7 +44,7 @@ class LossWatch:
         """Look at one step's value of a loss.
 
         Args:
-            name: The loss's name in the recipe.
+            name: The loss's name in the log.
             value: Its weighted scalar.
             progress: Where training is.
             step: The step, to look whether the teacher is the cause.
@@ -69,7 +69,7 @@ class LossWatch:
         self._start(int(progress.epoch) if by_epoch else progress.iteration // _ITERATIONS)
         number = float(reading.number)
         if not math.isfinite(number):
-            message = f'loss_{name} is {number} at iteration {progress.iteration} (epoch {int(progress.epoch)}): '
+            message = f'{name} is {number} at iteration {progress.iteration} (epoch {int(progress.epoch)}): '
             fault = _fault_of_teacher(step)
             if fault is not None:
                 raise FloatingPointError(message + fault)
@@ -101,7 +101,7 @@ class LossWatch:
         )
         if not self._alive.pop(name):
             print_log(
-                f'loss_{name} was exactly 0 in every step of {span}: it teaches nothing. '
+                f'{name} was exactly 0 in every step of {span}: it teaches nothing. '
                 'Its sampler may pick no sample (mmkd.Positives on data without ground truth?), or '
                 'all samples show one object',
                 'current',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import torch
@@ -15,6 +16,8 @@ from .base import HEAD_PATHS
 
 DISTILL_PREFIX = 'distill.'
 """What the names of weights begin with that a distillation adds to the student's."""
+_TASK_LAYER = re.compile(rf'{re.escape(DISTILL_PREFIX)}[^.]+\.{TASK_LAYER}\.offset')
+"""Of a loss of the student's; a peer has losses of its own, under its name."""
 
 
 def plain_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -38,9 +41,8 @@ def plain_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, 
     plain = {
         key: weights[key] for name, key in names.items() if not name.startswith(DISTILL_PREFIX)
     }
-    ending = f'.{TASK_LAYER}.offset'
     for name, key in names.items():
-        if name.startswith(DISTILL_PREFIX) and name.endswith(ending):
+        if _TASK_LAYER.fullmatch(name):
             shift = weights[names[f'{name.removesuffix("offset")}bias']]
             for layer in _class_layers(model, len(shift)):
                 keys = [names[f'{layer}.{part}'] for part in ('weight', 'bias')]

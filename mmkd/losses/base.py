@@ -135,6 +135,15 @@ def full_precision(values: Tensor) -> torch.autocast:
     return torch.autocast(values.device.type, enabled=False)
 
 
+def idle(module: nn.Module) -> Tensor | None:
+    """A zero with all that a module trains in its graph, for the steps in which it does not run: DDP wants it there.
+
+    None where it trains nothing.
+    """
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return torch.stack([parameter.sum() for parameter in trained]).sum() * 0.0 if trained else None
+
+
 def share(weights: Tensor) -> Tensor:
     """What this process's mean, weighted by ``weights``, is multiplied by to be its share of the mean of all.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +13,11 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
+from mmkd.heads import build_head_adapter
 from mmkd.heads.features import flat, tap_path
 from mmkd.heads.tapped import TappedNetwork
 from mmkd.losses import DistillLoss
+from mmkd.losses.base import idle
 from mmkd.registry import LOSSES, TEACHERS, build
 from mmkd.structures import NECK, ClassMap, Progress, Step, evaluating
 
@@ -23,6 +26,7 @@ from .frozen import build_network, load_config
 from .isolation import isolated_rng
 
 Result = TypeVar('Result')
+Watch = Callable[[str, Tensor, Progress, Step], None]
 
 STUDENT = 'student'
 """Name of the student as the teacher of its peer."""
@@ -47,7 +51,8 @@ class PeerTeacher(Teacher):
         student: The student.
 
     Raises:
-        ValueError, TypeError, FileNotFoundError: Config or losses cannot be built, or mean nothing on this pair.
+        ValueError, TypeError, FileNotFoundError: Config or losses cannot be built, or mean nothing on this pair; or the
+            peer has other classes than the student, whose ground truth it learns.
     """
 
     def __init__(
@@ -58,18 +63,29 @@ class PeerTeacher(Teacher):
         student: Any,
     ) -> None:
         with isolated_rng():
-            torch.manual_seed(torch.initial_seed() + 1)  # else it could begin as the student's twin
+            # Else it could begin as the student's twin. Generators of devices, which draw no weights, are left alone.
+            torch.default_generator.manual_seed(torch.initial_seed() + 1)
             model = build_network(load_config(config))
             model.init_weights()
             built: dict[str, DistillLoss] = {
-                name: build(LOSSES, dict(options, teacher=STUDENT), where=f'teacher.losses.{name}')
+                name: build(
+                    LOSSES, dict(options, teacher=STUDENT), where=f'model.teacher.losses.{name}'
+                )
                 for name, options in losses.items()
             }
+            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
             super().__init__(model, student)
-            model.requires_grad_(True)
+            for parameter in trained:
+                parameter.requires_grad_(True)
             model.train()
-            self._tapped = TappedNetwork(model, {STUDENT: student}, built)
+            self._check_classes(student)
+            try:
+                self._tapped = TappedNetwork(model, {STUDENT: student}, built)
+            except ValueError as error:
+                text = str(error).removeprefix('model.losses.')
+                raise ValueError(f'model.teacher.losses: {text}') from None
         self._module = nn.ModuleDict(dict(model=model, losses=nn.ModuleDict(built)))
+        self._weights: dict[str, float] = {}
         self._task: dict[str, Any] = {}
         self._records: dict[str, list[Any]] = {}
 
@@ -90,6 +106,12 @@ class PeerTeacher(Teacher):
         """The student's modules whose outputs the peer's losses ask for."""
         return self._tapped.paths(STUDENT)
 
+    def begin_step(self, progress: Progress) -> None:
+        """See :meth:`Teacher.begin_step`."""
+        for name, loss in self._tapped.losses.items():
+            self._weights[name] = loss.weight(progress)
+            loss.begin_step(active=bool(self._weights[name]))
+
     def on(self, inputs: Tensor, data_samples: Sequence[Any], classes: ClassMap) -> RecordedPass:
         """Run the peer's own training step; the pass gives what it computed there."""
         pixels = self.convert_pixels(inputs, data_samples)
@@ -102,6 +124,7 @@ class PeerTeacher(Teacher):
         data_samples: Sequence[Any],
         student: RecordedPass,
         progress: Progress,
+        watch: Watch,
     ) -> dict[str, Any]:
         """The peer's own losses of the step that :meth:`on` ran, and those by which it learns from the student.
 
@@ -110,15 +133,34 @@ class PeerTeacher(Teacher):
             data_samples: The batch's data samples.
             student: The student's step, as its teacher.
             progress: How far training is.
+            watch: Looks at the value of every loss of ``losses``, see :meth:`LossWatch.check`.
         """
         step: Step = self._tapped.step(
             inputs, data_samples, self._records, {STUDENT: student}, progress
         )
         values = dict(self._task)
         for name, loss in self._tapped.losses.items():
-            values[f'loss_{name}'] = loss.weight(progress) * loss(step)
+            weight = self._weights[name]
+            value = weight * loss(step) if weight else idle(loss)
+            if value is None:
+                continue
+            if weight:
+                watch(f'loss_{name}', value, progress, step)
+            values[f'loss_{name}'] = value
         self._task, self._records = {}, {}
         return values
+
+    def _check_classes(self, student: Any) -> None:
+        try:
+            ours, theirs = (
+                build_head_adapter(network, network).num_classes
+                for network in (student, self.model)
+            )
+        except (
+            ValueError
+        ):  # no adapter knows the head, which only losses on features can do without
+            return
+        self.check_num_classes(ours, theirs)
 
     def release(self) -> int:
         """Nothing: what the peer has learned stays in the checkpoint."""
@@ -157,13 +199,27 @@ class RecordedPass:
 
     def run(self, function: Callable[[Any], Result], *, gradient: bool = False) -> Result:
         """See :meth:`mmkd.structures.TeacherPass.run`."""
-        with torch.set_grad_enabled(gradient and torch.is_grad_enabled()), evaluating(self.model):
+        enabled = gradient and torch.is_grad_enabled()
+        with torch.set_grad_enabled(enabled), evaluating(self.model), _constant(self.model):
             return function(self.model)
 
 
 def guest_taps(paths: Sequence[str]) -> dict[str, str]:
     """The taps on a network's own step that a :class:`RecordedPass` of it reads."""
     return {_FEATURES: 'extract_feat()'} | {_guest(path): tap_path(path) for path in paths}
+
+
+@contextmanager
+def _constant(model: nn.Module) -> Iterator[None]:
+    """Let what runs within the block pass a gradient on, and none on to the weights, which others train."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def _guest(path: str) -> str:

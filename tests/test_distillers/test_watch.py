@@ -18,7 +18,7 @@ NOTHING_ASKED = Step(torch.zeros(0), [], {}, Sources({}))
 
 
 def check(watch: LossWatch, name: str, value: torch.Tensor, at: Progress) -> None:
-    watch.check(name, value, at, NOTHING_ASKED)
+    watch.check(f'loss_{name}', value, at, NOTHING_ASKED)
 
 
 @pytest.fixture
@@ -123,4 +123,4 @@ def test_a_teacher_that_is_not_finite_is_named_as_the_cause() -> None:
     step.ask(Features())
     message = rf"loss_pkd is nan at iteration 5.*'{TEACHER}' \(Features 0\).* 1 of 2 samples.*teacher\.checkpoint"
     with pytest.raises(FloatingPointError, match=message):
-        LossWatch().check('pkd', torch.tensor(torch.nan), progress(5), step)
+        LossWatch().check('loss_pkd', torch.tensor(torch.nan), progress(5), step)
