@@ -1,4 +1,4 @@
-"""Detectors that 1, 2 and 4 processes train with the same images; what each process got is saved.
+"""Detectors and a classifier that 1, 2 and 4 processes train with the same images; what each process got is saved.
 
 usage: python run_detectors.py FOLDER
 
@@ -20,9 +20,12 @@ import torch
 import torch.distributed as dist
 import zoo
 from mmdet.utils import register_all_modules
+from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
-from tiny import NUM_CLASSES, student_model, teacher_model
+from mmengine.registry import DefaultScope
+from mmpretrain.structures import DataSample
+from tiny import CKD, NUM_CLASSES, TINY_RETINANET, student_model, teacher_model
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -50,6 +53,31 @@ DENSE_LOSSES = dict(
     box_l1=dict(type='mmkd.BoxL1Loss'),
 )
 
+MAP_LOSSES = dict(
+    pkd=dict(type='mmkd.PKDLoss'),
+    cwd=dict(type='mmkd.CWDLoss'),
+    class_maps=dict(type='mmkd.CWDLoss', at='class_maps'),
+    review=dict(type='mmkd.ReviewKDLoss'),
+    ld=dict(type='mmkd.LDLoss'),
+    ld_mean=dict(type='mmkd.LDLoss', average='confidence'),
+    cross=dict(type='mmkd.CrossKDLoss'),
+)
+RELATIONS = {
+    name: dict(type=f'mmkd.{name}Loss')
+    for name in (
+        'RKD',
+        'DIST',
+        'CLKD',
+        'CorrelationKD',
+        'ComparativeKD',
+        'QuadraticKD',
+        'KD',
+        'NKD',
+    )
+}
+BATCH_PARTS = {1: [7], 2: [4, 3], 4: [3, 1, 2, 1]}
+"""Processes to the number of the classifier's images of each."""
+
 
 def main(folder: Path) -> int:
     logging.disable(logging.INFO)
@@ -76,10 +104,13 @@ def work(folder: Path, rank: int, processes: int) -> None:
     answers: dict[str, Any] = dict(zip(('losses', 'gradients'), dense_gradients(), strict=True))
     answers['weights'] = dense_weights()
     answers['alone'] = ckd_alone()
+    answers['maps'] = each_loss_of_maps()
+    answers['relations'] = each_relation()
     if processes <= 2:
         answers |= cascade_without_rois()
     if processes == 2:
         answers['sharded'] = sharded()
+        answers['peer'] = peer()
     torch.save(answers, folder / f'{processes}.{rank}')
     dist.destroy_process_group()
 
@@ -92,6 +123,83 @@ def dense_gradients() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     total, values = model.parse_losses(losses)
     total.backward()
     return means(values), gradients(model)
+
+
+def each_loss_of_maps() -> dict[str, Any]:
+    """Every loss of a GFL on its own. ReviewKD's batch norm is in eval mode: it would see the maps of one process."""
+    pair = zoo.pair(
+        'mmdet::gfl/gfl_r50_fpn_1x_coco.py',
+        bbox_head__num_classes=CLASSES,
+        bbox_head__norm_cfg=dict(type='GN', num_groups=8, requires_grad=True),
+    )
+    model = zoo.distiller(*pair, losses=MAP_LOSSES)
+    for network in (model.student, model.teacher.model):  # class maps that vary, as trained ones do
+        network.bbox_head.gfl_cls.weight.data.mul_(50)
+    model.distill['review'].eval()
+    return each_loss(model, model.data_preprocessor(images(), True))
+
+
+def each_relation() -> dict[str, Any]:
+    """Every loss that relates the images of a classifier, and some that do not, on its own."""
+    config = Config.fromfile(TINY_RETINANET.with_name('tiny_classifier.py'))
+    classes = 5
+    config.merge_from_dict(
+        {
+            'model.head.num_classes': classes,
+            'model.backbone.norm_cfg': dict(type='GN', num_groups=4),  # BN would see one process
+        }
+    )
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = Distiller(
+            config.model,
+            teacher=dict(config=config, checkpoint='random_init'),
+            losses=RELATIONS,
+            data_preprocessor=config.data_preprocessor,
+        )
+        model.init_weights()
+    torch.nn.init.normal_(model.head.fc.weight)
+    torch.nn.init.normal_(model.teacher.model.head.fc.weight)
+    parts = BATCH_PARTS[dist.get_world_size()]
+    first = sum(parts[: dist.get_rank()])
+    mine = slice(first, first + parts[dist.get_rank()])
+    pixels = torch.randn(7, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    samples = [DataSample().set_gt_label(number % classes) for number in range(7)]
+    return each_loss(model.train(), dict(inputs=pixels[mine], data_samples=samples[mine]))
+
+
+def each_loss(model: Distiller, data: dict[str, Any]) -> dict[str, Any]:
+    """What this process logs of every loss, and the mean of the processes' gradients of it."""
+    losses, found = zoo.gradients_of_each_loss(model, data, model)
+    return dict(
+        logged={name: losses[f'loss_{name}'].detach() for name in found}, gradients=means(found)
+    )
+
+
+def peer() -> dict[str, Any]:
+    """A RetinaNet and its peer after two steps."""
+    mate = dict(
+        type='mmkd.PeerTeacher',
+        config=dict(model=teacher_model(), default_scope='mmdet'),
+        losses=dict(ckd=CKD),
+    )
+    torch.manual_seed(dist.get_rank())
+    with zoo.mmdet_scope():
+        model = Distiller(student_model(), teacher=mate, losses=dict(ckd=CKD)).train()
+    wrapped = parallel(model)
+    start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for seed in range(2):
+        rank = dist.get_rank()
+        data = zoo.batch(2, 64, NUM_CLASSES, boxes=(3, 2), seed=2 * seed + rank)
+        optimizer.zero_grad()
+        with zoo.mmdet_scope():
+            losses = wrapped(**data, mode='loss')
+        model.parse_losses(losses)[0].backward()
+        optimizer.step()
+    return dict(
+        start=start, end=dict(model.named_parameters()), logged=losses['teacher.loss_ckd'].detach()
+    )
 
 
 def dense_weights() -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Detectors under DDP train as one process with the images of all of them does; see run_detectors.py."""
+"""Several processes train as one with the images of all of them does; see run_detectors.py."""
 
 from __future__ import annotations
 
@@ -56,6 +56,46 @@ def test_accumulated_steps_end_with_the_same_weights(answers: Answers, processes
     """Without ``find_unused_parameters``: a loss whose weight is 0 so far keeps its extras in the graph."""
     for answer in answers[processes]:
         assert_same(answer['weights'], answers[1][0]['weights'])
+
+
+@pytest.mark.parametrize('processes', [2, 4])
+@pytest.mark.parametrize('kind', ['maps', 'relations'])
+def test_each_loss_has_the_value_and_gradient_of_the_whole_batch(
+    answers: Answers, kind: str, processes: int
+) -> None:
+    """Also of parts of different size, and without objects on one process; LD's published sum is the exception."""
+    expected = answers[1][0][kind]
+    for name, gradient in expected['gradients'].items():
+        # LD sums over the boxes of a process, and what is trained is the mean of these sums.
+        factor = processes if name == 'ld' else 1
+        assert gradient.any(), name
+        for answer in answers[processes]:
+            value = factor * answer[kind]['logged'][name]
+            torch.testing.assert_close(
+                value, expected['logged'][name], rtol=2e-5, atol=1e-6, msg=name
+            )
+            assert_same({name: factor * answer[kind]['gradients'][name]}, {name: gradient})
+
+
+def test_the_log_says_the_same_on_every_process(answers: Answers) -> None:
+    for processes in (2, 4):
+        first, *others = (answer['maps']['logged'] for answer in answers[processes])
+        for other in others:
+            assert first == other
+
+
+def test_a_peer_trains_alike_on_all_processes(answers: Answers) -> None:
+    first, second = (answer['peer'] for answer in answers[2])
+    assert first['logged'] == second['logged']
+    for name, parameter in first['end'].items():
+        assert torch.equal(parameter, second['end'][name]), name
+    for side in (True, False):
+        changed = [
+            not torch.equal(value, first['start'][name])
+            for name, value in first['end'].items()
+            if name.startswith('distill.') is side and value.requires_grad
+        ]
+        assert sum(changed) > len(changed) / 2
 
 
 def test_without_gathering_each_process_contrasts_its_own(answers: Answers) -> None:
