@@ -110,13 +110,12 @@ class TOODHeadAdapter(AnchorHeadAdapter):
         assignments = []
         for image, sample in enumerate(step.data_samples):
             objects = sample.gt_instances
-            positive = self.is_foreground(labels[image]).nonzero().flatten()
             of = nearest_object(
-                boxes[image, positive],
-                objects.bboxes[None].expand(len(positive), -1, -1),
-                labels[image, positive, None] == objects.labels,
+                boxes[image],
+                objects.bboxes[None].expand(len(labels[image]), -1, -1),
+                labels[image][:, None] == objects.labels,
             )
-            object_ids = self.spread(of, positive, len(labels[image]), fill=-1)
+            object_ids = torch.where(self.is_foreground(labels[image]), of, -1)
             assignments.append(Assignment(labels[image], weights[image], object_ids))
         return assignments
 
@@ -194,6 +193,7 @@ class FreeAnchorHeadAdapter(AnchorHeadAdapter):
         """See :meth:`DenseHeadAdapter.assignments`."""
         box_maps = [maps.detach() for maps in outputs.box_maps[0]]
         anchors = self.decoder(self.student_head, outputs, step.inputs).priors
+        deltas = gather_rows(box_maps, None, channels=4).view(-1, len(anchors), 4)
         assignments = []
         for image, (sample, bags) in enumerate(
             zip(step.data_samples, step.record('bags'), strict=True)
@@ -201,19 +201,11 @@ class FreeAnchorHeadAdapter(AnchorHeadAdapter):
             objects = sample.gt_instances
             probability, best = bags[0].max(dim=1)
             labels = torch.where(probability >= 0.5, best, self.num_classes)
-            positive = (probability >= 0.5).nonzero().flatten()
-            deltas = gather_rows(box_maps, positive + image * len(anchors), channels=4)
-            predicted = self.student_head.bbox_coder.decode(anchors[positive], deltas)
             of = nearest_object(
-                predicted,
-                objects.bboxes[None].expand(len(positive), -1, -1),
-                labels[positive, None] == objects.labels,
+                self.student_head.bbox_coder.decode(anchors, deltas[image]),
+                objects.bboxes[None].expand(len(anchors), -1, -1),
+                labels[:, None] == objects.labels,
             )
-            assignments.append(
-                Assignment(
-                    labels,
-                    probability.new_ones(len(labels)),
-                    self.spread(of, positive, len(labels), fill=-1),
-                )
-            )
+            object_ids = torch.where(probability >= 0.5, of, -1)
+            assignments.append(Assignment(labels, probability.new_ones(len(labels)), object_ids))
         return assignments

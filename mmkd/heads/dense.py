@@ -449,16 +449,12 @@ class DenseHeadAdapter(HeadAdapter):
         """(P,) whether a label is a class."""
         return (labels >= 0) & (labels < self.num_classes)
 
-    def spread(self, values: Tensor, places: Tensor, size: int, fill: int) -> Tensor:
-        """(size,) ``values`` at ``places`` (indices or a mask), ``fill`` elsewhere."""
-        if places.dtype == torch.bool and len(
-            values
-        ):  # a mask as an index would wait for its count
-            order = (places.cumsum(0) - 1).clamp(0, len(values) - 1)
-            return torch.where(places, values[order].long(), fill)
-        result = values.new_full((size,), fill, dtype=torch.long)
-        result[places] = values
-        return result
+    def spread(self, values: Tensor, mask: Tensor, fill: int) -> Tensor:
+        """(P,) ``values``, in order, where the (P,) ``mask`` is, ``fill`` elsewhere."""
+        if not len(values):
+            return torch.full(mask.shape, fill, device=mask.device)
+        order = (mask.cumsum(0) - 1).clamp(0, len(values) - 1)  # a mask as an index would wait
+        return torch.where(mask, values[order].long(), fill)
 
     def _run_teacher(self, teacher: TeacherPass, student: DenseOutputs) -> DenseOutputs:
         """The teacher's outputs, of the student's classes and cells."""
@@ -516,7 +512,7 @@ class BoxDecoder:
     def __call__(self, code: Sequence[Tensor], index: Tensor) -> Tensor:
         """(S, 4) boxes of the (S,) samples ``index``, see :meth:`DenseHeadAdapter.decode`."""
         within = index % len(self.priors)
-        levels = self._level_of[within]
+        levels = self.level_of[within]
         height, width = self.input_size
         generator = self.family.generator(self.head)
         strides = torch.tensor(
@@ -534,7 +530,7 @@ class BoxDecoder:
         return decode() if self.teacher is None else self.teacher.run(decode, gradient=True)
 
     @cached_property
-    def _level_of(self) -> Tensor:
+    def level_of(self) -> Tensor:
         """(P,) the level of every prior of one image."""
         counts = [len(level) for level in self.levels]
         return torch.cat(
@@ -564,7 +560,7 @@ class SampledTargetsAdapter(DenseHeadAdapter):
         order = sampling.pos_inds.argsort()
         objects = sampling.pos_assigned_gt_inds[order].long()
         positive = self.is_foreground(labels)
-        return Assignment(labels, weights, self.spread(objects, positive, len(labels), fill=-1))
+        return Assignment(labels, weights, self.spread(objects, positive, fill=-1))
 
 
 def gather_rows(maps: Sequence[Tensor], index: Tensor | None, channels: int) -> Tensor:
@@ -616,15 +612,16 @@ def nearest_object(targets: Tensor, candidates: Tensor, allowed: Tensor) -> Tens
     target is therefore made from every ground truth, and the one that equals it (up to rounding) is the assigned one.
 
     Args:
-        targets: (S, D) targets of positive priors.
+        targets: (S, D) targets; those of negatives may be anything.
         candidates: (S, G, D) what the target would be for each of the image's ground truths.
         allowed: (S, G) ground truths that come into question, those of the prior's label.
 
     Returns:
-        (S,) indices of ground truths. Among equal ones (two objects with the same box and label) the first.
+        (S,) indices of ground truths. Among equal ones (two objects with the same box and label) the first. Those of
+        negatives mean nothing: to look for the positives alone would make the device wait for their number.
     """
-    if not len(targets):  # argmin refuses (0, 0), an image without objects
-        return torch.zeros(0, dtype=torch.long, device=targets.device)
+    if not candidates.shape[1]:  # argmin has nothing to choose from
+        return torch.zeros(len(targets), dtype=torch.long, device=targets.device)
     distance = (candidates - targets[:, None]).abs().sum(dim=-1)
     return distance.masked_fill(~allowed, torch.inf).argmin(dim=1)
 

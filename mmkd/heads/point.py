@@ -51,22 +51,17 @@ class RegressedTargetsAdapter(DenseHeadAdapter):
 
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
         """See :meth:`DenseHeadAdapter.assignments`."""
-        points = self.decoder(self.student_head, outputs, step.inputs).levels
-        levels = torch.arange(len(points), device=points[0].device).repeat_interleave(
-            torch.tensor([len(level) for level in points], device=points[0].device)
-        )
+        points = self.decoder(self.student_head, outputs, step.inputs)
         assignments = []
         for sample, targets in zip(step.data_samples, step.record('targets'), strict=True):
             objects = sample.gt_instances
             labels, regression = self.flat_targets(targets)
-            positive = self.is_foreground(labels).nonzero().flatten()
-            sides = _sides(torch.cat(points)[positive], objects.bboxes)
             of = nearest_object(
-                regression[positive],
-                self.encode(sides, levels[positive]),
-                labels[positive, None] == objects.labels,
+                regression,
+                self.encode(_sides(points.priors, objects.bboxes), points.level_of),
+                labels[:, None] == objects.labels,
             )
-            object_ids = self.spread(of, positive, len(labels), fill=-1)
+            object_ids = torch.where(self.is_foreground(labels), of, -1)
             assignments.append(
                 Assignment(labels, torch.ones_like(labels, dtype=torch.float), object_ids)
             )
@@ -117,13 +112,13 @@ class FoveaHeadAdapter(RegressedTargetsAdapter):
 
     def encode(self, sides: Tensor, levels: Tensor) -> Tensor:
         """See :meth:`RegressedTargetsAdapter.encode`; the limits are FoveaBox's own."""
-        edges = sides.new_tensor(self.student_head.base_edge_list)[levels]
+        edges = _edges(self.student_head, sides)[levels]
         return (sides / edges[:, None, None]).clamp(1 / 16, 16).log()
 
     @classmethod
     def decode(cls, head: Any, code: Sequence[Tensor], places: Places) -> Tensor:
         """See :meth:`DenseHeadAdapter.decode`; the head's own decoder cannot do without clipping."""
-        edges = code[0].new_tensor(head.base_edge_list)[places.levels]
+        edges = _edges(head, code[0])[places.levels]
         from_corner, to_corner = (code[0].exp() * edges[:, None]).chunk(2, dim=1)
         return torch.cat([places.priors - from_corner, places.priors + to_corner], dim=1)
 
@@ -194,7 +189,7 @@ class YOLOXHeadAdapter(DenseHeadAdapter):
         for sample, targets in zip(step.data_samples, step.record('targets'), strict=True):
             positive, scores, _, boxes, *_ = targets
             objects = sample.gt_instances
-            if positive.any():
+            if len(boxes):
                 # The target of a positive is its IoU at its class: a row of zeros where the IoU is 0.
                 allowed = scores[:, objects.labels] > 0
                 allowed |= ~allowed.any(dim=1, keepdim=True)
@@ -203,9 +198,9 @@ class YOLOXHeadAdapter(DenseHeadAdapter):
                 of = objects.labels[:0]
             assignments.append(
                 Assignment(
-                    self.spread(objects.labels[of], positive, len(positive), self.num_classes),
+                    self.spread(objects.labels[of], positive, fill=self.num_classes),
                     positive.float(),
-                    self.spread(of, positive, len(positive), fill=-1),
+                    self.spread(of, positive, fill=-1),
                 )
             )
         return assignments
@@ -273,29 +268,29 @@ class CenterNetHeadAdapter(DenseHeadAdapter):
         heatmaps = targets['center_heatmap_target'].flatten(2)
         sizes, offsets = (targets[key].flatten(2) for key in ('wh_target', 'offset_target'))
         height, width = targets['center_heatmap_target'].shape[-2:]
-        scale = heatmaps.new_tensor(
-            [width / step.inputs.shape[-1], height / step.inputs.shape[-2]] * 2
-        )
+        ratios = [width / step.inputs.shape[-1], height / step.inputs.shape[-2]] * 2
+        scale = torch.tensor(ratios).to(heatmaps, non_blocking=True)
+        cells = torch.arange(height * width, device=heatmaps.device)
+        places = torch.stack([cells % width, cells // width], dim=1)
         assignments = []
         for sample, heatmap, size, offset in zip(
             step.data_samples, heatmaps, sizes, offsets, strict=True
         ):
             objects = sample.gt_instances
-            cells = (heatmap == 1).any(dim=0).nonzero().flatten()
             corner, far = (objects.bboxes * scale).chunk(2, dim=1)
             center = (corner + far) / 2
-            place = torch.stack([cells % width, cells // width], dim=1)
+            is_center = (heatmap == 1).any(dim=0)
             of = nearest_object(
-                torch.cat([place + offset[:, cells].T, size[:, cells].T], dim=1),
+                torch.cat([places + offset.T, size.T], dim=1),
                 torch.cat([center, far - corner], dim=1).expand(len(cells), -1, -1),
-                heatmap[objects.labels][:, cells].T == 1,
+                heatmap[objects.labels].T == 1,
             )
-            cell_count = heatmap.shape[1]
+            labels = objects.labels[of] if len(objects) else of
             assignments.append(
                 Assignment(
-                    self.spread(objects.labels[of], cells, cell_count, self.num_classes),
-                    heatmap.new_ones(cell_count),
-                    self.spread(of, cells, cell_count, fill=-1),
+                    torch.where(is_center, labels, self.num_classes),
+                    heatmap.new_ones(len(cells)),
+                    torch.where(is_center, of, -1),
                 )
             )
         return assignments
@@ -334,10 +329,9 @@ class CenterNetUpdateHeadAdapter(DenseHeadAdapter):
             holds = (around.flatten(1)[None] == cells[:, None, None]) & valid.flatten(1)
             of = (holds.any(dim=2) & (classes == cell_labels[:, None])).int().argmax(dim=1)
             place = _image_major(cells, [level.shape for level in outputs.class_maps])
-            counts = torch.tensor([len(s.gt_instances) for s in step.data_samples], device=device)
-            first = (counts.cumsum(0) - counts).repeat_interleave(counts)
+            within = [n for s in step.data_samples for n in range(len(s.gt_instances))]
             labels[place] = classes[of]
-            object_ids[place] = of - first[of]
+            object_ids[place] = torch.tensor(within).to(device, non_blocking=True)[of]
         weights = torch.ones_like(labels, dtype=torch.float)
         return [
             Assignment(*parts)
@@ -354,6 +348,11 @@ def _sides(points: Tensor, boxes: Tensor) -> Tensor:
     return torch.cat([from_corner, to_corner], dim=-1)
 
 
+def _edges(head: Any, like: Tensor) -> Tensor:
+    """Edge lengths that FoveaBox's levels are for."""
+    return torch.tensor(head.base_edge_list).to(like, non_blocking=True)
+
+
 def _image_major(index: Tensor, shapes: Sequence[Sequence[int]]) -> Tensor:
     """Indices in the order level, image, cell as indices in the order image, level, cell.
 
@@ -362,7 +361,8 @@ def _image_major(index: Tensor, shapes: Sequence[Sequence[int]]) -> Tensor:
         shapes: (B, C, H, W) a level.
     """
     images = shapes[0][0]
-    areas = index.new_tensor([height * width for _, _, height, width in shapes])
+    sizes = [height * width for _, _, height, width in shapes]
+    areas = torch.tensor(sizes).to(index, non_blocking=True)
     starts = areas.cumsum(0) - areas
     level = torch.bucketize(index, (starts + areas) * images, right=True)
     within = index - starts[level] * images

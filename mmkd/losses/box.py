@@ -96,7 +96,8 @@ class BoxGIoULoss(BoxLoss):
     def compute(self, pairs: BoxPairs, weights: Tensor, step: Step) -> Tensor:
         """See :func:`mmkd.functional.box_giou_loss`."""
         # Boxes that do not count may give NaN, which no weight of 0 removes.
-        counts, other = weights[:, None] > 0, pairs.student.new_tensor([0, 0, 1, 1])
+        counts = weights[:, None] > 0
+        other = torch.tensor([0.0, 0.0, 1.0, 1.0]).to(pairs.student, non_blocking=True)
         student, teacher = (
             torch.where(counts, boxes, other) for boxes in (pairs.student, pairs.teacher)
         )

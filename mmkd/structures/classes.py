@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,16 +40,20 @@ class ClassMap:
         """
         if self.columns is None:
             return rows
-        index = torch.tensor(self.columns, device=rows.device)
+        index = _indices(self.columns, rows)
         selected = rows.index_select(dim, index)
         if rows.shape[dim] == self.num_teacher:
             return selected
         others = sorted(set(range(rows.shape[dim])) - set(self.columns))
-        rest = rows.index_select(dim, torch.tensor(others, device=rows.device))
+        rest = rows.index_select(dim, _indices(others, rows))
         return torch.cat([selected, rest.logsumexp(dim, keepdim=True)], dim=dim)
 
     def labels(self, labels: Tensor) -> Tensor:
         """The student's class numbers, of any shape, as the teacher's."""
         if self.columns is None:
             return labels
-        return torch.tensor(self.columns, device=labels.device)[labels]
+        return _indices(self.columns, labels)[labels]
+
+
+def _indices(numbers: Sequence[int], like: Tensor) -> Tensor:
+    return torch.tensor(numbers).to(like.device, non_blocking=True)

@@ -54,8 +54,8 @@ class PixelConverter:
         """
         outputs = inputs.flip(1) if self.flip else inputs
         if self.affine:
-            scale = self.scale.to(inputs).view(1, -1, 1, 1)
-            shift = self.shift.to(inputs).view(1, -1, 1, 1)
+            scale = self.scale.to(inputs, non_blocking=True).view(1, -1, 1, 1)
+            shift = self.shift.to(inputs, non_blocking=True).view(1, -1, 1, 1)
             outputs = outputs * scale + shift
         if self.repad and data_samples:
             outputs = outputs.clone() if outputs is inputs else outputs
