@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from mmkd.structures import ClassMaps, Features, HeadRequest, Request, Sources, head_source
+from mmkd.structures import Boxes, ClassMaps, Features, HeadRequest, Request, Sources, head_source
 
 from .base import HEAD_PATHS, HeadAdapter, adapter_class, known_heads
 from .crossed import CrossedHeadAdapter
@@ -47,6 +47,15 @@ def build_sources(
                 _add_source(sources, student, network, request, head)
             except ValueError as error:
                 raise ValueError(f'model.losses.{loss}: {error}') from None
+    with_boxes = {
+        request.teacher
+        for asked in requests.values()
+        for request in asked
+        if isinstance(request, Boxes)
+    }
+    for source in sources.values():
+        if isinstance(source, HeadAdapter) and source.teacher not in with_boxes:
+            source.leave_out_boxes()
     return Sources(sources)
 
 

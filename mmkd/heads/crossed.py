@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +12,9 @@ from torch import Tensor, nn
 from mmkd.structures import Activation, FeaturePair, SampleTable, Step
 
 from .base import HeadAdapter
-from .dense import DenseHeadAdapter, DenseTable
+from .dense import BOX_TOWER, DenseHeadAdapter, DenseTable, with_towers
 
-_TOWERS = ('cls_convs', 'reg_convs')
+_TOWERS = ('cls_convs', BOX_TOWER)
 
 
 class CrossedHeadAdapter(HeadAdapter):
@@ -97,7 +96,7 @@ class CrossedHeadAdapter(HeadAdapter):
         family = self.own.teacher_family
 
         def run(network: Any) -> Any:
-            return family.run(_rest(network.get_submodule(self.teacher_path), self.layer), features)
+            return family.run(self._rest(network.get_submodule(self.teacher_path)), features)
 
         outputs = self.own.aligned(teacher.run(run, gradient=True), teacher, table.student)
         return [
@@ -108,6 +107,15 @@ class CrossedHeadAdapter(HeadAdapter):
                 student_decoder=table.teacher_decoder,
             )
         ]
+
+    def _rest(self, head: Any) -> Any:
+        """A head without the first convolutions of its towers, that reads both towers' features one behind the other."""
+        rest = {name: list(getattr(head, name)[self.layer :]) for name in _TOWERS}
+        if not self.own.teacher_boxes:
+            rest[BOX_TOWER] = []
+        return with_towers(
+            head, {name: [_Half(which), *rest[name]] for which, name in enumerate(_TOWERS)}
+        )
 
 
 class _Half(nn.Module):
@@ -120,18 +128,6 @@ class _Half(nn.Module):
     def forward(self, both: Tensor) -> Tensor:
         """(B, 2C, H, W) to (B, C, H, W)."""
         return both.chunk(2, dim=1)[self.which]
-
-
-def _rest(head: Any, layer: int) -> Any:
-    """A head without the first convolutions of its towers, that reads both towers' features one behind the other.
-
-    It shares everything else with ``head``, which stays as it is.
-    """
-    rest = copy.copy(head)
-    rest._modules = dict(head._modules)
-    for which, name in enumerate(_TOWERS):
-        setattr(rest, name, nn.ModuleList([_Half(which), *getattr(head, name)[layer:]]))
-    return rest
 
 
 def _towers(head: Any, layer: int) -> dict[str, Any]:

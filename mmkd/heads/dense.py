@@ -6,6 +6,7 @@ Here is what all of them share. How a family assigns targets is in :mod:`mmkd.he
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,11 +14,22 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
+from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
-from mmkd.structures import Activation, FeaturePair, SampleTable, Step, TeacherPass
+from mmkd.structures import (
+    Activation,
+    FeaturePair,
+    SampleTable,
+    Step,
+    TeacherPass,
+    evaluating,
+)
 
 from .base import HeadAdapter, adapter_class
+
+BOX_TOWER = 'reg_convs'
+"""Where dense heads keep the convolutions that only their boxes are computed from, in most families."""
 
 
 @dataclass(frozen=True)
@@ -239,6 +251,9 @@ class DenseHeadAdapter(HeadAdapter):
     probabilities: ClassVar[bool] = False
     """The head applies the sigmoid itself: its class maps are probabilities."""
 
+    teacher_boxes: bool = True
+    """Whether the teacher's head computes its boxes."""
+
     def __init__(self, student: nn.Module, teacher: nn.Module, path: str) -> None:
         super().__init__(student, teacher, path)
         found = adapter_class(self.teacher_head)
@@ -310,6 +325,10 @@ class DenseHeadAdapter(HeadAdapter):
                 ),
             )
         ]
+
+    def leave_out_boxes(self) -> None:
+        """See :meth:`HeadAdapter.leave_out_boxes`."""
+        self.teacher_boxes = not _classes_stand_alone(self.teacher_family, self.teacher_head)
 
     def class_map_levels(self) -> list[tuple[int, int]]:
         """See :meth:`HeadAdapter.class_map_levels`."""
@@ -459,10 +478,14 @@ class DenseHeadAdapter(HeadAdapter):
     def _run_teacher(self, teacher: TeacherPass, student: DenseOutputs) -> DenseOutputs:
         """The teacher's outputs, of the student's classes and cells."""
         features = teacher.features
-        outputs = teacher.run(
-            lambda model: self.teacher_family.run(model.get_submodule(self.teacher_path), features)
-        )
-        return self.aligned(outputs, teacher, student)
+
+        def run(model: Any) -> DenseOutputs:
+            head = model.get_submodule(self.teacher_path)
+            if not self.teacher_boxes:
+                head = without_boxes(head)
+            return self.teacher_family.run(head, features)
+
+        return self.aligned(teacher.run(run), teacher, student)
 
     def aligned(
         self, outputs: DenseOutputs, teacher: TeacherPass, student: DenseOutputs
@@ -473,7 +496,8 @@ class DenseHeadAdapter(HeadAdapter):
             teacher.classes.logits(level.unflatten(1, (-1, channels)), dim=2).flatten(1, 2)
             for level in outputs.class_maps
         ]
-        outputs = replace(outputs, class_maps=class_maps)
+        box_maps = outputs.box_maps if self.teacher_boxes else []
+        outputs = replace(outputs, class_maps=class_maps, box_maps=box_maps)
         if self.prior_generator is None:  # strides are not known to be equal
             return outputs
         return outputs.cut([level.shape[-2:] for level in student.class_maps])
@@ -563,6 +587,30 @@ class SampledTargetsAdapter(DenseHeadAdapter):
         return Assignment(labels, weights, self.spread(objects, positive, fill=-1))
 
 
+def with_towers(head: Any, towers: Mapping[str, Sequence[nn.Module]]) -> Any:
+    """A head with other modules in place of some of its towers of convolutions.
+
+    It shares everything else with ``head``, which stays as it is.
+
+    Args:
+        head: The head.
+        towers: Attribute to the modules that features shall go through.
+    """
+    other = copy.copy(head)
+    other._modules = dict(head._modules)
+    for name, modules in towers.items():
+        setattr(other, name, nn.ModuleList(modules))
+    return other
+
+
+def without_boxes(head: Any, instead: Sequence[nn.Module] = ()) -> Any:
+    """A head whose boxes mean nothing: features go through ``instead`` in place of the tower that these come from."""
+    tower = getattr(head, BOX_TOWER)
+    if _has_levels(tower):
+        instead = [nn.ModuleList(instead) for _ in tower]
+    return with_towers(head, {BOX_TOWER: instead})
+
+
 def gather_rows(maps: Sequence[Tensor], index: Tensor | None, channels: int) -> Tensor:
     """Rows of dense class maps at flat sample indices, without folding the maps themselves.
 
@@ -624,6 +672,53 @@ def nearest_object(targets: Tensor, candidates: Tensor, allowed: Tensor) -> Tens
         return torch.zeros(len(targets), dtype=torch.long, device=targets.device)
     distance = (candidates - targets[:, None]).abs().sum(dim=-1)
     return distance.masked_fill(~allowed, torch.inf).argmin(dim=1)
+
+
+def _classes_stand_alone(family: type[DenseHeadAdapter], head: Any) -> bool:
+    """Whether a head outputs the same but for its boxes if the tower of these is left out.
+
+    It is tried: some heads, such as VFNet's and RepPoints's, look for the classes where the boxes are. As weights may
+    be zero and gradients stopped, neither the values nor the graph alone would tell.
+    """
+    tower, generator = getattr(head, BOX_TOWER, None), family.generator(head)
+    if not isinstance(tower, nn.ModuleList) or generator is None:
+        return False
+    stages = [stage for each in tower for stage in (each if _has_levels(tower) else [each])]
+    if not stages or not all(isinstance(stage, ConvModule) for stage in stages):
+        return False
+    channels = stages[0].in_channels
+    if any(channels not in (stage.in_channels, stage.out_channels) for stage in stages):
+        return False
+    cuts: list[Tensor] = []
+
+    class Cut(nn.Module):
+        def forward(self, features: Tensor) -> Tensor:
+            cuts.append(features.detach().requires_grad_())
+            return cuts[-1]
+
+    noise = torch.Generator().manual_seed(0)
+    features = [
+        torch.randn(1, channels, 4, 4, generator=noise).to(next(head.parameters()))
+        for _ in generator.strides
+    ]
+    with evaluating(head), torch.enable_grad():
+        whole, alone = (
+            [*outputs.class_maps, *(outputs.objectness or [])]
+            for outputs in (
+                family.run(each, features) for each in (head, without_boxes(head, [Cut()]))
+            )
+        )
+        total = sum(level.sum() for level in alone)
+    if not all(torch.equal(ours, theirs) for ours, theirs in zip(whole, alone, strict=True)):
+        return False
+    if not total.requires_grad:
+        return True
+    return all(gradient is None for gradient in torch.autograd.grad(total, cuts, allow_unused=True))
+
+
+def _has_levels(tower: nn.ModuleList) -> bool:
+    """Whether each level has convolutions of its own, as RTMDet's do."""
+    return all(isinstance(level, nn.ModuleList) for level in tower)
 
 
 def _fold(maps: Tensor, channels: int) -> Tensor:

@@ -38,7 +38,8 @@ class RepPointsHeadAdapter(SampledTargetsAdapter):
     @classmethod
     def decode(cls, head: Any, code: Sequence[Tensor], places: Places) -> Tensor:
         """The box around the refined points, in strides from the cell; eval mode gives it in place of the points."""
-        offsets = head.points2bbox(code[0]) if head.training else code[0]
+        points = head.training and len(code[0])  # MMDetection's method refuses none at all
+        offsets = head.points2bbox(code[0]) if points else code[0][:, :4]
         return offsets * places.strides.repeat(1, 2) + places.priors.repeat(1, 2)
 
 

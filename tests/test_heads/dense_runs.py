@@ -178,6 +178,7 @@ def run(name: str) -> Run:
     """
     data = zoo.batch(num_images=3, size=CASES[name].size, boxes=(3, 0, 2))
     losses = SOFTMAX_LOSSES if name == 'SSD' else SIGMOID_LOSSES
+    losses = losses | dict(box_l1=dict(type='mmkd.BoxL1Loss'))
     model = zoo.distiller(*pair(name), losses=losses)
     if name == 'SSD':  # L2Norm's weight is unset memory until init_weights, which no teacher runs
         nn.init.constant_(model.teacher.model.neck.l2_norm.weight, 20)

@@ -213,7 +213,39 @@ def test_batch_without_objects_distils_the_teachers_samples(stepped: Run, reques
     assert not empty.table.is_foreground().any()
     assert (empty.table.object_ids == -1).all()
     assert torch.isfinite(empty.losses['loss_ckd'])
+    assert empty.losses['loss_box_l1'] == 0
     assert empty.gradient.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ('name', 'needed'),
+    [
+        ('RetinaNet', False),
+        ('FCOS+', False),
+        ('RTMDet', False),
+        ('RepPoints', True),
+        ('VFNet', True),
+    ],
+)
+@pytest.mark.parametrize('asked', [False, True])
+def test_box_tower_of_the_teacher_runs_only_if_something_needs_it(name, needed, asked):
+    losses = dict(qfl_kd=dict(type='mmkd.QFLKDLoss'))
+    if asked:
+        losses['box_l1'] = dict(type='mmkd.BoxL1Loss')
+    model = zoo.distiller(*pair(name), losses=losses)
+    head = model.teacher.model.bbox_head
+    ran = []
+    for module in head.reg_convs.modules():
+        module.register_forward_hook(lambda *_: ran.append(1))
+    steps = zoo.record_steps(model)
+    zoo.one_step(model, zoo.batch())
+    assert bool(ran) == (needed or asked)
+
+    (table,) = asks.tables(steps[-1])
+    features = steps[-1].teachers['teacher'].features
+    with torch.no_grad():
+        expected = head(features)[0]
+    assert all(map(torch.equal, table.teacher.class_maps, expected))
 
 
 # What student and teacher have to agree on
@@ -226,7 +258,8 @@ def build(student: str, teacher: str | None = None, **teacher_options: object):
     theirs.merge_from_dict(
         {key.replace('__', '.'): value for key, value in teacher_options.items()}
     )
-    return zoo.distiller(ours, theirs)
+    losses = dict(ckd=zoo.CKD, box_l1=dict(type='mmkd.BoxL1Loss'))
+    return zoo.distiller(ours, theirs, losses)
 
 
 SOFTMAX = dict(_delete_=True, type='CrossEntropyLoss', use_sigmoid=False)
