@@ -101,8 +101,8 @@ class HeadAdapter(ABC):
             'on logits or features, or implement check_boxes() and the boxes of its sample tables'
         )
 
-    def leave_out_boxes(self) -> None:
-        """Called if no loss asks for boxes: what computes those of the teacher alone need not run."""
+    def leave_out_boxes(self) -> None:  # noqa: B027
+        """Called if no loss asks for boxes: what only those of the teacher come from need not run."""
 
     def answer(self, request: HeadRequest[Any], step: Step) -> list[Any]:
         """The pairs that a loss asks for, one per sample table or, of class maps, per level."""

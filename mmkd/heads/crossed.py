@@ -109,7 +109,7 @@ class CrossedHeadAdapter(HeadAdapter):
         ]
 
     def _rest(self, head: Any) -> Any:
-        """A head without the first convolutions of its towers, that reads both towers' features one behind the other."""
+        """A head without the first convolutions of its towers; it reads both towers' features, one behind the other."""
         rest = {name: list(getattr(head, name)[self.layer :]) for name in _TOWERS}
         if not self.own.teacher_boxes:
             rest[BOX_TOWER] = []

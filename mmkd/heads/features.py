@@ -15,7 +15,7 @@ from mmkd.structures import NECK, PRE_LOGITS, FeaturePair, Features, Step, Taps,
 
 from .base import HEAD_PATHS
 
-_PROBE_SIZES = (128, 384)
+PROBE_SIZES = (128, 384)
 """Pixels of the blank image: the stride of most detectors' deepest level; SSD's convolutions need more."""
 
 
@@ -157,7 +157,7 @@ def _probe(model: Any, path: str, role: str) -> tuple[list[Tensor], dict[tuple[i
     taps = Taps(model, {path: tap_path(path)})
     try:
         with evaluating(model), _as_it_computes(model), taps.recording() as records:
-            for size in _PROBE_SIZES:
+            for size in PROBE_SIZES:
                 try:
                     run_to(model, path, model.extract_feat(reference.new_zeros(1, 3, size, size)))
                 except RuntimeError as error:
@@ -166,7 +166,7 @@ def _probe(model: Any, path: str, role: str) -> tuple[list[Tensor], dict[tuple[i
                     break
             else:
                 raise ValueError(
-                    f'{type(model).__name__} takes no blank image of {" or ".join(map(str, _PROBE_SIZES))} px, by '
+                    f'{type(model).__name__} takes no blank image of {" or ".join(map(str, PROBE_SIZES))} px, by '
                     f'which the levels of its features are looked at ({failure}): losses on features cannot be used '
                     'with it'
                 ) from failure

@@ -9,11 +9,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, DefaultScope
-from torch import nn
+from torch import Tensor, nn
 
 from mmkd.checkpoints import (
     CorruptCheckpointError,
@@ -22,10 +23,14 @@ from mmkd.checkpoints import (
     load_weights,
 )
 from mmkd.heads import plain_weights
+from mmkd.heads.base import adapter_class
+from mmkd.heads.dense import DenseHeadAdapter
+from mmkd.heads.features import PROBE_SIZES, flat
 from mmkd.registry import TEACHERS
-from mmkd.structures import ClassMap
+from mmkd.structures import PRE_LOGITS, ClassMap
 
 from .base import Teacher
+from .fusing import fuse_batch_norms, has_batch_norms
 from .isolation import isolated_rng
 from .labels import label_names, metainfo_of
 from .precision import TeacherPrecision
@@ -49,6 +54,8 @@ class FrozenTeacher(Teacher):
         dtype: ``'float32'``, ``'float16'`` or ``'bfloat16'``, the number type that the teacher computes in; default the
             student's: float32, or what autocast (``--amp``) makes of it. See :class:`TeacherPrecision`.
         allow_pickle: Load a checkpoint that holds more than weights too; it can execute anything: for files you trust.
+        fuse: Fold batch normalisations into the convolutions before them, which saves the reading and writing of their
+            maps; outputs stay the same to rounding. See docs/speed.md.
         student: The student, whose data preprocessor's output the teacher has to read.
 
     Raises:
@@ -66,6 +73,7 @@ class FrozenTeacher(Teacher):
         class_aliases: Mapping[str, str] | None = None,
         dtype: str | None = None,
         allow_pickle: bool = False,
+        fuse: bool = True,
         student: Any,
     ) -> None:
         if checkpoint is None:
@@ -97,6 +105,14 @@ class FrozenTeacher(Teacher):
         self._aliases = dict(class_aliases or {})
         self._check_aliases()
         self._precision = TeacherPrecision(self.model, dtype)  # of the loaded weights
+        self._fuse = fuse
+
+    def tap(self, paths: Sequence[str]) -> None:
+        """See :meth:`Teacher.tap`; from now on it is known whose own outputs are asked for."""
+        if self._fuse and has_batch_norms(self.model):
+            self._fuse_batch_norms([path for path in paths if path != PRE_LOGITS])
+        self._fuse = False
+        super().tap(paths)
 
     @property
     def description(self) -> str:
@@ -229,6 +245,29 @@ class FrozenTeacher(Teacher):
         columns = tuple(places[name].pop(0) for name in names)
         same = columns == tuple(range(len(self.classes)))
         return ClassMap() if same else ClassMap(columns, len(self.classes))
+
+    def _fuse_batch_norms(self, keep: Sequence[str]) -> None:
+        """Fold what can be folded; networks that take no image of noise are left as they are."""
+        reference = next(self.model.parameters())
+        head = getattr(self.model, 'bbox_head', None)
+        family = None if head is None or not has_batch_norms(head) else adapter_class(head)
+
+        @torch.no_grad()
+        def run(size: int) -> list[Tensor]:
+            noise = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+            features = self.features(noise.to(reference.device), [])
+            if family is None or not issubclass(family, DenseHeadAdapter):
+                return flat(features)
+            with self.precision():
+                return [*flat(features), *family.run(head, features).class_maps]
+
+        for size in PROBE_SIZES:
+            try:
+                run(size)
+            except RuntimeError:
+                continue
+            fuse_batch_norms(self.model, lambda size=size: run(size), keep)
+            return
 
     def _load(self, allow_pickle: bool) -> None:
         """Load the checkpoint, every key of it and nothing else."""
