@@ -236,6 +236,7 @@ def test_4_the_plain_run_teaches_with_its_own_weights(
     config.model.teacher = dict(
         config=dict(model=plain_config.model, default_scope='mmdet'),
         checkpoint=str(plain.work_dir / 'epoch_2.pth'),
+        fuse=False,  # which would give its weights other values and names
     )
     runner = make_runner(config, tmp_path / 'right')
     saved = torch.load(plain.work_dir / 'epoch_2.pth', weights_only=False)['state_dict']

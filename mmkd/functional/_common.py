@@ -144,12 +144,22 @@ def weighted_mean(
     """
     weights = prepare_weights(weights, len(values))
     total = values.sum() if weights is None else (weights * values).sum()
+    return mean_of_sum(total, len(values), weights, avg_factor)
+
+
+def mean_of_sum(
+    total: Tensor,
+    num_samples: int,
+    weights: Tensor | None = None,
+    avg_factor: float | Tensor | None = None,
+) -> Tensor:
+    """Divide the weighted sum over ``num_samples`` samples as :func:`weighted_mean` does."""
     if isinstance(avg_factor, Tensor):
         return total / avg_factor.detach().clamp(min=1)
     if avg_factor is not None:
         return total / max(avg_factor, 1)
     if weights is None:
-        return total / max(len(values), 1)
+        return total / max(num_samples, 1)
     return total / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
 
 

@@ -139,8 +139,8 @@ class DenseTable(SampleTable):
 
     def teacher_confidence(self) -> Tensor:
         """(N,) the highest foreground probability, times the probability of an object where the head has one."""
-        levels = [_fold(maps, self.channels) for maps in self.teacher.class_maps]
-        confidence = torch.cat([self._confidence(rows).flatten(1) for rows in levels], dim=1)
+        levels = [self._confidence(maps) for maps in self.teacher.class_maps]
+        confidence = torch.cat([_fold(level, 1).flatten(1) for level in levels], dim=1)
         if self.teacher.objectness is not None:
             objectness = [_fold(maps, 1).flatten(1) for maps in self.teacher.objectness]
             confidence = confidence * torch.cat(objectness, dim=1).sigmoid()
@@ -219,11 +219,12 @@ class DenseTable(SampleTable):
         rows = gather_rows(outputs.class_maps, self._chosen(index), self.channels)
         return logits_of(rows) if outputs.probabilities else rows
 
-    def _confidence(self, rows: Tensor) -> Tensor:
-        """Highest foreground probability of the teacher's (..., C) rows."""
+    def _confidence(self, maps: Tensor) -> Tensor:
+        """(B, A, H, W) highest foreground probability in the teacher's (B, A*C, H, W) maps, in the order of memory."""
+        logits = maps.unflatten(1, (-1, self.channels))
         if self.activation == 'softmax':
-            return rows.float().softmax(dim=-1)[..., : self.num_classes].amax(dim=-1)
-        highest = rows.amax(dim=-1)
+            return logits.float().softmax(dim=2)[:, :, : self.num_classes].amax(dim=2)
+        highest = logits.amax(dim=2)
         return highest if self.teacher.probabilities else highest.sigmoid()
 
 

@@ -61,3 +61,22 @@ def test_beta_zero_is_the_binary_cross_entropy():
 def test_a_beta_with_infinite_gradients_is_an_error(beta):
     with pytest.raises(ValueError, match=r'beta: .* is neither 0 nor at least 1'):
         qfl_kd_loss(*make_logits(), beta=beta)
+
+
+@pytest.mark.parametrize('beta', [0.0, 1.0, 1.5, 2.0])
+def test_gradient_of_many_samples_is_that_of_the_formula(beta):
+    """More rows than are computed at once; where scores are equal the modulation has no slope."""
+    student, teacher = make_logits(1000, 80)
+    with torch.no_grad():
+        student[::7] = teacher[::7]
+    weights = torch.linspace(0, 2, 1000, dtype=torch.float64)
+    loss = qfl_kd_loss(student, teacher, beta, weights=weights, avg_factor=3)
+    (gradient,) = torch.autograd.grad(2 * loss, student)
+
+    targets = teacher.sigmoid()
+    cross_entropies = F.binary_cross_entropy_with_logits(student, targets, reduction='none')
+    modulation = (student.sigmoid() - targets).abs().pow(beta)
+    plain = (weights * (modulation * cross_entropies).sum(1)).sum() / 3
+    (expected,) = torch.autograd.grad(2 * plain, student)
+    torch.testing.assert_close(loss, plain)
+    torch.testing.assert_close(gradient, expected)

@@ -77,7 +77,7 @@ def test_levels_that_a_neck_lists_from_deep_to_shallow_come_shallow_first() -> N
 
 def test_a_network_that_takes_no_blank_image_is_named(monkeypatch) -> None:
     student, teacher = dense_runs.pair('SSD')
-    monkeypatch.setattr(features, '_PROBE_SIZES', (32, 64))
+    monkeypatch.setattr(features, 'PROBE_SIZES', (32, 64))
     with pytest.raises(ValueError, match='SingleStageDetector takes no blank image of 32 or 64 px'):
         adapt(teacher, student)
 
