@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from tiny import TINY_RETINANET
+
+
+@pytest.fixture
+def tool(load_tool):
+    return load_tool('benchmark_speed')
+
+
+def test_every_side_of_a_recipe_is_timed_and_compared(tool, tmp_path, capsys) -> None:
+    recipe = tmp_path / 'recipe.py'
+    recipe.write_text(
+        f'_base_ = {str(TINY_RETINANET)!r}\n'
+        "model = dict(_delete_=True, type='mmkd.Distiller', student={{_base_.model}},\n"
+        f'             teacher=dict(config={str(TINY_RETINANET)!r}, checkpoint="nowhere.pth"),\n'
+        "             losses=dict(ckd=dict(type='mmkd.CKDLoss', weight=dict(type='LinearWarmup', end=9)),\n"
+        "                         pkd=dict(type='mmkd.PKDLoss', weight=2.0)))\n"
+    )
+    out = tmp_path / 'speed.json'
+    options = ['--size', '64', '--steps', '3', '--warm-up', '1', '--out', str(out)]
+    assert tool.main([str(recipe), *options]) == 0
+
+    report = json.loads(out.read_text())
+    assert report['size'] == [64]
+    assert report['steps'] == 3
+    sides, ratios = report['sides'], report['ratios']
+    losses = ['with ckd', 'with pkd', 'all losses']
+    assert list(sides) == ['plain step', 'teacher', 'teacher to the neck', *losses]
+    assert all(side['cpu_seconds'] > 0 and side['wall_seconds'] > 0 for side in sides.values())
+    assert list(ratios) == losses
+    plain = sides['plain step']['cpu_seconds']
+    for name, teacher in zip(losses, ('teacher', 'teacher to the neck', 'teacher'), strict=True):
+        step = sides[name]['cpu_seconds']
+        assert ratios[name]['of_plain_step'] == pytest.approx(step / plain)
+        together = plain + sides[teacher]['cpu_seconds']
+        assert ratios[name]['of_step_and_teacher'] == pytest.approx(step / together)
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith('| ')]
+    assert [row.split(' | ')[0].strip('| ') for row in rows[1:]] == list(sides)
+
+
+def test_a_classifier_has_labels(tool, tmp_path) -> None:
+    recipe = tmp_path / 'recipe.py'
+    classifier = TINY_RETINANET.parent / 'tiny_classifier.py'
+    recipe.write_text(
+        f'_base_ = {str(classifier)!r}\n'
+        "model = dict(_delete_=True, type='mmkd.Distiller', student={{_base_.model}},\n"
+        f'             teacher=dict(config={str(classifier)!r}, checkpoint="nowhere.pth"),\n'
+        "             losses=dict(kd=dict(type='mmkd.KDLoss')))\n"
+    )
+    out = tmp_path / 'speed.json'
+    options = ['--size', '32', '--batch', '4', '--steps', '1', '--warm-up', '0', '--out', str(out)]
+    assert tool.main([str(recipe), *options]) == 0
+    assert 'with kd' in json.loads(out.read_text())['ratios']

@@ -1,0 +1,288 @@
+"""Time the steps of a recipe: the plain student, the teacher alone, the student with each loss and with all.
+
+    python tools/benchmark_speed.py configs/ckd/retinanet_r101_r50.py --size 320 --batch 2
+    python tools/benchmark_speed.py RECIPE --device cuda --amp --size 800 1333 --out speed.json
+
+Images, boxes and labels are made up, the teacher is untrained. A step is the forward and the backward pass of the
+student, without an optimizer; every loss has the weight 1 if its own follows a schedule. All sides are in one process
+and take turns, step by step, so that other work on the machine meets all alike: ratios of the medians mean something
+where seconds do not. On the CPU `cpu_seconds` is the time that the cores spent on this process. On a GPU there is the
+wall clock alone, and the peak memory beyond the weights. See docs/speed.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os.path as osp
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+# Works from a clone as well, before `pip install -e .`.
+sys.path.append(osp.dirname(osp.dirname(osp.abspath(__file__))))
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.registry import DefaultScope, init_default_scope
+from mmengine.structures import BaseDataElement
+
+from mmkd.distillers import Distiller
+from mmkd.registry import MODELS
+from mmkd.structures import NECK, Features, Request
+from mmkd.teachers.frozen import build_network, load_config
+
+PLAIN, TEACHER, TO_NECK = 'plain step', 'teacher', 'teacher to the neck'
+ALL = 'all losses'
+MIB = 2**20
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure; return the exit code."""
+    args = parse_args(argv)
+    torch.set_num_threads(args.threads)
+    cfg = Config.fromfile(args.recipe)
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    report = measure(cfg, args)
+    text = json.dumps(report, indent=1)
+    if args.out:
+        Path(args.out).write_text(text + '\n')
+    print(table(report))
+    return 0
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('recipe', help='config of a distillation')
+    parser.add_argument(
+        '--size', type=int, nargs='+', default=[320], help="the images' height and width in pixels"
+    )
+    parser.add_argument('--batch', type=int, default=2, help='images of a step')
+    parser.add_argument('--objects', type=int, default=8, help='boxes of an image')
+    parser.add_argument('--steps', type=int, default=11, help='timed steps of each side')
+    parser.add_argument('--warm-up', type=int, default=2, help='steps of each side before these')
+    parser.add_argument('--threads', type=int, default=1, help='threads of PyTorch on the CPU')
+    parser.add_argument('--device', default='cpu', help='cpu, cuda, cuda:1, ...')
+    parser.add_argument('--amp', action='store_true', help='under autocast, as `train.py --amp`')
+    parser.add_argument('--out', help='JSON file to write')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings of the recipe: KEY=VALUE',
+    )
+    return parser.parse_args(argv)
+
+
+def measure(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of every side, and ratios of their medians."""
+    device = torch.device(args.device)
+    sides, to_neck = build_sides(cfg, args, device)
+    readings: dict[str, list[Reading]] = {name: [] for name in sides}
+    for _ in range(args.warm_up + args.steps):
+        for name, side in sides.items():
+            readings[name].append(timed(side, device))
+    result = {
+        name: {
+            key: statistics.median(reading[key] for reading in taken[args.warm_up :])
+            for key in taken[0]
+        }
+        for name, taken in readings.items()
+    }
+    return dict(
+        recipe=args.recipe,
+        options=args.cfg_options or {},
+        size=args.size,
+        batch=args.batch,
+        device=str(device) if device.type == 'cpu' else torch.cuda.get_device_name(device),
+        amp=args.amp,
+        threads=args.threads,
+        steps=args.steps,
+        torch=torch.__version__,
+        sides=result,
+        ratios=ratios(result, to_neck),
+    )
+
+
+Reading = dict[str, float]
+Side = Callable[[], None]
+
+
+def build_sides(
+    cfg: Config, args: argparse.Namespace, device: torch.device
+) -> tuple[dict[str, Side], set[str]]:
+    """What is timed, by name; and the names of those whose losses compare features up to the neck only."""
+    options = cfg.model.to_dict()
+    student_config, losses = options['student'], options.pop('losses')
+    if 'data_preprocessor' in cfg:
+        student_config = {'data_preprocessor': cfg.data_preprocessor, **student_config}
+    torch.manual_seed(0)
+    student = MODELS.build(student_config).to(device).train()
+    batch = made_up_batch(student, args)
+
+    def step_of(model: Any) -> Side:
+        def step() -> None:
+            with torch.autocast(device.type, enabled=args.amp):
+                values = model.loss(*batch)
+                total, _ = model.parse_losses(values)
+            total.backward()
+            for parameter in model.parameters():
+                parameter.grad = None
+
+        return step
+
+    sides: dict[str, Side] = {PLAIN: step_of(student)}
+    if 'teacher' in options:
+        teacher_config = load_config(options['teacher']['config'])
+        teacher = build_network(teacher_config).to(device).eval()
+
+        @torch.no_grad()
+        def to_the_head() -> None:
+            with (
+                DefaultScope.overwrite_default_scope(teacher_config.get('default_scope')),
+                torch.autocast(device.type, enabled=args.amp),
+            ):
+                teacher(*batch, mode='tensor')
+
+        @torch.no_grad()
+        def to_the_neck() -> None:
+            with torch.autocast(device.type, enabled=args.amp):
+                teacher.extract_feat(batch[0])
+
+        sides |= {TEACHER: to_the_head, TO_NECK: to_the_neck}
+    choices = {f'with {name}': {name: loss} for name, loss in losses.items()}
+    if len(losses) > 1:
+        choices[ALL] = losses
+    to_neck = set()
+    for name, chosen in choices.items():
+        distiller = build_distiller(options, chosen, student_config).to(device).train()
+        sides[name] = step_of(distiller)
+        requests = [
+            request for loss in distiller.distill_losses.values() for request in loss.requests()
+        ]
+        if all(ends_at_neck(request) for request in requests):
+            to_neck.add(name)
+    return sides, to_neck
+
+
+def build_distiller(
+    options: Mapping[str, Any], losses: Mapping[str, Any], student: Mapping[str, Any]
+) -> Distiller:
+    """The recipe's distiller with some of its losses and untrained teachers."""
+    options = {key: value for key, value in options.items() if key != 'type'}
+    losses = {
+        name: dict(
+            loss, weight=loss['weight'] if isinstance(loss.get('weight'), float | int) else 1.0
+        )
+        for name, loss in losses.items()
+    }
+    untrained = {'checkpoint': 'random_init'}
+    if 'teacher' in options and 'config' in options['teacher']:
+        options['teacher'] = {**options['teacher'], **untrained}
+    for name, teacher in options.get('teachers', {}).items():
+        if 'checkpoint' in teacher:
+            options['teachers'][name] = {**teacher, **untrained}
+    return Distiller(**{**options, 'student': student, 'losses': losses})
+
+
+def ends_at_neck(request: Request[Any]) -> bool:
+    """Whether the head of the teacher is not needed."""
+    if not isinstance(request, Features):
+        return False
+    path = request.at if request.teacher_at is None else request.teacher_at
+    return path == NECK or path.split('.')[0] in ('backbone', 'neck')
+
+
+def made_up_batch(student: Any, args: argparse.Namespace) -> tuple[torch.Tensor, list[Any]]:
+    """Pixels and data samples as the student's data preprocessor gives them."""
+    height, width = args.size[0], args.size[-1]
+    if hasattr(student, 'head'):
+        from mmpretrain.structures import DataSample
+
+        samples: list[BaseDataElement] = [
+            DataSample(metainfo=dict(img_shape=(height, width))).set_gt_label(image % 2)
+            for image in range(args.batch)
+        ]
+        return torch.randn(args.batch, 3, height, width, device=args.device), samples
+    from mmdet.testing import demo_mm_inputs
+
+    packed = demo_mm_inputs(
+        batch_size=args.batch,
+        image_shapes=[(3, height, width)] * args.batch,
+        num_items=[args.objects] * args.batch,
+        num_classes=2,
+        with_mask=getattr(student, 'with_mask', False),
+        device=args.device,
+    )
+    data = student.data_preprocessor(packed, True)
+    return data['inputs'], data['data_samples']
+
+
+def timed(side: Side, device: torch.device) -> Reading:
+    """Seconds and, on a GPU, memory of one call."""
+    gc.collect()
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        held = torch.cuda.memory_allocated(device)
+    wall, cpu = time.perf_counter(), time.process_time()
+    side()
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+        peak = (torch.cuda.max_memory_allocated(device) - held) / MIB
+        return dict(wall_seconds=time.perf_counter() - wall, peak_mib=peak)
+    return dict(wall_seconds=time.perf_counter() - wall, cpu_seconds=time.process_time() - cpu)
+
+
+def ratios(sides: Mapping[str, Reading], to_neck: set[str]) -> dict[str, dict[str, float]]:
+    """Each distilled step over the plain step, and over plain step and plain teacher together.
+
+    The teacher counts up to the neck where the losses compare no more.
+    """
+    (clock,) = {'cpu_seconds', 'wall_seconds'} & sides[PLAIN].keys() - (
+        {'wall_seconds'} if 'cpu_seconds' in sides[PLAIN] else set()
+    )
+    plain = sides[PLAIN][clock]
+    found = {}
+    for name, side in sides.items():
+        if name in (PLAIN, TEACHER, TO_NECK):
+            continue
+        found[name] = dict(of_plain_step=side[clock] / plain)
+        if TEACHER in sides:
+            teacher = sides[TO_NECK if name in to_neck else TEACHER][clock]
+            found[name]['of_step_and_teacher'] = side[clock] / (plain + teacher)
+    return found
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """The report as a table in Markdown."""
+    columns = list(report['sides'][PLAIN])
+    heads = [column.replace('_', ' ') for column in columns]
+    lines = [
+        f'| {osp.splitext(report["recipe"])[0]} | '
+        + ' | '.join(heads)
+        + ' | / plain step | / (step + teacher) |',
+        '|---|' + '---:|' * (len(columns) + 2),
+    ]
+    for name, side in report['sides'].items():
+        found = report['ratios'].get(name, {})
+        cells = [f'{side[column]:.3f}' for column in columns]
+        cells += [
+            f'{found[key]:.3f}' if key in found else ''
+            for key in ('of_plain_step', 'of_step_and_teacher')
+        ]
+        lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
