@@ -27,6 +27,7 @@ from mmkd.structures import (
 )
 
 from .base import HeadAdapter, adapter_class
+from .features import as_it_computes
 
 BOX_TOWER = 'reg_convs'
 """Where dense heads keep the convolutions that only their boxes are computed from, in most families."""
@@ -702,7 +703,7 @@ def _classes_stand_alone(family: type[DenseHeadAdapter], head: Any) -> bool:
         torch.randn(1, channels, 4, 4, generator=noise).to(next(head.parameters()))
         for _ in generator.strides
     ]
-    with evaluating(head), torch.enable_grad():
+    with evaluating(head), as_it_computes(head), torch.enable_grad():
         whole, alone = (
             [*outputs.class_maps, *(outputs.objectness or [])]
             for outputs in (

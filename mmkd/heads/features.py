@@ -156,7 +156,7 @@ def _probe(model: Any, path: str, role: str) -> tuple[list[Tensor], dict[tuple[i
     reference = next(model.parameters())
     taps = Taps(model, {path: tap_path(path)})
     try:
-        with evaluating(model), _as_it_computes(model), taps.recording() as records:
+        with evaluating(model), as_it_computes(model), taps.recording() as records:
             for size in PROBE_SIZES:
                 try:
                     run_to(model, path, model.extract_feat(reference.new_zeros(1, 3, size, size)))
@@ -191,7 +191,7 @@ def _probe(model: Any, path: str, role: str) -> tuple[list[Tensor], dict[tuple[i
     return levels, _levels(levels, size)
 
 
-def _as_it_computes(model: nn.Module) -> AbstractContextManager[Any]:
+def as_it_computes(model: nn.Module) -> AbstractContextManager[Any]:
     """Autocast for a teacher whose layers hold half-precision weights: its normalisation does not."""
     types = {parameter.dtype for parameter in model.parameters()}
     half = next((dtype for dtype in (torch.float16, torch.bfloat16) if dtype in types), None)

@@ -248,6 +248,14 @@ def test_box_tower_of_the_teacher_runs_only_if_something_needs_it(name, needed, 
     assert all(map(torch.equal, table.teacher.class_maps, expected))
 
 
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+def test_box_tower_of_a_half_precision_teacher_is_left_out(dtype):
+    student, teacher = pair('FCOS+')
+    losses = dict(qfl_kd=dict(type='mmkd.QFLKDLoss'))
+    model = zoo.distiller(student, teacher, losses, teacher_options=dict(dtype=dtype))
+    assert not model._heads['teacher'].teacher_boxes
+
+
 # What student and teacher have to agree on
 
 

@@ -128,6 +128,7 @@ def distiller(
     losses: Mapping[str, Any] | None = None,
     seed: int = 0,
     head: Mapping[str, Any] | None = None,
+    teacher_options: Mapping[str, Any] | None = None,
 ) -> Distiller:
     """A Distiller of two model configs with random weights; ``losses`` is CKD under the name ``ckd`` if left out."""
     register_all_modules(init_default_scope=False)
@@ -136,7 +137,9 @@ def distiller(
         model = Distiller(
             student=student,
             teacher=dict(
-                config=dict(model=teacher, default_scope='mmdet'), checkpoint='random_init'
+                config=dict(model=teacher, default_scope='mmdet'),
+                checkpoint='random_init',
+                **(teacher_options or {}),
             ),
             losses=dict(ckd=CKD) if losses is None else losses,
             head=head,
