@@ -685,10 +685,11 @@ def _classes_stand_alone(family: type[DenseHeadAdapter], head: Any) -> bool:
     tower, generator = getattr(head, BOX_TOWER, None), family.generator(head)
     if not isinstance(tower, nn.ModuleList) or generator is None:
         return False
-    stages = [stage for each in tower for stage in (each if _has_levels(tower) else [each])]
+    levels = tower if _has_levels(tower) else [tower]
+    stages: list[Any] = [stage for level in levels for stage in level.children()]
     if not stages or not all(isinstance(stage, ConvModule) for stage in stages):
         return False
-    channels = stages[0].in_channels
+    channels = int(stages[0].in_channels)
     if any(channels not in (stage.in_channels, stage.out_channels) for stage in stages):
         return False
     cuts: list[Tensor] = []
@@ -710,7 +711,7 @@ def _classes_stand_alone(family: type[DenseHeadAdapter], head: Any) -> bool:
                 family.run(each, features) for each in (head, without_boxes(head, [Cut()]))
             )
         )
-        total = sum(level.sum() for level in alone)
+        total = torch.stack([level.sum() for level in alone]).sum()
     if not all(torch.equal(ours, theirs) for ours, theirs in zip(whole, alone, strict=True)):
         return False
     if not total.requires_grad:

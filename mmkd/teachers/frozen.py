@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -266,7 +267,7 @@ class FrozenTeacher(Teacher):
                 run(size)
             except RuntimeError:
                 continue
-            fuse_batch_norms(self.model, lambda size=size: run(size), keep)
+            fuse_batch_norms(self.model, partial(run, size), keep)
             return
 
     def _load(self, allow_pickle: bool) -> None:
