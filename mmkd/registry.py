@@ -1,6 +1,7 @@
 """MMEngine registries of the ``mmkd`` scope, and building with errors that name the mistake.
 
-``MODELS``, ``HOOKS`` and ``TRANSFORMS`` are children of MMEngine's own, so that a Runner finds ``mmkd.Distiller``.
+``MODELS``, ``HOOKS``, ``DATASETS`` and ``TRANSFORMS`` are children of MMEngine's own, so that a Runner finds
+``mmkd.Distiller``.
 ``TEACHERS``, ``LOSSES``, ``SAMPLERS``, ``SCHEDULES`` and ``CONNECTORS`` hold what only a Distiller builds.
 """
 
@@ -12,6 +13,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
@@ -19,6 +21,9 @@ from mmengine.registry import Registry
 
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmkd', locations=['mmkd.distillers'])
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmkd', locations=['mmkd.hooks'])
+DATASETS = Registry(
+    'dataset', parent=MMENGINE_DATASETS, scope='mmkd', locations=['mmkd.datasets.seeded_views']
+)
 TRANSFORMS = Registry(
     'transform', parent=MMENGINE_TRANSFORMS, scope='mmkd', locations=['mmkd.datasets.unreadable']
 )

@@ -13,8 +13,15 @@ sys.path.append(osp.dirname(osp.dirname(osp.abspath(__file__))))
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, Hook
 
+from mmkd.datasets.seeded_views import SeededViews
 from mmkd.datasets.unreadable import skip_unreadable
-from mmkd.hooks import FiniteLossHook, ResumeStateHook, StartReportHook, WholeCheckpointHook
+from mmkd.hooks import (
+    FiniteLossHook,
+    ResumeStateHook,
+    SeededViewsHook,
+    StartReportHook,
+    WholeCheckpointHook,
+)
 from mmkd.utils import (
     FirstStep,
     FittingCheckpoint,
@@ -185,7 +192,9 @@ def train(cfg: Config, *hooks: Hook) -> None:
     for index, hook in enumerate(runner.hooks):
         if type(hook) is CheckpointHook:
             runner.hooks[index] = WholeCheckpointHook.take_over(hook)
-    kinds = [ResumeStateHook, FiniteLossHook]
+    kinds: list[type[Hook]] = [ResumeStateHook, FiniteLossHook]
+    if cfg.train_dataloader.dataset.get('type') in (SeededViews, 'mmkd.SeededViews'):
+        kinds.append(SeededViewsHook)
     if is_distiller(cfg.model):
         kinds.append(StartReportHook)
     for kind in kinds:

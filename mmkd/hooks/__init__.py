@@ -5,6 +5,7 @@ from .export import ExportStudentHook
 from .finite_loss import FiniteLossHook
 from .monitor import DistillMonitorHook
 from .resume_state import ResumeStateHook
+from .seeded_views import SeededViewsHook
 from .start_report import StartReportHook
 from .teacher_check import TeacherCheckHook
 from .visualization import DistillVisualizationHook
@@ -15,6 +16,7 @@ __all__ = [
     'ExportStudentHook',
     'FiniteLossHook',
     'ResumeStateHook',
+    'SeededViewsHook',
     'StartReportHook',
     'TeacherCheckHook',
     'WholeCheckpointHook',

@@ -6,7 +6,7 @@ import itertools
 import logging
 import pickle
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,6 +21,8 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import BaseLoop, Runner
 from torch.utils.data import DataLoader, get_worker_info
 
+from mmkd.datasets.seeded_views import stateful_transforms
+from mmkd.hooks._loader import sampler_of, set_batch_sampler
 from mmkd.registry import HOOKS
 
 CHECKPOINT_KEY = 'resume_state'
@@ -125,7 +127,7 @@ class ResumeStateHook(Hook):
         checkpoint[CHECKPOINT_KEY] = dict(
             ranks=ranks,
             validated=self._validated,
-            sampler_seed=getattr(_sampler(loader), 'seed', None),
+            sampler_seed=getattr(sampler_of(loader), 'seed', None),
             gradients=_accumulated_gradients(runner),
             layout=_layout(loader),
         )
@@ -179,7 +181,7 @@ class ResumeStateHook(Hook):
                 f'{"; ".join(changed)}: the run goes on, but not with the images and random numbers it would '
                 'have had without the stop'
             )
-        remembering = _remembering_transforms(runner.train_dataloader.dataset)
+        remembering = stateful_transforms(runner.train_dataloader.dataset)
         if remembering:
             _warn(
                 f'{", ".join(remembering)} of the training pipeline have a memory or a generator of their own, '
@@ -195,7 +197,7 @@ class ResumeStateHook(Hook):
         """Put back what the dataloader needs before it starts its workers."""
         loop, loader = runner.train_loop, runner.train_dataloader
         state = saved['ranks'][get_rank()]
-        sampler = _sampler(loader)
+        sampler = sampler_of(loader)
         if hasattr(sampler, 'seed'):
             sampler.seed = saved['sampler_seed']
         if state['worker_seed'] is not None and isinstance(loader.worker_init_fn, partial):
@@ -322,7 +324,7 @@ def _enter_epoch(loop: Any, position: int) -> None:
     """Let the next epoch of an EpochBasedTrainLoop begin after ``position`` batches."""
     loader = loop.dataloader
     batch_sampler, lead = loader.batch_sampler, position % max(loader.num_workers, 1)
-    _set_batch_sampler(
+    set_batch_sampler(
         loader,
         _Continued(
             batch_sampler, lambda: itertools.islice(iter(batch_sampler), position, None), lead
@@ -347,13 +349,13 @@ def _enter_stream(loop: Any, iterations: int) -> None:
             next(stream)
         except StopIteration:
             iterator._epoch += 1
-            if hasattr(_sampler(loader), 'set_epoch'):
-                _sampler(loader).set_epoch(iterator._epoch)
+            if hasattr(sampler_of(loader), 'set_epoch'):
+                sampler_of(loader).set_epoch(iterator._epoch)
             stream, position = iter(batch_sampler), 0
             next(stream)
         position += 1
     lead = position % max(loader.num_workers, 1)
-    _set_batch_sampler(loader, _Continued(batch_sampler, lambda: stream, lead))
+    set_batch_sampler(loader, _Continued(batch_sampler, lambda: stream, lead))
     iterator._iterator = iter(loader)
     _end_resuming(loader)
     for _ in range(lead):
@@ -370,15 +372,6 @@ def _end_resuming(loader: DataLoader) -> None:
     loader.generator = None
     if isinstance(loader.worker_init_fn, _StartWithState):
         loader.worker_init_fn = loader.worker_init_fn.start
-
-
-def _set_batch_sampler(loader: DataLoader, batch_sampler: Any) -> None:
-    # A DataLoader refuses this once it is made; its iterator, which reads it, isn't.
-    object.__setattr__(loader, 'batch_sampler', batch_sampler)
-
-
-def _sampler(loader: DataLoader) -> Any:
-    return getattr(loader.batch_sampler, 'sampler', loader.sampler)
 
 
 def _keeps_workers(loader: Any) -> bool:
@@ -398,21 +391,6 @@ def _layout(loader: DataLoader) -> dict[str, int]:
         batches_per_epoch=len(loader),
         images=len(loader.dataset),  # type: ignore[arg-type]
     )
-
-
-def _remembering_transforms(dataset: Any) -> list[str]:
-    names: list[str] = []
-    for inner in getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]:
-        if inner is not None:
-            names += _remembering_transforms(inner)
-    pipeline = getattr(dataset, 'pipeline', None)
-    transforms: Iterable[Any] = getattr(pipeline, 'transforms', pipeline) or ()
-    names += [
-        type(transform).__name__
-        for transform in transforms
-        if hasattr(transform, 'results_cache') or type(transform).__name__ == 'Albu'
-    ]
-    return names
 
 
 def _saves_after_iteration(hook: Hook, runner: Runner) -> bool:

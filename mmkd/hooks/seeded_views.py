@@ -1,0 +1,70 @@
+"""Brings the epoch to a data set of seeded views."""
+
+from __future__ import annotations
+
+import logging
+
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+
+from mmkd.datasets.seeded_views import SeededViews, ViewedBatches
+from mmkd.hooks._loader import sampler_of, set_batch_sampler
+from mmkd.registry import HOOKS
+
+
+@HOOKS.register_module()
+class SeededViewsHook(Hook):
+    """Lets the training loader ask :class:`~mmkd.datasets.seeded_views.SeededViews` for samples of the running epoch.
+
+    An epoch is that of an ``EpochBasedTrainLoop``. In an ``IterBasedTrainLoop`` it is the number of passes over the
+    data that were begun before the sample: with ``InfiniteSampler`` its n-th sample of all processes, counted from
+    0, is of epoch n // number of samples. Both depend on nothing but the place in the run, so a resumed one goes on
+    with the same samples.
+
+    Raises:
+        TypeError: ``train_dataloader.dataset`` is no SeededViews.
+    """
+
+    priority = 'HIGHEST'  # before what skips batches of a resumed run
+
+    def before_train(self, runner: Runner) -> None:
+        """Let the indices of the training loader carry their epoch."""
+        loader, loop = runner.train_dataloader, runner.train_loop
+        if not isinstance(getattr(loader.dataset, 'seeded_views', None), SeededViews):
+            raise TypeError(
+                'SeededViewsHook: train_dataloader.dataset is '
+                f'{type(loader.dataset).__name__}: let SeededViews be the outermost data set, '
+                "dataset=dict(type='mmkd.SeededViews', dataset=...), or take the hook out"
+            )
+        if loader.batch_sampler is None:
+            raise TypeError('SeededViewsHook: train_dataloader.batch_size is None: set it')
+        if isinstance(loader.batch_sampler, ViewedBatches):
+            return
+        if type(sampler_of(loader)).__name__ == 'RepeatAugSampler':
+            print_log(
+                'SeededViewsHook: RepeatAugSampler gives each image several times an epoch, which are now equal: '
+                'use DefaultSampler',
+                'current',
+                logging.WARNING,
+            )
+        iterator = getattr(loop, 'dataloader_iterator', None)
+        batches = ViewedBatches(
+            loader.batch_sampler,
+            len(loader.dataset),
+            epoch=(lambda: runner.epoch) if iterator is None else None,
+        )
+        set_batch_sampler(loader, batches)
+        if iterator is None:
+            return
+        done = runner.iter * getattr(loader.batch_sampler, 'batch_size', 1)
+        if getattr(loop, 'fast_forward_on_resume', False):
+            batches.skip(done)
+            return
+        skip = iterator.skip_iter
+
+        def skip_and_count(iterations: int) -> None:
+            skip(iterations)
+            batches.skip(done)
+
+        iterator.skip_iter = skip_and_count
