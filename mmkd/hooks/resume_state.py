@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import itertools
 import logging
-import pickle
-import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
-from mmengine.runner import BaseLoop, Runner
-from torch.utils.data import DataLoader, get_worker_info
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 from mmkd.datasets.seeded_views import stateful_transforms
-from mmkd.hooks._loader import sampler_of, set_batch_sampler
+from mmkd.hooks._generators import portable, random_state, set_random_state
+from mmkd.hooks._loader import Passes, sampler_of, set_batch_sampler
+from mmkd.hooks._worker_states import WorkerStates, keeps_workers
 from mmkd.registry import HOOKS
 
 CHECKPOINT_KEY = 'resume_state'
-_BATCH_KEY = 'mmkd_worker_state'
 
 
 @HOOKS.register_module()
@@ -36,8 +33,8 @@ class ResumeStateHook(Hook):
     MMEngine resumes weights, optimizer, schedules and the message hub. This hook adds to each checkpoint what is
     missing, and puts it back when the run is resumed:
 
-    - the states of Python's, NumPy's and PyTorch's generators, of each process and each dataloader worker. A worker's
-      state travels with its batches, so that what it loaded ahead does not count;
+    - the states of Python's, NumPy's and PyTorch's generators of each process;
+    - those of each dataloader worker, unless the training data are SeededViews, which need none;
     - the place in the epoch, if the checkpoint is not from the end of one: the batches before it are skipped without
       being loaded;
     - the validation that was due when the run stopped, which is made up for;
@@ -47,51 +44,49 @@ class ResumeStateHook(Hook):
     A run that is not resumed draws the same random numbers with this hook as without it.
 
     Not covered: processes on a GPU whose kernels are not deterministic; transforms that remember earlier images
-    (``CachedMosaic``, ``CachedMixUp``) or own a generator (Albumentations); another number of processes, workers or
-    images per batch than before. All but the first are warned of.
+    (``CachedMosaic``, ``CachedMixUp``) or own a generator (Albumentations); another number of processes, of images
+    per batch or, without SeededViews, of workers than before. All but the first are warned of.
     """
 
     priority = 'VERY_HIGH'
 
     def __init__(self) -> None:
-        self._worker_states: dict[int, Any] = {}
+        self._workers = WorkerStates()
+        self._training = False
         self._validated = False
+        self._validation_began = False
         self._gathered: tuple[tuple[int, int, bool], list[dict[str, Any]]] | None = None
         self._saved: dict[str, Any] | None = None
-        self._epoch_resumed = False
-        self._pass = 0
 
     # ---- while training ----
 
     def before_train(self, runner: Runner) -> None:
-        """Let the workers report their states; take up a resumed run."""
+        """Watch the data loader; take up a resumed run."""
         loader = runner.train_dataloader
-        if not isinstance(loader.collate_fn, _CollateWithState):
-            loader.collate_fn = _CollateWithState(loader.collate_fn)
-        if self._saved is not None and self._fits(runner, self._saved):
-            self._prepare(runner, self._saved)
-        else:
-            self._saved = None
+        self._training = True
+        if not isinstance(loader.batch_sampler, Passes):
+            set_batch_sampler(loader, Passes(loader.batch_sampler, partial(self._begin, loader)))
+        if _seeded(loader) is None:
+            self._workers.watch(loader)
+        saved, self._saved = self._saved, None
+        if not runner.iter:  # begun anew, perhaps with another run's weights
+            return
+        if saved is None:
+            _warn(
+                'the checkpoint holds no random states, as it was saved without ResumeStateHook: the run '
+                'goes on, but not with the random numbers it would have drawn without the stop'
+            )
+        elif self._fits(runner, saved):
+            self._saved = saved
+            self._prepare(runner, saved)
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Put the generators back in a resumed run; forget the states of workers that are gone."""
+        """Put the generators back in a resumed run."""
         self._make_up(runner)
-        if self._epoch_resumed:
-            self._epoch_resumed = False
-        elif not _keeps_workers(runner.train_dataloader):
-            self._worker_states.clear()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Take the worker's state out of the batch."""
-        _end_resuming(runner.train_dataloader)
-        if self._pass != _pass_of(runner.train_loop) and not _keeps_workers(
-            runner.train_dataloader
-        ):
-            self._worker_states.clear()
-        self._pass = _pass_of(runner.train_loop)
-        if isinstance(data_batch, dict) and _BATCH_KEY in data_batch:
-            worker, state = data_batch.pop(_BATCH_KEY)
-            self._worker_states[worker] = _Reported(state)
+        self._workers.take(data_batch)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -103,9 +98,12 @@ class ResumeStateHook(Hook):
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Collect the states of all processes for a checkpoint of the epoch."""
-        _end_resuming(runner.train_dataloader)
         vars(runner.train_loop).pop('run_iter', None)
         self._gather(runner)
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Note that the workers of validation are started, if they live on."""
+        self._validation_began = True
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Note that this point of training is validated, for a checkpoint that is saved next."""
@@ -133,46 +131,39 @@ class ResumeStateHook(Hook):
         )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Keep the states of a run that is resumed until training starts."""
-        if not runner._resume:
-            return
+        """Keep the states until training starts."""
         self._saved = checkpoint.get(CHECKPOINT_KEY)
-        if self._saved is None:
-            _warn(
-                'the checkpoint holds no random states, as it was saved without ResumeStateHook: the run '
-                'goes on, but not with the random numbers it would have drawn without the stop'
-            )
 
     # ---- how ----
+
+    def _begin(self, loader: DataLoader) -> None:
+        if not keeps_workers(loader):  # it has new ones for each pass
+            self._workers.forget()
 
     def _tag(self, runner: Runner) -> tuple[int, int, bool]:
         return runner.epoch, runner.iter, self._validated
 
     def _gather(self, runner: Runner) -> None:
-        # Here and not when the checkpoint is saved, which only process 0 does. `Runner.val` alone builds no train loop.
-        if get_world_size() > 1 and isinstance(runner._train_loop, BaseLoop):
+        # Here and not when the checkpoint is saved, which only process 0 does.
+        if get_world_size() > 1 and self._training:
             self._gathered = (self._tag(runner), all_gather_object(self._rank_state(runner)))
 
     def _rank_state(self, runner: Runner) -> dict[str, Any]:
         val_loader: Any = runner.val_dataloader if runner.val_loop is not None else None
         return dict(
-            main=_portable(_random_state()),
+            main=portable(random_state()),
             cuda=torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-            workers={
-                worker: state.portable() if isinstance(state, _Reported) else state
-                for worker, state in self._worker_states.items()
-            },
-            worker_seed=_worker_seed(runner.train_dataloader),
-            validation_workers=_keeps_workers(val_loader) and val_loader._iterator is not None,
+            validation_workers=keeps_workers(val_loader) and self._validation_began,
+            **self._workers.to_save(runner.train_dataloader),
         )
 
     def _fits(self, runner: Runner, saved: dict[str, Any]) -> bool:
         """Whether the run is laid out as before; if not, say so."""
         before, now = saved['layout'], _layout(runner.train_dataloader)
         changed = [
-            f'{name} was {before[name]}, is {now[name]}'
+            f'{name} was {before.get(name)}, is {now[name]}'
             for name in now
-            if now[name] != before[name]
+            if now[name] != before.get(name, now[name])
         ]
         if len(saved['ranks']) != now['processes'] and not changed:
             changed = [f'the checkpoint holds the states of {len(saved["ranks"])} process only']
@@ -200,24 +191,23 @@ class ResumeStateHook(Hook):
         sampler = sampler_of(loader)
         if hasattr(sampler, 'seed'):
             sampler.seed = saved['sampler_seed']
-        if state['worker_seed'] is not None and isinstance(loader.worker_init_fn, partial):
-            loader.worker_init_fn.keywords['seed'] = state['worker_seed']
+        self._workers.restore_seed(loader, state)
         self._validated = saved['validated']
+        self._validation_began = state['validation_workers']
 
         by_epoch = not hasattr(loop, 'dataloader_iterator')
         position = runner.iter - runner.epoch * len(loader) if by_epoch else runner.iter
-        if position or _keeps_workers(loader):
+        if position or keeps_workers(loader):
             # The run that was never stopped has its iterator already: making one here draws no number.
             loader.generator = torch.Generator()
-            self._worker_states = dict(state['workers'])
-            loader.worker_init_fn = _StartWithState(loader.worker_init_fn, self._worker_states)
-            self._epoch_resumed = True
+            self._workers.restore(loader, state)
+            _go_on(loader, partial(iter, loader.batch_sampler.batch_sampler))
         if state['validation_workers'] and runner.val_loop is not None:
             runner.val_dataloader.generator = torch.Generator()
         if by_epoch and position:
             _enter_epoch(loop, position)
         elif position:
-            loop.dataloader_iterator.skip_iter = partial(self._enter_stream, loop)
+            loop.dataloader_iterator.skip_iter = partial(_enter_stream, loop)
 
     def _make_up(self, runner: Runner) -> None:
         """Put gradients and generators of the process back, then validate if that was due."""
@@ -226,110 +216,18 @@ class ResumeStateHook(Hook):
             return
         _set_gradients(runner, saved['gradients'])
         state = saved['ranks'][get_rank()]
-        _set_random_state(state['main'])
+        set_random_state(state['main'])
         if state['cuda'] is not None and torch.cuda.is_available():
             torch.cuda.set_rng_state(state['cuda'].cpu())
         if not saved['validated'] and _validation_due(runner):
             runner.val_loop.run()
 
-    def _enter_stream(self, loop: Any, iterations: int) -> None:
-        _enter_stream(loop, iterations)
-        self._pass = _pass_of(loop)
-
-
-@dataclass(frozen=True)
-class _Reported:
-    """A worker's state as it came with a batch. A checkpoint holds none of these: nothing of one is unpickled."""
-
-    pickled: bytes
-
-    def portable(self) -> dict[str, Any]:
-        return _portable(pickle.loads(self.pickled))
-
-
-class _CollateWithState:
-    """Adds to each batch the state in which its worker's generators are after it.
-
-    Args:
-        collate: The dataloader's own function.
-    """
-
-    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
-        self.collate = collate
-
-    def __call__(self, samples: list[Any]) -> Any:
-        worker = get_worker_info()
-        if worker is None:
-            return self.collate(samples)
-        if not samples:  # in the place of a batch that is skipped
-            return {_BATCH_KEY: None}
-        batch = self.collate(samples)
-        if isinstance(batch, dict):
-            batch[_BATCH_KEY] = (worker.id, pickle.dumps(_random_state()))
-        return batch
-
-
-class _StartWithState:
-    """Starts a worker with the state it had when the checkpoint was saved, if it had one.
-
-    Args:
-        start: The dataloader's own ``worker_init_fn``.
-        states: States by the worker's number.
-    """
-
-    def __init__(self, start: Callable[[int], None] | None, states: dict[int, Any]) -> None:
-        self.start = start
-        self.states = states
-
-    def __call__(self, worker: int) -> None:
-        if self.start is not None:
-            self.start(worker)
-        if worker in self.states:
-            _set_random_state(self.states[worker])
-
-
-class _Continued:
-    """A batch sampler that, iterated for the first time, goes on in the middle.
-
-    Args:
-        batch_sampler: The dataloader's own.
-        rest: Makes the iterator over the remaining batches.
-        lead: Number of empty batches before them, with which each worker gets the batches it would have got.
-    """
-
-    def __init__(
-        self, batch_sampler: Any, rest: Callable[[], Iterator[list[int]]], lead: int
-    ) -> None:
-        self.batch_sampler = batch_sampler
-        self._rest: Callable[[], Iterator[list[int]]] | None = rest
-        self._lead = lead
-
-    def __iter__(self) -> Iterator[list[int]]:
-        # Run at the first batch: a dataloader makes two iterators when it starts workers and uses the second.
-        rest, self._rest = self._rest, None
-        if rest is None:
-            yield from self.batch_sampler
-        else:
-            yield from itertools.repeat([], self._lead)
-            yield from rest()
-
-    def __len__(self) -> int:
-        return len(self.batch_sampler)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.batch_sampler, name)
-
 
 def _enter_epoch(loop: Any, position: int) -> None:
     """Let the next epoch of an EpochBasedTrainLoop begin after ``position`` batches."""
-    loader = loop.dataloader
-    batch_sampler, lead = loader.batch_sampler, position % max(loader.num_workers, 1)
-    set_batch_sampler(
-        loader,
-        _Continued(
-            batch_sampler, lambda: itertools.islice(iter(batch_sampler), position, None), lead
-        ),
-    )
+    loader, lead = loop.dataloader, _lead(loop.dataloader, position)
+    whole = loader.batch_sampler.batch_sampler
+    _go_on(loader, lambda: itertools.islice(iter(whole), position, None), lead)
     run_iter = loop.run_iter
 
     def run_later_iter(index: int, data_batch: Any) -> None:
@@ -342,8 +240,8 @@ def _enter_epoch(loop: Any, position: int) -> None:
 def _enter_stream(loop: Any, iterations: int) -> None:
     """Let the iterator of an IterBasedTrainLoop begin after ``iterations`` batches, in the pass they end in."""
     loader, iterator = loop.dataloader, loop.dataloader_iterator
-    batch_sampler = loader.batch_sampler
-    stream, position = iter(batch_sampler), 0
+    whole = loader.batch_sampler.batch_sampler
+    stream, position = iter(whole), 0
     for _ in range(iterations):
         try:
             next(stream)
@@ -351,43 +249,49 @@ def _enter_stream(loop: Any, iterations: int) -> None:
             iterator._epoch += 1
             if hasattr(sampler_of(loader), 'set_epoch'):
                 sampler_of(loader).set_epoch(iterator._epoch)
-            stream, position = iter(batch_sampler), 0
+            stream, position = iter(whole), 0
             next(stream)
         position += 1
-    lead = position % max(loader.num_workers, 1)
-    set_batch_sampler(loader, _Continued(batch_sampler, lambda: stream, lead))
-    iterator._iterator = iter(loader)
-    _end_resuming(loader)
+    lead = _lead(loader, position)
+    _go_on(loader, lambda: stream, lead)
     for _ in range(lead):
-        next(iterator._iterator)
+        next(iterator)
 
 
-def _pass_of(loop: Any) -> int:
-    """How often an IterBasedTrainLoop has begun its data again, each time with new workers."""
-    return loop.dataloader_iterator._epoch if hasattr(loop, 'dataloader_iterator') else 0
+def _lead(loader: DataLoader, position: int) -> int:
+    """How many workers are behind the one whose turn it is after ``position`` batches, if it matters which."""
+    return position % max(loader.num_workers, 1) if _seeded(loader) is None else 0
 
 
-def _end_resuming(loader: DataLoader) -> None:
-    """Let the next iterator over the data start as usual."""
-    loader.generator = None
-    if isinstance(loader.worker_init_fn, _StartWithState):
-        loader.worker_init_fn = loader.worker_init_fn.start
+def _go_on(loader: DataLoader, rest: Callable[[], Iterator[list[int]]], lead: int = 0) -> None:
+    """Let the next iterator over the data begin with ``lead`` empty batches and ``rest``, later ones as usual.
+
+    With the empty ones, each worker gets the batches that it would have got.
+    """
+
+    def batches() -> Iterator[list[int]]:
+        # The iterator has its seed and has started its workers by now; the next one's are its own.
+        loader.generator = None
+        WorkerStates.end_restoring(loader)
+        return itertools.chain(itertools.repeat([], lead), rest())
+
+    loader.batch_sampler.go_on(batches)  # type: ignore[union-attr]
 
 
-def _keeps_workers(loader: Any) -> bool:
-    return bool(getattr(loader, 'persistent_workers', False) and loader.num_workers > 0)
+def _seeded(loader: DataLoader) -> tuple[int | None, int] | None:
+    """Number and seed of the views of the training data, None if these are not seeded."""
+    views = getattr(loader.dataset, 'seeded_views', None)
+    return None if views is None else (views.views, views.seed)
 
 
-def _worker_seed(loader: DataLoader) -> int | None:
-    start = loader.worker_init_fn
-    return start.keywords.get('seed') if isinstance(start, partial) else None
-
-
-def _layout(loader: DataLoader) -> dict[str, int]:
+def _layout(loader: DataLoader) -> dict[str, Any]:
     """What has to be as before for the states to fit."""
+    seeded = _seeded(loader)
     return dict(
         processes=get_world_size(),
-        workers=loader.num_workers,
+        workers=loader.num_workers if seeded is None else None,
+        persistent_workers=keeps_workers(loader),
+        seeded_views=seeded,
         batches_per_epoch=len(loader),
         images=len(loader.dataset),  # type: ignore[arg-type]
     )
@@ -417,41 +321,13 @@ def _validation_due(runner: Runner) -> bool:
     return done >= loop.val_begin and (done % loop.val_interval == 0 or done == end)
 
 
-# ---- generators ----
-
-
-def _random_state() -> tuple[Any, Any, np.ndarray]:
-    return random.getstate(), np.random.get_state(), torch.get_rng_state().numpy()
-
-
-def _portable(state: tuple[Any, Any, np.ndarray]) -> dict[str, Any]:
-    """As tensors and plain values, which ``torch.load(weights_only=True)`` reads."""
-    (version, words, gauss), (name, keys, *rest), torch_state = state
-    return dict(
-        python=[version, torch.tensor(words), gauss],
-        numpy=[name, torch.from_numpy(keys.astype(np.int64)), *rest],
-        torch=torch.from_numpy(torch_state.copy()),
-    )
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    version, words, gauss = state['python']
-    random.setstate((version, tuple(words.tolist()), gauss))
-    name, keys, *rest = state['numpy']
-    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(state['torch'].cpu())
-
-
 # ---- gradients ----
 
 
 def _accumulated_gradients(runner: Runner) -> dict[str, torch.Tensor]:
     """Gradients of a step that is not finished, by parameter; empty between two steps."""
     wrapper = runner.optim_wrapper
-    if (
-        not isinstance(wrapper, OptimWrapper)
-        or wrapper._inner_count % wrapper._accumulative_counts == 0
-    ):
+    if not isinstance(wrapper, OptimWrapper) or wrapper.should_update():
         return {}
     return {
         name: parameter.grad.cpu()

@@ -16,7 +16,8 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from mmkd.hooks import ResumeStateHook, resume_state
+from mmkd.datasets.seeded_views import SeededViews
+from mmkd.hooks import ResumeStateHook, SeededViewsHook, resume_state
 
 _numbers = itertools.count()
 
@@ -69,12 +70,13 @@ def run(
     seed: int | None = 3,
     save_by_epoch: bool = False,
     save_best: str | None = None,
+    seeded: bool = False,
 ) -> Runner:
     runner = Runner(
         model=Dropped(),
         work_dir=str(work_dir),
         train_dataloader=dict(
-            dataset=Noise(),
+            dataset=SeededViews(Noise()) if seeded else Noise(),
             sampler=dict(type='InfiniteSampler' if infinite else 'DefaultSampler', shuffle=True),
             batch_size=2,
             num_workers=workers,
@@ -105,7 +107,7 @@ def run(
                 rule='less',
             )
         ),
-        custom_hooks=[ResumeStateHook()] if hook else None,
+        custom_hooks=[ResumeStateHook()] * hook + [SeededViewsHook()] * seeded,
         randomness=dict(seed=seed),
         load_from=None if resume is None else str(resume),
         resume=resume is not None,
@@ -164,9 +166,45 @@ def test_a_run_resumed_from_any_of_its_checkpoints_ends_as_it_did(
         key=lambda path: int(path.stem.split('_')[1]),
     )
     count = len(checkpoints)
-    # Early, in a later pass over the data, and a few steps before the end.
-    for path in sorted({checkpoints[0], checkpoints[count // 2], checkpoints[-2]}):
+    # Early, where a pass over the data ends, in a later pass, and a few steps before the end.
+    ends_a_pass = checkpoints[min(3, count - 1)]
+    for path in sorted({checkpoints[0], ends_a_pass, checkpoints[count // 2], checkpoints[-2]}):
         assert equal(run(tmp_path / path.stem, resume=path, **settings), whole), path.name
+
+
+@pytest.mark.parametrize('name', ['epochs', 'iterations', 'iterations, infinite'])
+def test_with_seeded_views_no_worker_is_carried_and_their_number_may_change(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr(resume_state, '_warn', warnings.append)
+    settings = dict(LAYOUTS[name], seeded=True)
+    whole = run(tmp_path / 'whole', **settings)
+    for iteration, workers in ((4, 1), (6, 0), (7, 3)):
+        path = tmp_path / 'whole' / f'iter_{iteration}.pth'
+        (rank,) = torch.load(path, weights_only=False)['resume_state']['ranks']
+        assert rank['workers'] == {}
+        resumed = run(tmp_path / path.stem, resume=path, **dict(settings, workers=workers))
+        assert equal(resumed, whole), path.name
+    assert warnings == []
+
+
+def test_other_views_or_kept_workers_than_before_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr(resume_state, '_warn', warnings.append)
+    settings: dict[str, Any] = dict(loop=EPOCHS, workers=0, save_by_epoch=True)
+    run(tmp_path / 'whole', **settings)
+    run(tmp_path / 'a', resume=tmp_path / 'whole' / 'epoch_2.pth', seeded=True, **settings)
+    run(tmp_path / 'b', resume=tmp_path / 'whole' / 'epoch_2.pth', **settings)
+    assert len(warnings) == 1
+    assert 'seeded_views was None, is (None, 0)' in warnings[0]
+
+    settings.update(workers=1)
+    run(tmp_path / 'c', **settings)
+    run(tmp_path / 'd', resume=tmp_path / 'c' / 'epoch_2.pth', persistent=True, **settings)
+    assert 'persistent_workers was False, is True' in warnings[1]
 
 
 def test_a_run_that_is_not_resumed_is_the_same_without_the_hook(tmp_path: Path) -> None:

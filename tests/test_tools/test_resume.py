@@ -58,6 +58,19 @@ def test_a_run_killed_several_times_ends_with_the_same_bits(
     assert differing(whole / 'iter_10.pth', parts / LAST) != []
 
 
+def test_with_seeded_views_it_may_go_on_with_other_workers(
+    options: list[str], tmp_path: Path
+) -> None:
+    whole, parts = tmp_path / 'whole', tmp_path / 'parts'
+    assert train(whole, options=options, config='tiny_views') == 0
+
+    assert train(parts, options=options, config='tiny_views', kill='before_train_iter 9') == KILLED
+    others = [*options, 'train_dataloader.num_workers=1']
+    assert train(parts, '--resume', options=others, config='tiny_views') == 0
+
+    assert differing(whole / LAST, parts / LAST) == []
+
+
 def test_after_a_truncated_checkpoint_the_one_before_it_is_taken(
     whole: Path, options: list[str], tmp_path: Path
 ) -> None:
