@@ -38,12 +38,13 @@ class CrossedHeadAdapter(HeadAdapter):
     def __init__(
         self, own: HeadAdapter, student: nn.Module, teacher: nn.Module, path: str, layer: int
     ) -> None:
-        super().__init__(student, teacher, path)
         if not isinstance(own, DenseHeadAdapter):
             raise ValueError(
-                f"{type(self.student_head).__name__} is no dense head: only the student's features of these can go "
-                "through the teacher's head: use a loss on logits or boxes"
+                f"the student's head is a {type(own.student_head).__name__}, the teacher's a "
+                f"{type(own.teacher_head).__name__}: the student's features can go through the teacher's head only "
+                'where both are dense heads: use a loss on logits'
             )
+        super().__init__(student, teacher, path)
         self.own = own
         self.layer = layer
         ours, theirs = (_towers(head, layer) for head in (self.student_head, self.teacher_head))
@@ -53,8 +54,8 @@ class CrossedHeadAdapter(HeadAdapter):
                 f'({type(self.student_head).__name__}) has {ours}, the teacher ({type(self.teacher_head).__name__}) '
                 f'{theirs}: give both heads the same stacked_convs, feat_channels and norm_cfg'
             )
-        self._taps = {name: f'{path}.{name}.{layer - 1}' for name in _TOWERS}
-        self.taps = {**own.taps, **{f'crossed {name}': at for name, at in self._taps.items()}}
+        self._towers = [f'{path}.{name}.{layer - 1}' for name in _TOWERS]
+        self.taps = {**own.taps, **{f'crossed at {tower}': tower for tower in self._towers}}
 
     @property
     def activation(self) -> Activation:
@@ -89,9 +90,8 @@ class CrossedHeadAdapter(HeadAdapter):
         (table,) = self.own.sample_tables(step)
         assert isinstance(table, DenseTable)
         teacher = self.teacher_pass(step)
-        towers = [
-            step.record(f'crossed {name}')[: len(table.student.class_maps)] for name in _TOWERS
-        ]
+        levels = len(table.student.class_maps)
+        towers = [step.record(f'crossed at {tower}')[:levels] for tower in self._towers]
         features = [torch.cat(level, dim=1) for level in zip(*towers, strict=True)]
         family = self.own.teacher_family
 

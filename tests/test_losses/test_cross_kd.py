@@ -129,12 +129,32 @@ def test_heads_that_differ_are_refused_before_the_first_step(
     ('config', 'message'),
     [
         ('mmdet::tood/tood_r50_fpn_1x_coco.py', 'TOODHead has no cls_convs'),
-        ('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', 'StandardRoIHead is no dense head'),
+        ('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', '.* is a StandardRoIHead'),
     ],
 )
 def test_heads_without_towers_are_refused(config: str, message: str) -> None:
     with pytest.raises(ValueError, match=rf'model\.losses\.cross: {message}'):
         zoo.distiller(*zoo.pair(config), losses=dict(cross=CROSS_KD))
+
+
+def test_a_two_stage_teachers_head_takes_no_features_of_a_dense_students() -> None:
+    teacher = zoo.pair(
+        'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
+        roi_head__bbox_head__num_classes=CLASSES,
+    )[1]
+    with pytest.raises(
+        ValueError, match=r"model\.losses\.cross: .*RetinaHead, the teacher's a StandardRoIHead"
+    ):
+        zoo.distiller(pair('RetinaNet')[0], teacher, losses=dict(cross=CROSS_KD))
+
+
+def test_losses_that_cross_at_different_layers_have_each_their_own_features() -> None:
+    losses = {f'at{layer}': CROSS_KD | dict(layer=layer) for layer in (2, 3)}
+    data = zoo.batch(num_classes=CLASSES)
+    both = zoo.one_step(zoo.distiller(*pair('RetinaNet'), losses=losses), data)
+    for name, loss in losses.items():
+        alone = zoo.one_step(zoo.distiller(*pair('RetinaNet'), losses={name: loss}), data)
+        assert torch.equal(both[f'loss_{name}'], alone[f'loss_{name}'])
 
 
 def test_a_layer_that_the_heads_do_not_have_is_refused() -> None:
