@@ -348,12 +348,16 @@ class DenseHeadAdapter(HeadAdapter):
         """See :meth:`HeadAdapter.class_maps`; of (B, A*C, H, W) maps the channels of an anchor stand together."""
         (table,) = self.sample_tables(step)
         assert isinstance(table, DenseTable)
-        maps = zip(table.student.class_maps, table.teacher.class_maps, strict=True)
+        students, teachers = (
+            [logits_of(level) for level in outputs.class_maps]
+            if outputs.probabilities
+            else outputs.class_maps
+            for outputs in (table.student, table.teacher)
+        )
+        levels = zip(self.class_map_levels(), students, teachers, strict=True)
         return [
             FeaturePair(number, stride, student, teacher.detach())
-            for number, ((_, stride), (student, teacher)) in enumerate(
-                zip(self.class_map_levels(), maps, strict=True)
-            )
+            for number, ((_, stride), student, teacher) in enumerate(levels)
         ]
 
     def check_boxes(self, distributions: bool = False) -> None:

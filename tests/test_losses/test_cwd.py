@@ -9,6 +9,7 @@ import pytest
 import test_classifier as classifiers
 import torch
 import zoo
+from tiny import fresh_hub
 
 from mmkd.functional import cwd_loss
 from mmkd.structures import ClassMaps
@@ -81,6 +82,14 @@ def test_what_neither_network_has_is_named_before_the_first_step(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         step(**options)
+
+
+def test_class_maps_of_a_head_that_outputs_probabilities_are_their_logits() -> None:
+    fresh_hub(epoch=0)  # TOOD asks for it
+    _, taken, _ = step('mmdet::tood/tood_r50_fpn_1x_coco.py', at='class_maps')
+    first = taken.ask(ClassMaps())[0].student
+    torch.testing.assert_close(first.sigmoid(), taken.record('head')[0][0][0])
+    assert (first < 0).any()
 
 
 def test_only_dense_heads_have_class_maps() -> None:
