@@ -43,7 +43,6 @@ class GivenFeatures:
     """A source of features that are there already."""
 
     taps: ClassVar[Mapping[str, str]] = {}
-    undo = None
 
     def __init__(self, pairs: list[FeaturePair]) -> None:
         self.pairs = pairs

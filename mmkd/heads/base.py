@@ -51,8 +51,6 @@ class HeadAdapter(ABC):
     """Tap name to the module (``'bbox_head'``) or method (``'bbox_head.f()'``) of the student it listens to."""
     teacher: str = TEACHER
     """Name of the teacher."""
-    undo: Callable[[Tensor], Tensor] | None = None
-    """What takes a layer of the student's head out of its (S, C) logits again."""
 
     def __init__(
         self, student: nn.Module, teacher: nn.Module, path: str, teacher_path: str | None = None
@@ -106,16 +104,25 @@ class HeadAdapter(ABC):
 
     def answer(self, request: HeadRequest[Any], step: Step) -> list[Any]:
         """The pairs that a loss asks for, one per sample table or, of class maps, per level."""
+        # Crossed logits are the teacher's head's: the student's own layers are not in them.
+        undo = step.sources.undo if request.crossed is None else None
         if isinstance(request, ClassMaps):
-            return self.class_maps(step)
+            maps = self.class_maps(step)
+            if undo is not None:
+                maps = [replace(pair, student=self._on_rows(undo, pair.student)) for pair in maps]
+            return maps
         tables = self.sample_tables(step)
         if isinstance(request, Boxes):
             return [table.box_pairs(request.samples, step.image_sizes) for table in tables]
         assert isinstance(request, Logits)
         pairs = [table.pairs(request.samples) for table in tables]
-        if self.undo is not None:
-            pairs = [replace(pair, student=self.undo(pair.student)) for pair in pairs]
+        if undo is not None:
+            pairs = [replace(pair, student=undo(pair.student)) for pair in pairs]
         return pairs
+
+    def learn_from(self, teacher: str) -> None:
+        """Set the name of the teacher, in a recipe that has several."""
+        self.teacher = teacher
 
     def sample_tables(self, step: Step) -> list[SampleTable]:
         """The step's tables, made once."""
@@ -139,6 +146,12 @@ class HeadAdapter(ABC):
     def class_maps(self, step: Step) -> list[FeaturePair]:
         """The class logits of both heads as maps, level by level."""
         raise NotImplementedError(f'{type(self).__name__} has no class maps')
+
+    def _on_rows(self, function: Callable[[Tensor], Tensor], maps: Tensor) -> Tensor:
+        """``function`` of the (S, C) rows of (B, A*C, H, W) class maps, as such maps."""
+        rows = maps.unflatten(1, (-1, self.num_logits)).movedim(2, -1)
+        changed = function(rows.flatten(0, -2)).view(rows.shape)
+        return changed.movedim(-1, 2).flatten(1, 2)
 
     @abstractmethod
     def tables(self, step: Step) -> list[SampleTable]:

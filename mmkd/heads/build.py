@@ -75,12 +75,12 @@ def _add_source(
     own = head_source(request.teacher)
     if own not in sources:
         sources[own] = build_head_adapter(student, teacher, head)
-        sources[own].teacher = request.teacher
+        sources[own].learn_from(request.teacher)
     adapter = sources[own]
     if request.source not in sources:
         assert request.crossed is not None
         crossed = CrossedHeadAdapter(adapter, student, teacher, adapter.path, request.crossed)
-        crossed.teacher = request.teacher
+        crossed.learn_from(request.teacher)
         sources[request.source] = crossed
     if isinstance(request, ClassMaps):
         adapter.class_map_levels()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
 from typing import Any
@@ -36,8 +36,6 @@ class FeatureSource:
     Raises:
         ValueError: A network has no such module, it outputs something else than features, or no level is common.
     """
-
-    undo: Callable[[Tensor], Tensor] | None = None
 
     def __init__(self, student: nn.Module, teacher: nn.Module, request: Features) -> None:
         ours, our_levels = _probe(student, request.at, 'student')

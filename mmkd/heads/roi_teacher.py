@@ -138,6 +138,18 @@ class RoITeacherAdapter(HeadAdapter):
         """See :attr:`HeadAdapter.num_logits`."""
         return self.own.num_logits
 
+    def learn_from(self, teacher: str) -> None:
+        """See :meth:`HeadAdapter.learn_from`."""
+        super().learn_from(teacher)
+        self.own.learn_from(teacher)
+
+    def class_map_levels(self) -> list[tuple[int, int]]:
+        """See :meth:`HeadAdapter.class_map_levels`."""
+        raise ValueError(
+            f'the teacher scores the boxes of the {type(self.student_head).__name__} and has no class maps: use a loss '
+            "on logits, or maps of the neck, at='neck'"
+        )
+
     def check_boxes(self, distributions: bool = False) -> None:
         """The teacher's boxes are not compared with the student's."""
         raise ValueError(

@@ -84,7 +84,7 @@ class AEKTLoss(LogitLoss):
                 self.task_layer.fold_into(head.student_head)
             except ValueError as error:
                 raise ValueError(f"AEKTLoss.serial='distill_then_task': {error}") from None
-            sources.undo_on_student_rows(self.task_layer.invert)
+            sources.undo = self.task_layer.invert
 
     def begin_step(self, active: bool) -> None:
         """Let the layer in the student's head learn only while this loss does: off means off."""

@@ -51,8 +51,6 @@ class TeacherPass(Protocol):
 class Source(Protocol):
     """Answers requests with what the taps recorded of the student and with what the teacher says of the same batch."""
 
-    undo: Callable[[Tensor], Tensor] | None
-    """What takes a layer of the student's head out of its (S, C) logits again."""
     taps: Mapping[str, str]
     """Tap name to the module or method of the student it listens to, see :class:`mmkd.structures.taps.Taps`."""
 
@@ -66,7 +64,13 @@ class Sources:
 
     Args:
         sources: ``Request.source`` to the source that answers such requests.
+
+    Attributes:
+        undo: What takes a layer of the student's head out of its (S, C) logits again, before the losses see them; None
+            where it has no such layer.
     """
+
+    undo: Callable[[Tensor], Tensor] | None = None
 
     def __init__(self, sources: Mapping[Hashable, Any]) -> None:
         self._sources = dict(sources)
@@ -85,11 +89,6 @@ class Sources:
         return {
             name: path for source in self._sources.values() for name, path in source.taps.items()
         }
-
-    def undo_on_student_rows(self, undo: Callable[[Tensor], Tensor]) -> None:
-        """Show the losses ``undo`` of the student's logits, behind which the student itself has a layer."""
-        for source in self._sources.values():
-            source.undo = undo
 
 
 @dataclass

@@ -359,8 +359,35 @@ def test_a_copy_reads_its_own_student_and_teacher() -> None:
     assert twin.student.bbox_head is not model.student.bbox_head
 
 
+def test_several_two_stage_teachers_are_told_apart_by_name() -> None:
+    student = STUDENTS['RetinaNet']()
+    alone = distiller(student, faster_rcnn(), losses=dict(kd=LOSSES['ckd']))
+    teachers = dict(faster=faster_rcnn(), cascade=cascade_rcnn())
+    with zoo.mmdet_scope():
+        model = Distiller(
+            student=copy.deepcopy(student.model),
+            teachers={
+                name: dict(
+                    config=dict(model=teacher, default_scope='mmdet'), checkpoint='random_init'
+                )
+                for name, teacher in teachers.items()
+            },
+            losses={f'{name}_kd': LOSSES['ckd'] | dict(teacher=name) for name in teachers},
+        )
+    model.student.load_state_dict(alone.student.state_dict(), strict=False)
+    model.teachers['faster'].model.load_state_dict(alone.teacher.model.state_dict())
+    data = zoo.batch(num_classes=CLASSES)
+    values = zoo.one_step(model.train(), data)
+    assert torch.equal(values['loss_faster_kd'], zoo.one_step(alone, data)['loss_kd'])
+    assert not torch.equal(values['loss_faster_kd'], values['loss_cascade_kd'])
+
+
 def test_what_cannot_work_says_why() -> None:
     student = STUDENTS['RetinaNet']()
+    with pytest.raises(
+        ValueError, match=r'scores the boxes of the RetinaHead and has no class maps'
+    ):
+        distiller(student, faster_rcnn(), losses=dict(x=dict(type='mmkd.CWDLoss', at='class_maps')))
     with pytest.raises(ValueError, match=r'scores the boxes of the RetinaHead and predicts none'):
         distiller(student, faster_rcnn(), losses=dict(box=dict(type='mmkd.BoxL1Loss')))
     sigmoid = dict(type='CrossEntropyCustomLoss', use_sigmoid=True, num_classes=CLASSES)

@@ -24,7 +24,7 @@ from mmkd.distillers import Distiller
 from mmkd.heads import plain_weights
 from mmkd.losses import AllSamples
 from mmkd.losses.serial import SerialLayer
-from mmkd.structures import LogitPairs
+from mmkd.structures import ClassMaps, LogitPairs, Logits
 
 DENSE = (
     'RetinaNet',
@@ -237,6 +237,26 @@ def test_other_losses_see_the_distilled_logits_too() -> None:
 
     torch.testing.assert_close(values['loss_kd'], scrambled['loss_kd'], rtol=1e-4, atol=0)
     assert not torch.equal(values['loss'], scrambled['loss'])
+
+
+def test_class_maps_are_undone_and_logits_of_the_teachers_head_left_alone() -> None:
+    """CrossKD's logits are the teacher's head's, in which the student's layer has no part."""
+    losses = dict(
+        aekt=dict(type='mmkd.AEKTLoss', serial='distill_then_task'),
+        cwd=dict(type='mmkd.CWDLoss', at='class_maps'),
+        cross=dict(type='mmkd.CrossKDLoss', boxes='none'),
+    )
+    model = zoo.distiller(*dense_runs.pair('RetinaNet'), losses=losses)
+    steps = zoo.record_steps(model)
+    data = zoo.batch(num_classes=model.student.bbox_head.num_classes)
+    zoo.one_step(model, data)
+    scramble(model.distill['aekt'].task_layer)
+    zoo.one_step(model, data)
+
+    crossed = Logits(crossed=3, samples=AllSamples())
+    before, after = (step.ask(ClassMaps()) + step.ask(crossed) for step in steps)
+    for ours, scrambled in zip(before, after, strict=True):
+        torch.testing.assert_close(ours.student, scrambled.student, rtol=1e-4, atol=1e-5)
 
 
 def test_a_copy_of_the_distiller_runs_with_its_own_layer() -> None:

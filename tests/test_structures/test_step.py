@@ -28,7 +28,6 @@ class CountingSource:
     """Counts how often it answers which request."""
 
     taps: ClassVar[Mapping[str, str]] = {'head': 'bbox_head'}
-    undo = None
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
