@@ -15,8 +15,10 @@ from mmkd.structures import NECK, PRE_LOGITS, FeaturePair, Features, Step, Taps,
 
 from .base import HEAD_PATHS
 
-PROBE_SIZES = (128, 384)
-"""Pixels of the blank image: the stride of most detectors' deepest level; SSD's convolutions need more."""
+PROBE_SIZES = (128, 384, 224)
+"""Pixels of the blank image: the stride of most detectors' deepest level; SSD's convolutions need more; many
+classifiers take images of one size."""
+_WITHIN_EXTRACT_FEAT = ('backbone', 'neck')
 
 
 class FeatureSource:
@@ -106,7 +108,7 @@ def run_to(network: Any, path: str, features: Any) -> None:
     """
     if path == PRE_LOGITS:
         network.head.pre_logits(features)
-    elif path.split('.')[0] in HEAD_PATHS:
+    elif path.split('.')[0] not in _WITHIN_EXTRACT_FEAT:
         try:
             network.get_submodule(path.split('.')[0])(features)
         except TypeError as error:
@@ -118,11 +120,15 @@ def run_to(network: Any, path: str, features: Any) -> None:
 
 def flat(outputs: Sequence[Any]) -> list[Tensor]:
     """Levels of what calls of a module output: one call with all of them, or one call per level."""
-    return [
-        level
-        for output in outputs
-        for level in ([output] if isinstance(output, Tensor) else flat(output))
-    ]
+    levels: list[Tensor] = []
+    for output in outputs:
+        if isinstance(output, Tensor):
+            levels.append(output)
+        elif isinstance(output, list | tuple):
+            levels += flat(output)
+        else:
+            raise TypeError(f'a {type(output).__name__} holds no levels')
+    return levels
 
 
 def _teacher_path(request: Features) -> str:
@@ -155,16 +161,18 @@ def _probe(model: Any, path: str, role: str) -> tuple[list[Tensor], dict[tuple[i
     taps = Taps(model, {path: tap_path(path)})
     try:
         with evaluating(model), as_it_computes(model), taps.recording() as records:
+            model.eval()  # LeViT and others prepare for it there
             for size in PROBE_SIZES:
+                records[path].clear()
                 try:
                     run_to(model, path, model.extract_feat(reference.new_zeros(1, 3, size, size)))
-                except RuntimeError as error:
+                except (RuntimeError, AssertionError) as error:
                     failure = error
                 else:
                     break
             else:
                 raise ValueError(
-                    f'{type(model).__name__} takes no blank image of {" or ".join(map(str, PROBE_SIZES))} px, by '
+                    f'{type(model).__name__} takes no blank image of {", ".join(map(str, PROBE_SIZES))} px, by '
                     f'which the levels of its features are looked at ({failure}): losses on features cannot be used '
                     'with it'
                 ) from failure
@@ -205,6 +213,12 @@ def _check_path(model: Any, path: str, role: str) -> None:
             raise ValueError(
                 f'features at {PRE_LOGITS!r}: the {role} ({kind}) is no classifier: only classifiers have pooled '
                 "(B, C) features. Take maps, at='neck', with a loss on maps"
+            )
+        if next(model.head.parameters(), None) is None:
+            raise ValueError(
+                f"features at {PRE_LOGITS!r}: the {role}'s {type(model.head).__name__} has no class layer of its own, "
+                f'its {type(model.backbone).__name__} outputs the logits: name a module of it, such as '
+                "at='backbone.classifier.4' of a VGG"
             )
         return
     if path == NECK and getattr(model, 'neck', None) is None:

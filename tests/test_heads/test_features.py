@@ -9,6 +9,7 @@ import dense_runs
 import pytest
 import torch
 import zoo
+from mmengine.registry import MODELS, DefaultScope
 from tiny import NUM_CLASSES, fresh_hub, student_model, teacher_model
 from torch import nn
 from zoo import batch, distiller, one_step, record_steps
@@ -78,8 +79,102 @@ def test_levels_that_a_neck_lists_from_deep_to_shallow_come_shallow_first() -> N
 def test_a_network_that_takes_no_blank_image_is_named(monkeypatch) -> None:
     student, teacher = dense_runs.pair('SSD')
     monkeypatch.setattr(features, 'PROBE_SIZES', (32, 64))
-    with pytest.raises(ValueError, match='SingleStageDetector takes no blank image of 32 or 64 px'):
+    with pytest.raises(ValueError, match='SingleStageDetector takes no blank image of 32, 64 px'):
         adapt(teacher, student)
+
+
+def test_only_the_outputs_for_the_image_that_a_network_took_are_looked_at() -> None:
+    """SSD's backbone outputs its maps for the first image too, before the neck refuses that one's."""
+    student, teacher = dense_runs.pair('SSD')
+    model = distiller(student, teacher, {})
+    source = FeatureSource(model.student, model.teacher.model, Features(at='backbone'))
+    assert source.strides == [8, 16]
+
+
+MIXER = dict(
+    type='ImageClassifier',
+    backbone=dict(
+        type='MlpMixer',
+        arch=dict(embed_dims=32, num_layers=1, tokens_mlp_dims=16, channels_mlp_dims=16),
+    ),
+    neck=dict(type='GlobalAveragePooling', dim=1),
+    head=dict(type='LinearClsHead', num_classes=4, in_channels=32),
+)
+"""It takes images of 224 px only, and checks that by an assertion."""
+EFFICIENT_FORMER = dict(
+    type='ImageClassifier',
+    backbone=dict(
+        type='EfficientFormer',
+        arch=dict(
+            layers=[1, 1, 1, 2], embed_dims=[8, 8, 16, 16], downsamples=[0, 1, 1, 1], vit_num=1
+        ),
+    ),
+    neck=dict(type='GlobalAveragePooling', dim=1),
+    head=dict(type='EfficientFormerClsHead', num_classes=4, in_channels=16, distillation=False),
+)
+"""It also prepares its attention when it is set to eval mode."""
+
+
+@pytest.mark.parametrize(
+    ('network', 'width'), [(MIXER, 32), (EFFICIENT_FORMER, 16)], ids=['mixer', 'efficientformer']
+)
+def test_classifiers_that_take_one_size_of_image_have_pooled_features(
+    network: dict[str, Any], width: int
+) -> None:
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(network)
+    modes = {name: module.training for name, module in model.named_modules()}
+    source = FeatureSource(model, model, Features(at='pre_logits'))
+    assert (source.channels, source.strides) == ([(width, width)], [None])
+    assert modes == {name: module.training for name, module in model.named_modules()}
+
+
+def test_logits_of_a_backbone_are_not_taken_for_what_the_class_layer_reads() -> None:
+    """MMPretrain's VGG and AlexNet classify in the backbone; their head has a loss only."""
+    network = MIXER | dict(head=dict(type='ClsHead'))
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(network)
+    with pytest.raises(ValueError, match=r"'pre_logits': the student's ClsHead has no class layer"):
+        FeatureSource(model, model, Features(at='pre_logits'))
+
+
+@pytest.mark.parametrize(
+    ('detector', 'at', 'message'),
+    [
+        ('faster_rcnn/faster-rcnn_r50_fpn_1x_coco', 'roi_head.bbox_head', 'rpn_results_list'),
+        ('detr/detr_r50_8xb2-150e_coco', 'decoder.layers.0', 'from more than its neck gives'),
+        ('detr/detr_r50_8xb2-150e_coco', 'bbox_head.fc_cls', 'from more than its neck gives'),
+    ],
+)
+def test_what_a_blank_image_does_not_reach_is_named(detector: str, at: str, message: str) -> None:
+    losses = dict(cwd=dict(type='mmkd.CWDLoss', at=at))
+    with pytest.raises(ValueError, match=rf"model\.losses\.cwd: features at '{at}': .*{message}"):
+        distiller(*zoo.pair(f'mmdet::{detector}.py'), losses)
+
+
+def test_a_region_proposal_networks_features_are_read_like_a_dense_heads() -> None:
+    pair = zoo.pair('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
+    model = distiller(*pair, dict(cwd=dict(type='mmkd.CWDLoss', at='rpn_head.rpn_conv')))
+    steps = record_steps(model)
+    data = batch()
+    assert one_step(model, data)['loss_cwd'] > 0
+    teacher = model.teacher.model
+    (pairs,) = steps[0].answers.values()
+    assert [pair.stride for pair in pairs] == [4, 8, 16, 32, 64]
+    for pair, maps in zip(pairs, teacher.extract_feat(data['inputs']), strict=True):
+        assert torch.equal(pair.teacher, teacher.rpn_head.rpn_conv(maps))
+
+
+def test_an_output_that_is_no_list_of_features_is_named() -> None:
+    class Named(nn.Module):
+        def forward(self, maps: Any) -> dict[str, Any]:
+            return dict(maps=maps)
+
+    model = distiller(student_model(), teacher_model(), {}).student
+    model.backbone.named = Named()
+    model.backbone.register_forward_hook(lambda backbone, _, maps: backbone.named(maps) and None)
+    with pytest.raises(ValueError, match=r"'backbone.named': the student .* outputs dict there"):
+        FeatureSource(model, model, Features(at='backbone.named'))
 
 
 def test_looking_at_the_channels_changes_neither_modes_nor_statistics() -> None:
