@@ -53,7 +53,8 @@ class GivenFeatures:
         return self.pairs
 
 
-def features_step(pairs: list[FeaturePair], request: Any = None) -> Step:
-    """A step in which the necks gave these pairs, or whatever answers ``request`` did."""
-    sources = Sources({(request or Features()).source: GivenFeatures(pairs)})
-    return Step(torch.zeros(1), [], {}, sources)
+def on_features(loss: Any, pairs: list[FeaturePair]) -> Any:
+    """A loss's value in a step in which the necks gave these pairs."""
+    sources = Sources({Features().source: GivenFeatures(pairs)})
+    loss.attach(sources)
+    return loss(Step(torch.zeros(1), [], {}, sources))

@@ -39,7 +39,8 @@ class FeatureLoss(DistillLoss, ABC):
         weight: See :class:`DistillLoss`.
         at: Whose outputs: the path of a module of the student, such as ``'neck'`` (default), ``'backbone.layer3'`` or
             ``'bbox_head.cls_convs.3'``; ``'pre_logits'`` for the (B, C) features that a classifier's class layer reads;
-            ``'class_maps'`` for the class logits of dense heads; or a list of such.
+            ``'class_maps'`` for the class logits of dense heads; or a list of such, whose levels are taken together,
+            shallow to deep.
         teacher_at: Likewise of the teacher, in the same order; default the same as ``at``.
         strides: Which levels, by their strides, such as ``[8, 16, 32]``. Default: all that both networks have there.
         connector: Config of a connector, such as ``dict(type='mmkd.ConvConnector')``, that brings the student's
@@ -84,7 +85,7 @@ class FeatureLoss(DistillLoss, ABC):
             )
         self.strides = None if strides is None else list(strides)
         self._connector = connector
-        self._levels: list[int] | None = None
+        self._levels: list[int] = []
         self.connectors = nn.ModuleDict()
         if self.function is not None:
             none = torch.zeros(0, 2) if self.pooled else torch.zeros(0, 2, 1, 1)
@@ -119,16 +120,16 @@ class FeatureLoss(DistillLoss, ABC):
                 channels += source.channels
                 strides += source.strides
         self._check_ranks(strides)
-        if self.strides is not None:
-            self._levels = self._find_levels(strides)
-        chosen = range(len(channels)) if self._levels is None else self._levels
-        self._make_layers({level: channels[level] for level in chosen})
+        self._levels = self._find_levels(strides)
+        self._make_layers({level: channels[level] for level in self._levels})
 
     def forward(self, step: Step) -> Tensor:
         """The scalar loss of all levels, averaged over the images of all processes."""
         pairs = [pair for request in self.requests() for pair in step.ask(request)]
-        levels = range(len(pairs)) if self._levels is None else self._levels
-        pairs = [self._connected(level, pairs[level]) for level in levels]
+        pairs = [
+            replace(self._connected(level, pairs[level]), level=number)
+            for number, level in enumerate(self._levels)
+        ]
         with full_precision(pairs[0].student):
             if self.gathers and world_size() > 1:
                 pairs = [_gather(pair) for pair in pairs]
@@ -188,13 +189,17 @@ class FeatureLoss(DistillLoss, ABC):
                 )
 
     def _find_levels(self, strides: Sequence[int | None]) -> list[int]:
-        missing = [stride for stride in self.strides or () if stride not in strides]
+        """The positions of the chosen levels, shallow to deep."""
+        places = sorted(range(len(strides)), key=lambda place: strides[place] or 0)
+        if self.strides is None:
+            return places
+        missing = [stride for stride in self.strides if stride not in strides]
         if missing or not self.strides:
             raise ValueError(
                 f'{type(self).__name__}.strides: {missing or self.strides} cannot be distilled: both networks have '
                 f'levels of stride {list(strides)}'
             )
-        return [level for level, stride in enumerate(strides) if stride in self.strides]
+        return [place for place in places if strides[place] in self.strides]
 
 
 def _gather(pair: FeaturePair) -> FeaturePair:

@@ -18,7 +18,7 @@ def test_the_value_is_the_functions_on_all_levels() -> None:
     maps = [[torch.randn(2, 3, size, size, generator=noise) for size in (8, 4)] for _ in range(2)]
 
     pairs = [FeaturePair(n, 8 << n, *pair) for n, pair in enumerate(zip(*maps, strict=True))]
-    value = PKDLoss(weight=6)(asks.features_step(pairs))
+    value = asks.on_features(PKDLoss(weight=6), pairs)
     torch.testing.assert_close(value, pkd_loss(*maps))
     assert value > 0
 
@@ -26,7 +26,7 @@ def test_the_value_is_the_functions_on_all_levels() -> None:
 def test_equal_features_give_zero() -> None:
     features = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 
-    value = PKDLoss()(asks.features_step([FeaturePair(0, 8, features, features * 3 + 1)]))
+    value = asks.on_features(PKDLoss(), [FeaturePair(0, 8, features, features * 3 + 1)])
     assert value < 1e-5
 
 

@@ -148,6 +148,15 @@ def test_necks_of_other_width_and_levels_need_no_connector():
         assert all(parameter.grad.isfinite().all() for parameter in fusions.parameters())
 
 
+def test_levels_of_several_modules_are_reviewed_from_the_deepest_whichever_is_named_first(distil):
+    at = ['backbone.layer2', 'backbone.layer3']
+    models = [distil('retinanet', type='mmkd.ReviewKDLoss', at=each) for each in (at, at[::-1])]
+    fusions = [model.distill['tested'].fusions for model in models]
+    assert [fusion.gates is None for fusion in fusions[1]] == [False, True]
+    for ours, theirs in zip(*fusions, strict=True):
+        assert ours.squeeze[0].weight.shape == theirs.squeeze[0].weight.shape
+
+
 def test_the_review_of_a_neck_that_lists_deep_levels_first_starts_at_the_deepest():
     from zoo import batch, distiller, one_step, pair
 
