@@ -66,6 +66,13 @@ def _add_source(
     request: Request[Any],
     head: Mapping[str, Any] | None,
 ) -> None:
+    try:
+        hash(request)
+    except TypeError:
+        raise ValueError(
+            f'{request} is not hashable, by which equal requests share their answer: make its sampler a '
+            '@dataclass(frozen=True)'
+        ) from None
     if isinstance(request, Features):
         if request.source not in sources:
             sources[request.source] = FeatureSource(student, teacher, request)

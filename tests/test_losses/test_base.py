@@ -5,16 +5,19 @@ from __future__ import annotations
 import inspect
 import math
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import asks
 import pytest
 import torch
+import zoo
+from tiny import student_model, teacher_model
 from torch import Tensor
 
 from mmkd.functional import center_rows, standardize_rows
 from mmkd.losses import AllSamples, DistillLoss, FeatureLoss, KDLoss, LogitLoss
-from mmkd.registry import LOSSES, build
+from mmkd.registry import LOSSES, SAMPLERS, build
 from mmkd.structures import (
     ClassMaps,
     FeaturePair,
@@ -131,6 +134,23 @@ def test_a_loss_for_another_kind_of_head_names_the_one_to_use(make_table: Any, a
         attach(config, make_table('sigmoid'))
 
 
+def test_a_sampler_that_is_not_hashable_is_named_before_the_first_step() -> None:
+    @dataclass
+    class FirstSamples:
+        number: int = 3
+
+        def __call__(self, table: Any) -> Tensor:
+            return torch.arange(self.number)
+
+    SAMPLERS.register_module(module=FirstSamples)
+    losses = dict(kd=dict(type='mmkd.CKDLoss', samples=dict(type='mmkd.FirstSamples')))
+    try:
+        with pytest.raises(ValueError, match=r'model\.losses\.kd: .*FirstSamples.* not hashable'):
+            zoo.distiller(student_model(), teacher_model(), losses)
+    finally:
+        del SAMPLERS.module_dict['FirstSamples']
+
+
 @pytest.mark.parametrize('dtype', [torch.float16, torch.float32, torch.float64])
 def test_features_come_at_least_in_float32(dtype: torch.dtype) -> None:
     pairs = [
@@ -138,7 +158,7 @@ def test_features_come_at_least_in_float32(dtype: torch.dtype) -> None:
         for level in range(3)
     ]
     loss = LevelSum()
-    value = loss(asks.features_step(pairs))
+    value = asks.on_features(loss, pairs)
     assert value == 3 * 8 * 299
     assert value.dtype == torch.promote_types(dtype, torch.float32)
     assert [pair.level for pair in loss.seen] == [0, 1, 2]
