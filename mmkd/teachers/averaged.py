@@ -61,6 +61,9 @@ class AveragedTeacher(Teacher):
                 average.copy_(current)
         self._started, self._last = True, progress.iteration
 
+    def _share_memory(self, memo: dict[int, Any]) -> None:
+        """Nothing: the average changes in place, and a copy's student goes its own way."""
+
 
 class _State(nn.Module):
     """The average's place in the checkpoint: no parameters or buffers that anything else could find and train."""

@@ -316,10 +316,6 @@ class FrozenTeacher(Teacher):
                 + f'; its classes are {_few(self.classes)}'
             )
 
-    def _memory(self) -> int:
-        """Where the first of the weights lies."""
-        return next(self.model.parameters()).data_ptr()
-
     @property
     def _source(self) -> str:
         return f'model.teacher.checkpoint {self.checkpoint}'
