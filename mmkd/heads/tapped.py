@@ -13,8 +13,6 @@ from mmkd.structures import Progress, Sources, Step, Taps, TeacherPass
 from .build import build_sources
 from .features import teacher_taps
 
-FEATURES = 'extract_feat'
-
 
 class TappedNetwork:
     """A student, the losses that distil into it, and the sources that answer these.
