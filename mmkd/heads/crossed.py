@@ -96,7 +96,11 @@ class CrossedHeadAdapter(HeadAdapter):
         family = self.own.teacher_family
 
         def run(network: Any) -> Any:
-            return family.run(self._rest(network.get_submodule(self.teacher_path)), features)
+            rest = self._rest(network.get_submodule(self.teacher_path))
+            # The student's step may run under autocast where the teacher's head does not.
+            autocast = torch.is_autocast_enabled(step.inputs.device.type)
+            dtype = next(rest.parameters()).dtype
+            return family.run(rest, features if autocast else [each.to(dtype) for each in features])
 
         outputs = self.own.aligned(teacher.run(run, gradient=True), teacher, table.student)
         return [

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from mmkd.structures import NECK, PRE_LOGITS, FeaturePair, Features, Step, Taps, evaluating
 
-from .base import HEAD_PATHS
-
 PROBE_SIZES = (128, 384, 224)
 """Pixels of the blank image: the stride of most detectors' deepest level; SSD's convolutions need more; many
 classifiers take images of one size."""

@@ -14,6 +14,7 @@ from mmkd.distillers import Distiller
 from mmkd.functional import qfl_kd_loss
 from mmkd.losses import AllSamples
 from mmkd.structures import Logits
+from mmkd.teachers.precision import TeacherPrecision
 
 CONFIGS = {
     'RetinaNet': 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py',
@@ -146,6 +147,17 @@ def test_a_two_stage_teachers_head_takes_no_features_of_a_dense_students() -> No
         ValueError, match=r"model\.losses\.cross: .*RetinaHead, the teacher's a StandardRoIHead"
     ):
         zoo.distiller(pair('RetinaNet')[0], teacher, losses=dict(cross=CROSS_KD))
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_the_teachers_head_computes_in_its_own_number_type(dtype: str) -> None:
+    model = crossed('RetinaNet')
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        expected = zoo.one_step(model, zoo.batch(num_classes=CLASSES))['loss_cross']
+    model.teacher._precision = TeacherPrecision(model.teacher.model, dtype)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        value = zoo.one_step(model, zoo.batch(num_classes=CLASSES))['loss_cross']
+    torch.testing.assert_close(value, expected, rtol=0.05, atol=0)
 
 
 def test_losses_that_cross_at_different_layers_have_each_their_own_features() -> None:
