@@ -49,8 +49,9 @@ class AveragedTeacher(Teacher):
 
     @torch.no_grad()
     def begin_step(self, progress: Progress) -> None:
-        """Take the student's weights into the average, once in an iteration."""
-        if self.released or self._last == progress.iteration:
+        """Take the student's weights into the average once in an iteration; in every step where none are counted."""
+        counted = progress.max_iterations is not None
+        if self.released or (counted and self._last == progress.iteration):
             return
         ours, theirs = self.model.state_dict(), self._student.state_dict()
         for name, average in ours.items():

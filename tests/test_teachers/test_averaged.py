@@ -79,6 +79,20 @@ def test_it_follows_the_recursion_weights_and_running_statistics_alike(momentum:
     assert not model.teacher.model.training
 
 
+def test_in_a_training_loop_of_ones_own_every_step_counts() -> None:
+    """No MMEngine run counts iterations there."""
+    model = make(teacher=AVERAGED | dict(momentum=0.5))
+    fresh_hub()
+    data = batch(size=64, num_classes=NUM_CLASSES)
+    one_step(model, data)
+    first = weights(model.teacher.model)
+    with torch.no_grad():
+        model.student.bbox_head.retina_cls.weight.add_(1.0)
+    one_step(model, data)
+    moved = model.teacher.model.bbox_head.retina_cls.weight
+    torch.testing.assert_close(moved, first['bbox_head.retina_cls.weight'] + 0.5)
+
+
 def test_a_second_look_at_a_step_does_not_move_it() -> None:
     model = make()
     steps(model, 2)
