@@ -35,7 +35,8 @@ class AEKTLoss(LogitLoss):
     - ``serial='task_then_distill'`` shows the loss ``W s + b``, and the task's own loss s. The layer is a part of the
       loss: the student without it is the plain student.
     - ``serial='distill_then_task'`` shows the task's own loss (and the predictions) ``z = W s + b``, and this loss,
-      like all other losses on logits, ``s = W^-1 (z - b)``. The layer is a part of the student: it is folded into the
+      like all others on the student's logits and class maps, ``s = W^-1 (z - b)``. Losses on boxes are weighted by the
+      confidence of what is predicted, z. The layer is a part of the student: it is folded into the
       head's class layers at export, and until then a checkpoint is not the plain student's. It learns in the steps in
       which this loss has a weight above 0.
 

@@ -37,7 +37,10 @@ class DistillLoss(nn.Module, ABC):
 
     function: ClassVar[Callable[..., Tensor] | None] = None
     gathers: ClassVar[bool] = False
-    """The loss relates the samples of a batch to each other: it is computed on those of all processes."""
+    """The loss relates the samples of a batch to each other: it is computed on those of all processes.
+
+    Logits, labels and weights, or features, are gathered; images, objects and boxes of pairs stay this process's.
+    """
 
     def __init__(
         self,
