@@ -163,14 +163,14 @@ class Distiller(BaseModel):
                 f'{", ".join(active)}: the weight is not 0, but the teacher was released when all weights were 0 for '
                 'good: training went back; build the model anew'
             )
-        values: dict[str, Tensor] = {}
-        step: Step | None = None
         if active:
             losses, records = self._tapped.loss(inputs, data_samples)
         else:
-            losses = self.student.loss(inputs, data_samples)
+            losses, records = self.student.loss(inputs, data_samples), {}
         self._weigh_task(losses, progress)
         task = dict(losses)
+        values: dict[str, Tensor] = {}
+        step: Step | None = None
         if active:
             asked = {loss.teacher for loss in active.values()}
             passes = {
@@ -179,23 +179,8 @@ class Distiller(BaseModel):
                 if name in asked
             }
             step = self._tapped.step(inputs, data_samples, records, passes, progress)
-            for name, loss in active.items():
-                if f'loss_{name}' in losses:
-                    raise ValueError(
-                        f"model.losses.{name}: the student's own losses have a loss_{name} already: "
-                        'give the distillation loss another name'
-                    )
-                values[name] = loss(step)
-                value = weights[name] * values[name]
-                self._watch.check(f'loss_{name}', value, progress, step)
-                losses[f'loss_{name}'] = value
-            student = RecordedPass(self.student, records, inputs, ClassMap())
-            for name in passes:
-                peer = self.teachers[name]
-                if isinstance(peer, PeerTeacher):
-                    watch = partial(self._watch_peer, name)
-                    learned = peer.learn(inputs, data_samples or [], student, progress, watch)
-                    losses |= {f'{name}.{key}': value for key, value in learned.items()}
+            values = self._distil(step, active, weights, losses)
+            self._teach_peers(step, losses)
         for name, module in self.distill.items():
             if name in active or (step is not None and name in step.teachers):
                 continue
@@ -205,6 +190,37 @@ class Distiller(BaseModel):
         for observer in observers:
             observer(StepRecord(progress, task, weights, values, step))
         return losses
+
+    def _distil(
+        self,
+        step: Step,
+        active: Mapping[str, DistillLoss],
+        weights: Mapping[str, float],
+        losses: dict[str, Any],
+    ) -> dict[str, Tensor]:
+        """Compute the active losses, add them to ``losses`` by their weights; returns the unweighted values."""
+        values: dict[str, Tensor] = {}
+        for name, loss in active.items():
+            if f'loss_{name}' in losses:
+                raise ValueError(
+                    f"model.losses.{name}: the student's own losses have a loss_{name} already: "
+                    'give the distillation loss another name'
+                )
+            values[name] = loss(step)
+            value = weights[name] * values[name]
+            self._watch.check(f'loss_{name}', value, step.progress, step)
+            losses[f'loss_{name}'] = value
+        return values
+
+    def _teach_peers(self, step: Step, losses: dict[str, Any]) -> None:
+        """Let the peers that the step asked learn from the student's step; their losses go into ``losses``."""
+        student = RecordedPass(self.student, step.records, step.inputs, ClassMap())
+        for name in step.teachers:
+            peer = self.teachers[name]
+            if isinstance(peer, PeerTeacher):
+                watch = partial(self._watch_peer, name)
+                learned = peer.learn(step.data_samples, student, step.progress, watch)
+                losses |= {f'{name}.{key}': value for key, value in learned.items()}
 
     def observe_next_step(self, observer: Observer) -> None:
         """Have ``observer`` called once, with the :class:`StepRecord` of the next training step.

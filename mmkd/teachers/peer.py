@@ -86,6 +86,7 @@ class PeerTeacher(Teacher):
                 raise ValueError(f'model.teacher.losses: {text}') from None
         self._module = nn.ModuleDict(dict(model=model, losses=nn.ModuleDict(built)))
         self._weights: dict[str, float] = {}
+        self._pixels: Tensor | None = None
         self._task: dict[str, Any] = {}
         self._records: dict[str, list[Any]] = {}
 
@@ -114,13 +115,12 @@ class PeerTeacher(Teacher):
 
     def on(self, inputs: Tensor, data_samples: Sequence[Any], classes: ClassMap) -> RecordedPass:
         """Run the peer's own training step; the pass gives what it computed there."""
-        pixels = self.convert_pixels(inputs, data_samples)
-        self._task, self._records = self._tapped.loss(pixels, data_samples)
+        self._pixels = self.convert_pixels(inputs, data_samples)
+        self._task, self._records = self._tapped.loss(self._pixels, data_samples)
         return RecordedPass(self.model, self._records, inputs, classes)
 
     def learn(
         self,
-        inputs: Tensor,
         data_samples: Sequence[Any],
         student: RecordedPass,
         progress: Progress,
@@ -129,14 +129,14 @@ class PeerTeacher(Teacher):
         """The peer's own losses of the step that :meth:`on` ran, and those by which it learns from the student.
 
         Args:
-            inputs: (B, 3, H, W) the student's input.
             data_samples: The batch's data samples.
             student: The student's step, as its teacher.
             progress: How far training is.
             watch: Looks at the value of every loss of ``losses``, see :meth:`LossWatch.check`.
         """
+        assert self._pixels is not None
         step: Step = self._tapped.step(
-            inputs, data_samples, self._records, {STUDENT: student}, progress
+            self._pixels, data_samples, self._records, {STUDENT: student}, progress
         )
         values = dict(self._task)
         for name, loss in self._tapped.losses.items():
@@ -147,7 +147,7 @@ class PeerTeacher(Teacher):
             if weight:
                 watch(f'loss_{name}', value, progress, step)
             values[f'loss_{name}'] = value
-        self._task, self._records = {}, {}
+        self._task, self._records, self._pixels = {}, {}, None
         return values
 
     def _check_classes(self, student: Any) -> None:
