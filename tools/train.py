@@ -20,6 +20,7 @@ from mmkd.hooks import (
     ResumeStateHook,
     SeededViewsHook,
     StartReportHook,
+    TeacherStoreHook,
     WholeCheckpointHook,
 )
 from mmkd.utils import (
@@ -196,7 +197,7 @@ def train(cfg: Config, *hooks: Hook) -> None:
     if cfg.train_dataloader.dataset.get('type') in (SeededViews, 'mmkd.SeededViews'):
         kinds.append(SeededViewsHook)
     if is_distiller(cfg.model):
-        kinds.append(StartReportHook)
+        kinds += [TeacherStoreHook, StartReportHook]
     for kind in kinds:
         if not any(isinstance(hook, kind) for hook in runner.hooks):
             runner.register_hook(kind())

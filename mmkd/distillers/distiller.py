@@ -16,7 +16,17 @@ from mmkd.losses import DistillLoss, build_schedule
 from mmkd.losses.base import idle
 from mmkd.losses.schedules import Schedule
 from mmkd.registry import LOSSES, MODELS, TEACHERS, build
-from mmkd.structures import TEACHER, ClassMap, Progress, Step, head_source
+from mmkd.structures import (
+    TEACHER,
+    ClassMap,
+    Holding,
+    Progress,
+    Request,
+    Sources,
+    Step,
+    StoredRows,
+    head_source,
+)
 from mmkd.teachers import PeerTeacher, Teacher
 from mmkd.teachers.isolation import isolated_rng
 from mmkd.teachers.labels import names_of_run
@@ -260,6 +270,34 @@ class Distiller(BaseModel):
         return teacher.predict(data, self._predicted_classes)
 
     @property
+    def sources(self) -> Sources:
+        """What answers the losses' requests."""
+        return self._tapped.sources
+
+    def requests_of(self, teacher: str) -> dict[str, list[Request[Any]]]:
+        """What each loss asks of a teacher."""
+        return {
+            name: [request for request in loss.requests() if request.teacher == teacher]
+            for name, loss in self.distill_losses.items()
+        }
+
+    def class_map(self, teacher: str) -> ClassMap:
+        """What brings a teacher's classes to those of the run's data set."""
+        self.match_classes()
+        return self._classes[teacher]
+
+    def teacher_rows(
+        self, inputs: Tensor, data_samples: list[Any], holding: Holding, teacher: str = TEACHER
+    ) -> list[StoredRows]:
+        """What a store keeps of a teacher on a batch, see :meth:`mmkd.heads.HeadAdapter.teacher_rows`."""
+        seen = self.teachers[teacher].on(inputs, data_samples, self.class_map(teacher))
+        if holding.positives:
+            _, records = self._tapped.loss(inputs, data_samples)
+            step = self._tapped.step(inputs, data_samples, records, {teacher: seen}, Progress())
+            return self._heads[teacher].positive_rows(step, holding)
+        return self._heads[teacher].teacher_rows(seen, self.student, data_samples, holding)
+
+    @property
     def teacher(self) -> Teacher:
         """The teacher; of several the first."""
         return next(iter(self.teachers.values()))
@@ -372,6 +410,7 @@ class Distiller(BaseModel):
         self._heads: dict[str, Any] = {}
         for name, teacher in self.teachers.items():
             teacher.tap(self._tapped.paths(name))
+            teacher.check_requests(self.requests_of(name), self.sources)
             adapter = self._tapped.sources.get(head_source(name))
             if adapter is not None:
                 self._heads[name] = adapter
@@ -391,7 +430,10 @@ def _build_teacher(config: Mapping[str, Any], student: Any, name: str) -> Teache
     where = 'model.teacher' if name == TEACHER else f'model.teachers.{name}'
     if not isinstance(config, Mapping):
         raise TypeError(f'{where}: expected dict(config=..., checkpoint=...), got {config!r}')
-    options = {'type': 'mmkd.FrozenTeacher', **config, 'student': student}
+    kind = 'mmkd.FrozenTeacher' if config.get('store') is None else 'mmkd.StoredTeacher'
+    options = {'type': kind, **config, 'student': student}
+    if options.get('store', ...) is None:
+        del options['store']
     try:
         return build(TEACHERS, options, where)
     except Exception as error:

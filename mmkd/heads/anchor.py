@@ -16,6 +16,7 @@ from .dense import (
     DenseOutputs,
     Places,
     SampledTargetsAdapter,
+    fingerprint,
     gather_rows,
     nearest_object,
 )
@@ -37,6 +38,21 @@ class AnchorHeadAdapter(SampledTargetsAdapter):
                     f'anchors of level {level} differ: student {a.tolist()}, teacher {b.tolist()}: give '
                     'both heads the same anchor_generator (scales, ratios, octave_base_scale)'
                 )
+
+    def static_assignment(self) -> str | None:
+        """See :meth:`DenseHeadAdapter.static_assignment`: of assigners that look at anchors and ground truth only."""
+        assigner, sampler = (
+            getattr(self.student_head, part, None) for part in ('assigner', 'sampler')
+        )
+        if (
+            type(self).__name__ not in ('AnchorHeadAdapter', 'ATSSHeadAdapter', 'GFLHeadAdapter')
+            or type(assigner).__name__ not in ('MaxIoUAssigner', 'ATSSAssigner')
+            or getattr(assigner, 'alpha', None) is not None  # DDOD's, by costs
+            or type(sampler).__name__ != 'PseudoSampler'
+        ):
+            return None
+        anchors = [level.tolist() for level in self.generator(self.student_head).base_anchors]
+        return fingerprint(type(self.student_head).__name__, self.student_head.train_cfg, anchors)
 
 
 @register_head_adapter('SABLRetinaHead')

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -16,9 +16,12 @@ from mmkd.structures import (
     ClassMaps,
     FeaturePair,
     HeadRequest,
+    Holding,
     Logits,
+    Request,
     SampleTable,
     Step,
+    StoredRows,
     TeacherPass,
 )
 
@@ -123,6 +126,34 @@ class HeadAdapter(ABC):
     def learn_from(self, teacher: str) -> None:
         """Set the name of the teacher, in a recipe that has several."""
         self.teacher = teacher
+
+    def to_store(self, request: Request[Any]) -> Holding:
+        """What a store has to hold of the teacher to answer a request.
+
+        Raises:
+            ValueError: It cannot, as the request is for more than the teacher says of an image by itself.
+        """
+        raise ValueError(
+            f"what is asked of {type(self.teacher_head).__name__} depends on the student's own outputs: no store "
+            'holds it'
+        )
+
+    def teacher_rows(
+        self,
+        teacher: TeacherPass,
+        student: Any,
+        data_samples: Sequence[Any],
+        holding: Holding,
+    ) -> list[StoredRows]:
+        """What a store keeps of a live teacher on a batch, image by image.
+
+        Args:
+            teacher: The teacher on the batch.
+            student: The student.
+            data_samples: The batch's data samples.
+            holding: How much is kept.
+        """
+        raise NotImplementedError(f'{type(self).__name__} stores nothing')
 
     def sample_tables(self, step: Step) -> list[SampleTable]:
         """The step's tables, made once."""

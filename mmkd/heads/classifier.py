@@ -10,7 +10,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from mmkd.structures import Activation, SampleTable, Step, TeacherPass
+from mmkd.structures import (
+    Activation,
+    Holding,
+    Request,
+    SampleTable,
+    Step,
+    StoredRows,
+    TeacherPass,
+)
 
 from .base import HeadAdapter, adapter_class, register_head_adapter
 
@@ -146,10 +154,30 @@ class ClassifierAdapter(HeadAdapter):
         output = step.record('logits')[0]
         return _prediction(output)
 
+    def to_store(self, request: Request[Any]) -> Holding:
+        """See :meth:`HeadAdapter.to_store`: the logits of every image."""
+        return Holding()
+
+    def teacher_rows(
+        self,
+        teacher: TeacherPass,
+        student: Any,
+        data_samples: Sequence[Any],
+        holding: Holding,
+    ) -> list[StoredRows]:
+        """See :meth:`HeadAdapter.teacher_rows`."""
+        return [{'logits': row.half()} for row in self._teacher_logits(teacher).split(1)]
+
     def _teacher_logits(self, teacher: TeacherPass) -> Tensor:
-        features = teacher.features
-        output = teacher.run(lambda model: model.get_submodule(self.teacher_path)(features))
-        return teacher.classes.logits(_prediction(output))
+        def compute(model: Any, features: tuple[Tensor, ...]) -> Tensor:
+            output = model.get_submodule(self.teacher_path)(features)
+            return teacher.classes.logits(_prediction(output))
+
+        def restore(images: list[StoredRows]) -> Tensor:
+            rows = torch.cat([image['logits'] for image in images])
+            return rows.to(teacher.inputs.device, non_blocking=True).float()
+
+        return teacher.outputs(compute, restore)
 
     def labels(self, data_samples: Sequence[Any]) -> Tensor | None:
         """(B,) class of every image, or None where an image may have several."""

@@ -7,6 +7,8 @@ Here is what all of them share. How a family assigns targets is in :mod:`mmkd.he
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,9 +21,14 @@ from torch import Tensor, nn
 
 from mmkd.structures import (
     Activation,
+    Boxes,
     FeaturePair,
+    Holding,
+    Logits,
+    Request,
     SampleTable,
     Step,
+    StoredRows,
     TeacherPass,
     evaluating,
 )
@@ -83,6 +90,31 @@ class DenseOutputs:
 
 
 @dataclass(frozen=True)
+class DenseRows:
+    """What a store keeps of the outputs of a dense head: M of the samples of a batch.
+
+    Attributes:
+        index: (M,) which samples, ascending.
+        rank: (M,) place of a sample among those of its image, 0 for the one that the teacher is most confident of; on
+            the host, so that nothing waits for how many are picked.
+        logits: (M, C) logits.
+        confidence: (M,) see :meth:`SampleTable.teacher_confidence`.
+        code: (M, D) rows of each part of the boxes' code; empty where no boxes are kept.
+    """
+
+    index: Tensor
+    rank: Tensor
+    logits: Tensor
+    confidence: Tensor
+    code: Sequence[Tensor]
+
+    def pick(self, rows: Tensor, index: Tensor) -> Tensor:
+        """(S, D) of the (M, D) ``rows`` those of the (S,) samples ``index``; NaN for samples that are not kept."""
+        at = torch.searchsorted(self.index, index).clamp(max=len(self.index) - 1)
+        return torch.where((self.index[at] == index)[:, None], rows[at], torch.nan)
+
+
+@dataclass(frozen=True)
 class Places:
     """Where S samples of a dense head lie.
 
@@ -103,22 +135,24 @@ class DenseTable(SampleTable):
 
     Attributes:
         student: What the student's head output.
-        run_teacher: Gives what the teacher's head outputs, of the same shapes.
+        run_teacher: Gives what the teacher's head outputs, of the same shapes, or what a store kept of it.
         channels: C, logits of one prior.
         student_decoder: Decodes the student's boxes.
         teacher_decoder: Decodes the teacher's boxes.
     """
 
     student: DenseOutputs
-    run_teacher: Callable[[], DenseOutputs]
+    run_teacher: Callable[[], DenseOutputs | DenseRows]
     channels: int
     student_decoder: BoxDecoder
     teacher_decoder: BoxDecoder
 
     @cached_property
-    def teacher(self) -> DenseOutputs:
+    def teacher(self) -> DenseOutputs | DenseRows:
         """What the teacher's head outputs; it runs when this is first read."""
         outputs = self.run_teacher()
+        if isinstance(outputs, DenseRows):
+            return outputs
         ours, theirs = (
             [tuple(level.shape) for level in maps.class_maps] for maps in (self.student, outputs)
         )
@@ -140,12 +174,23 @@ class DenseTable(SampleTable):
 
     def teacher_confidence(self) -> Tensor:
         """(N,) the highest foreground probability, times the probability of an object where the head has one."""
-        levels = [self._confidence(maps) for maps in self.teacher.class_maps]
+        if isinstance(self.teacher, DenseRows):
+            confidence = self.teacher.confidence.new_zeros(len(self))
+            return confidence.index_copy(0, self.teacher.index, self.teacher.confidence)
+        probabilities = self.teacher.probabilities
+        levels = [self._confidence(maps, probabilities) for maps in self.teacher.class_maps]
         confidence = torch.cat([_fold(level, 1).flatten(1) for level in levels], dim=1)
         if self.teacher.objectness is not None:
             objectness = [_fold(maps, 1).flatten(1) for maps in self.teacher.objectness]
             confidence = confidence * torch.cat(objectness, dim=1).sigmoid()
         return confidence.flatten()
+
+    def teacher_top(self, k: int) -> Tensor:
+        """See :meth:`SampleTable.teacher_top`."""
+        if isinstance(self.teacher, DenseRows):
+            kept = (self.teacher.rank < k).nonzero().flatten()
+            return self.teacher.index[kept.to(self.teacher.index.device, non_blocking=True)]
+        return super().teacher_top(k)
 
     def student_confidence(self, index: Tensor) -> Tensor:
         """(S,) likewise of the student, see :meth:`SampleTable.student_confidence`."""
@@ -167,18 +212,12 @@ class DenseTable(SampleTable):
 
     def cells(self, index: Tensor) -> Tensor:
         """See :meth:`SampleTable.cells`."""
-        within = index % (len(self) // len(self.samples_per_image))
-        cells = []
-        for level, maps in enumerate(self.student.class_maps):
-            height, width = maps.shape[-2:]
-            priors = maps.shape[1] // self.channels
-            row, column = torch.meshgrid(
-                *(torch.arange(size, device=maps.device) for size in (height, width)),
-                indexing='ij',
-            )
-            places = torch.stack([torch.full_like(row, level), row, column], dim=-1)
-            cells.append(places.view(-1, 3).repeat_interleave(priors, dim=0))
-        return torch.cat(cells)[within]
+        return self.places(index)[:, :3]
+
+    def places(self, index: Tensor) -> Tensor:
+        """(S, 4) level, row, column and prior of the location of samples, which no padding changes."""
+        grid = _Grid.of(self.student.class_maps, self.channels)
+        return grid.places(index % grid.size)
 
     def student_boxes(self, index: Tensor) -> Tensor:
         """See :meth:`SampleTable.student_boxes`."""
@@ -197,15 +236,17 @@ class DenseTable(SampleTable):
         return self._distributions(self.teacher, self.teacher_decoder, index)
 
     def _distributions(
-        self, outputs: DenseOutputs, decoder: BoxDecoder, index: Tensor
+        self, outputs: DenseOutputs | DenseRows, decoder: BoxDecoder, index: Tensor
     ) -> Tensor | None:
         if not decoder.family.distributions:
             return None
         (code,) = self._box_code(outputs, index)
         return code.unflatten(1, (4, -1))
 
-    def _box_code(self, outputs: DenseOutputs, index: Tensor) -> list[Tensor]:
+    def _box_code(self, outputs: DenseOutputs | DenseRows, index: Tensor) -> list[Tensor]:
         """(S, D) rows of each part of the boxes' code, in float32: pixels of a large image need more than 16 bits."""
+        if isinstance(outputs, DenseRows):
+            return [outputs.pick(part, index) for part in outputs.code]
         priors = [maps.shape[1] // self.channels for maps in outputs.class_maps]
         return [
             gather_rows(levels, self._chosen(index), levels[0].shape[1] // priors[0]).float()
@@ -216,17 +257,44 @@ class DenseTable(SampleTable):
         """None in place of the index of all samples: their rows need not be looked up."""
         return None if index is self.everything else index
 
-    def _logits(self, outputs: DenseOutputs, index: Tensor) -> Tensor:
+    def rows(self, holding: Holding) -> list[StoredRows]:
+        """What a store keeps of the teacher, image by image, the sample that it is most confident of first."""
+        index = self.everything
+        if holding.top is not None:
+            picked = self.is_foreground() if holding.positives else torch.zeros_like(index).bool()
+            picked[self.teacher_top(holding.top)] = True
+            index = picked.nonzero().flatten()
+        confidence = self.teacher_confidence()[index]
+        parts = {
+            'places': self.places(index).short(),
+            'logits': self.teacher_logits(index).half(),
+            'confidence': confidence.float(),
+        }
+        if holding.boxes:
+            parts |= {
+                f'code{n}': part for n, part in enumerate(self._box_code(self.teacher, index))
+            }
+        images = self.image_ids[index]
+        rows = []
+        for image in range(len(self.samples_per_image)):
+            own = (images == image).nonzero().flatten()
+            own = own[confidence[own].sort(descending=True, stable=True).indices]
+            rows.append({name: part[own] for name, part in parts.items()})
+        return rows
+
+    def _logits(self, outputs: DenseOutputs | DenseRows, index: Tensor) -> Tensor:
+        if isinstance(outputs, DenseRows):
+            return outputs.pick(outputs.logits, index)
         rows = gather_rows(outputs.class_maps, self._chosen(index), self.channels)
         return logits_of(rows) if outputs.probabilities else rows
 
-    def _confidence(self, maps: Tensor) -> Tensor:
+    def _confidence(self, maps: Tensor, probabilities: bool) -> Tensor:
         """(B, A, H, W) highest foreground probability in the teacher's (B, A*C, H, W) maps, in the order of memory."""
         logits = maps.unflatten(1, (-1, self.channels))
         if self.activation == 'softmax':
             return logits.float().softmax(dim=2)[:, :, : self.num_classes].amax(dim=2)
         highest = logits.amax(dim=2)
-        return highest if self.teacher.probabilities else highest.sigmoid()
+        return highest if probabilities else highest.sigmoid()
 
 
 class DenseHeadAdapter(HeadAdapter):
@@ -258,6 +326,7 @@ class DenseHeadAdapter(HeadAdapter):
 
     def __init__(self, student: nn.Module, teacher: nn.Module, path: str) -> None:
         super().__init__(student, teacher, path)
+        self._shapes: dict[tuple[int, int], list[tuple[int, ...]]] = {}
         found = adapter_class(self.teacher_head)
         assert found is not None
         assert issubclass(found, DenseHeadAdapter)
@@ -344,10 +413,88 @@ class DenseHeadAdapter(HeadAdapter):
             )
         ]
 
+    def to_store(self, request: Request[Any]) -> Holding:
+        """See :meth:`HeadAdapter.to_store`: the rows that the teacher is most confident of."""
+        if not isinstance(request, Logits | Boxes):
+            raise ValueError('whole maps are not stored: take a loss on logits')
+        top = getattr(request.samples, 'teacher_top', None)
+        if top is None:
+            raise ValueError(
+                f'{type(request.samples).__name__} picks more than positives and the samples that the teacher is most '
+                "confident of, and no others are stored: set samples=dict(type='mmkd.TeacherTopK', k=64)"
+            )
+        positives = None
+        if getattr(request.samples, 'positives', False):
+            positives = self.static_assignment()
+            if positives is None:
+                raise ValueError(
+                    f"{type(request.samples).__name__}: {type(self.student_head).__name__}'s positives follow from its "
+                    "own outputs or from random numbers, not from the image alone: set samples=dict(type='mmkd."
+                    "TeacherTopK', k=64)"
+                )
+        return Holding(top, isinstance(request, Boxes), positives=positives)
+
+    def static_assignment(self) -> str | None:
+        """What tells the student's assignment from others; None if it follows from more than the ground truth."""
+        return None
+
+    @torch.no_grad()
+    def teacher_rows(
+        self,
+        teacher: TeacherPass,
+        student: Any,
+        data_samples: Sequence[Any],
+        holding: Holding,
+    ) -> list[StoredRows]:
+        """See :meth:`HeadAdapter.teacher_rows`."""
+        self.teacher_boxes |= holding.boxes
+        images, _, *size = teacher.inputs.shape
+        shapes = self._map_shapes(student, (size[0], size[1]))
+        blank = teacher.inputs.new_zeros(1)  # of the student only the shapes are looked at
+        outputs = DenseOutputs([blank.expand(images, *shape) for shape in shapes], [])
+        count = self.priors_per_image(outputs)
+        table = DenseTable(
+            activation=self.activation,
+            num_classes=self.num_classes,
+            samples_per_image=[count] * images,
+            labels=None,
+            weights=blank.expand(images * count),
+            object_ids=blank.expand(images * count),
+            student=outputs,
+            run_teacher=lambda: self._run_teacher(teacher, outputs),
+            channels=self.num_logits,
+            student_decoder=self.decoder(self.student_head, outputs, teacher.inputs),
+            teacher_decoder=self.teacher_family.decoder(
+                self.teacher_head, outputs, teacher.inputs, teacher
+            ),
+        )
+        return table.rows(holding)
+
+    def positive_rows(self, step: Step, holding: Holding) -> list[StoredRows]:
+        """See :meth:`HeadAdapter.teacher_rows`, of a step of the student, whose assignment is wanted."""
+        (table,) = self.sample_tables(step)
+        assert isinstance(table, DenseTable)
+        return table.rows(holding)
+
+    def _map_shapes(self, student: Any, size: tuple[int, int]) -> list[tuple[int, ...]]:
+        """Shapes of the student's class maps, without the batch, for inputs of a size."""
+        if size not in self._shapes:
+            with evaluating(student):
+                images = next(student.parameters()).new_zeros(
+                    2, 3, *size
+                )  # GroupNorm takes no single value
+                outputs = self.run(self.student_head, student.extract_feat(images))
+            self._shapes[size] = [tuple(level.shape[1:]) for level in outputs.class_maps]
+        return self._shapes[size]
+
+    def check_class_maps(self) -> None:
+        """See :meth:`HeadAdapter.check_class_maps`."""
+
     def class_maps(self, step: Step) -> list[FeaturePair]:
         """See :meth:`HeadAdapter.class_maps`; of (B, A*C, H, W) maps the channels of an anchor stand together."""
         (table,) = self.sample_tables(step)
         assert isinstance(table, DenseTable)
+        assert isinstance(table.teacher, DenseOutputs)
         students, teachers = (
             [logits_of(level) for level in outputs.class_maps]
             if outputs.probabilities
@@ -481,17 +628,41 @@ class DenseHeadAdapter(HeadAdapter):
         order = (mask.cumsum(0) - 1).clamp(0, len(values) - 1)  # a mask as an index would wait
         return torch.where(mask, values[order].long(), fill)
 
-    def _run_teacher(self, teacher: TeacherPass, student: DenseOutputs) -> DenseOutputs:
+    def _run_teacher(self, teacher: TeacherPass, student: DenseOutputs) -> DenseOutputs | DenseRows:
         """The teacher's outputs, of the student's classes and cells."""
-        features = teacher.features
 
-        def run(model: Any) -> DenseOutputs:
+        def compute(model: Any, features: tuple[Tensor, ...]) -> DenseOutputs | DenseRows:
             head = model.get_submodule(self.teacher_path)
             if not self.teacher_boxes:
                 head = without_boxes(head)
-            return self.teacher_family.run(head, features)
+            outputs = self.teacher_family.run(head, features)
+            return self.aligned(outputs, teacher, student)
 
-        return self.aligned(teacher.run(run), teacher, student)
+        return teacher.outputs(compute, lambda images: self._restored(images, student))
+
+    def _restored(self, images: Sequence[StoredRows], student: DenseOutputs) -> DenseRows:
+        """The stored rows of a batch at their places in the student's maps, which the batch's padding moves."""
+        grid = _Grid.of(student.class_maps, self.num_logits)
+        index = torch.cat(
+            [grid.index(image['places']) + n * grid.size for n, image in enumerate(images)]
+        )
+        rank = torch.cat([torch.arange(len(image['places'])) for image in images])
+        order = index.argsort()
+
+        def pick(rows: Tensor) -> Tensor:
+            return rows[order].to(student.class_maps[0].device, non_blocking=True)
+
+        def part(name: str) -> Tensor:
+            return pick(torch.cat([image[name] for image in images]).float())
+
+        names = sorted(name for name in images[0] if name.startswith('code'))
+        return DenseRows(
+            index=pick(index),
+            rank=rank[order],
+            logits=part('logits'),
+            confidence=part('confidence'),
+            code=[part(name) for name in names],
+        )
 
     def aligned(
         self, outputs: DenseOutputs, teacher: TeacherPass, student: DenseOutputs
@@ -617,6 +788,12 @@ def without_boxes(head: Any, instead: Sequence[nn.Module] = ()) -> Any:
     return with_towers(head, {BOX_TOWER: instead})
 
 
+def fingerprint(*settings: Any) -> str:
+    """A short text that tells settings apart."""
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 def gather_rows(maps: Sequence[Tensor], index: Tensor | None, channels: int) -> Tensor:
     """Rows of dense class maps at flat sample indices, without folding the maps themselves.
 
@@ -726,6 +903,64 @@ def _classes_stand_alone(family: type[DenseHeadAdapter], head: Any) -> bool:
 def _has_levels(tower: nn.ModuleList) -> bool:
     """Whether each level has convolutions of its own, as RTMDet's do."""
     return all(isinstance(level, nn.ModuleList) for level in tower)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """The samples of one image on a head's maps.
+
+    Attributes:
+        starts: Number of the first sample, a level.
+        widths: Width of the map, a level.
+        priors: Priors per location, a level.
+        size: P, samples of all levels.
+    """
+
+    starts: list[int]
+    widths: list[int]
+    priors: list[int]
+    size: int
+
+    @classmethod
+    def of(cls, class_maps: Sequence[Tensor], channels: int) -> _Grid:
+        """The grid of (B, A*C, H, W) maps."""
+        priors = [maps.shape[1] // channels for maps in class_maps]
+        counts = [
+            number * maps.shape[-2] * maps.shape[-1]
+            for number, maps in zip(priors, class_maps, strict=True)
+        ]
+        starts = [sum(counts[:level]) for level in range(len(counts))]
+        return cls(starts, [maps.shape[-1] for maps in class_maps], priors, sum(counts))
+
+    def places(self, index: Tensor) -> Tensor:
+        """(S, 4) level, row, column and prior of the location of samples of one image."""
+        starts, widths, priors = (
+            torch.tensor(each).to(index.device, non_blocking=True)
+            for each in (self.starts, self.widths, self.priors)
+        )
+        level = torch.bucketize(index, starts, right=True) - 1
+        within = index - starts[level]
+        cell = within // priors[level]
+        columns = [level, cell // widths[level], cell % widths[level], within % priors[level]]
+        return torch.stack(columns, dim=1)
+
+    def index(self, places: Tensor) -> Tensor:
+        """(S,) what :meth:`places` says where.
+
+        Raises:
+            ValueError: A place is outside of the maps.
+        """
+        level, row, column, prior = places.long().unbind(dim=1)
+        starts, widths, priors = (
+            torch.tensor(each)[level] for each in (self.starts, self.widths, self.priors)
+        )
+        ends = torch.tensor([*self.starts[1:], self.size])[level]
+        index = starts + (row * widths + column) * priors + prior
+        if bool(((column >= widths) | (prior >= priors) | (index >= ends)).any()):
+            raise ValueError(
+                "the stored rows lie outside of the student's maps: the store was made with larger images"
+            )
+        return index
 
 
 def _fold(maps: Tensor, channels: int) -> Tensor:

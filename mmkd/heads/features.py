@@ -11,7 +11,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmkd.structures import NECK, PRE_LOGITS, FeaturePair, Features, Step, Taps, evaluating
+from mmkd.structures import NECK, PRE_LOGITS, FeaturePair, Features, Holding, Step, Taps, evaluating
 
 PROBE_SIZES = (128, 384, 224)
 """Pixels of the blank image: the stride of most detectors' deepest level; SSD's convolutions need more; many
@@ -62,6 +62,10 @@ class FeatureSource:
             )
         self._tap = f'at {request.at}'
         self.taps: Mapping[str, str] = {self._tap: tap_path(request.at)}
+
+    def to_store(self, request: Features) -> Holding:
+        """Nothing: feature maps are too large to be kept."""
+        raise ValueError(f'features at {request.at!r} are not stored')
 
     def answer(self, request: Features, step: Step) -> list[FeaturePair]:
         """One pair per common level, of equal height and width.

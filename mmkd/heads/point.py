@@ -17,6 +17,7 @@ from .dense import (
     DenseOutputs,
     Places,
     SampledTargetsAdapter,
+    fingerprint,
     nearest_object,
 )
 
@@ -97,6 +98,18 @@ class FCOSHeadAdapter(RegressedTargetsAdapter):
         )  # VFNet has no such option
         distances = code[0] * places.strides.repeat(1, 2) if in_strides else code[0]
         return head.bbox_coder.decode(places.priors, distances)
+
+    def static_assignment(self) -> str | None:
+        """See :meth:`DenseHeadAdapter.static_assignment`."""
+        head = self.student_head
+        if type(self) is not FCOSHeadAdapter:
+            return None
+        return fingerprint(
+            [list(limits) for limits in head.regress_ranges],
+            head.center_sampling,
+            head.center_sample_radius,
+            list(head.strides),
+        )
 
 
 @register_head_adapter('FoveaHead')

@@ -12,7 +12,16 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from mmkd.structures import Activation, ClassMap, SampleTable, Step
+from mmkd.structures import (
+    Activation,
+    ClassMap,
+    Holding,
+    Request,
+    SampleTable,
+    Step,
+    StoredRows,
+    TeacherPass,
+)
 
 from .base import HeadAdapter, register_head_adapter
 
@@ -194,11 +203,17 @@ class QueryHeadAdapter(HeadAdapter):
             step: The step.
         """
 
+    def stored_matches(self, images: list[StoredRows], step: Step) -> list[list[Matches]]:
+        """Matches of every wanted layer, in turn of every image, of what a store kept of each image."""
+        raise NotImplementedError(f'{type(self).__name__} stores nothing')
+
     def tables(self, step: Step) -> list[SampleTable]:
         """One table per wanted layer, of the objects that both networks matched."""
         teacher = self.teacher_pass(step)
-        features = teacher.features
-        matches = teacher.run(lambda model: self.teacher_matches(model, features, step))
+        matches = teacher.outputs(
+            lambda model, features: self.teacher_matches(model, features, step),
+            lambda images: self.stored_matches(images, step),
+        )
         layers = zip(self.student_matches(step), matches, strict=True)
         return [self._table(ours, theirs, teacher.classes) for ours, theirs in layers]
 
@@ -304,26 +319,87 @@ class DETRHeadAdapter(QueryHeadAdapter):
         self, teacher: Any, features: Sequence[Tensor], step: Step
     ) -> list[list[Matches]]:
         """See :meth:`QueryHeadAdapter.teacher_matches`."""
+        layers = self._predictions(teacher, features, step.data_samples)
+        return [self._match(layer, step) for layer in layers]
+
+    def to_store(self, request: Request[Any]) -> Holding:
+        """See :meth:`HeadAdapter.to_store`: all queries and their boxes, to be matched in training."""
+        return Holding(boxes=True, layers=self.layers)
+
+    def teacher_rows(
+        self,
+        teacher: TeacherPass,
+        student: Any,
+        data_samples: Sequence[Any],
+        holding: Holding,
+    ) -> list[StoredRows]:
+        """See :meth:`HeadAdapter.teacher_rows`."""
+        features = teacher.features
+        layers = teacher.run(lambda model: self._predictions(model, features, data_samples))
+        rows = []
+        for image in range(len(data_samples)):
+            queries = [layer[image] for layer in layers]
+            rows.append(
+                {
+                    'logits': torch.cat([each.scores for each in queries]).half(),
+                    'boxes': torch.cat([each.bboxes for each in queries]),
+                    'layer': torch.cat(
+                        [
+                            torch.full((len(each),), number, dtype=torch.int16)
+                            for number, each in enumerate(queries)
+                        ]
+                    ),
+                }
+            )
+        return rows
+
+    def stored_matches(self, images: list[StoredRows], step: Step) -> list[list[Matches]]:
+        """See :meth:`QueryHeadAdapter.stored_matches`."""
+        device = step.inputs.device
+        layers: list[list[InstanceData]] = []
+        for number in self.wanted(int(images[0]['layer'].max()) + 1):
+            layers.append([])
+            for rows in images:
+                own = rows['layer'] == number
+                logits, boxes = (
+                    rows[name][own].to(device, non_blocking=True).float()
+                    for name in ('logits', 'boxes')
+                )
+                layers[-1].append(InstanceData(scores=logits, bboxes=boxes))
+        return [self._match(layer, step) for layer in layers]
+
+    def _predictions(
+        self, teacher: Any, features: Sequence[Tensor], data_samples: Sequence[Any]
+    ) -> list[list[InstanceData]]:
+        """Logits and boxes, in pixels, of the teacher's queries: of every wanted layer, in turn of every image."""
         head = teacher.get_submodule(self.teacher_path)
-        classes = self.teacher_pass(step).classes
-        queries = teacher.forward_transformer(features, step.data_samples)
+        queries = teacher.forward_transformer(features, data_samples)
         logits, boxes = (values.float() for values in head(**queries))  # costs need the range
-        matches: list[list[Matches]] = []
+        layers: list[list[InstanceData]] = []
         for layer in self.wanted(len(logits)):
-            matches.append([])
-            for image, sample in enumerate(step.data_samples):
+            layers.append([])
+            for image, sample in enumerate(data_samples):
                 distinct = _distinct_queries(head, layer, image)
                 height, width = sample.metainfo['img_shape'][:2]
                 scale = boxes.new_tensor([width, height, width, height])
-                predictions = InstanceData(
-                    scores=logits[layer, image][distinct],
-                    bboxes=box_convert(boxes[layer, image], 'cxcywh', 'xyxy')[distinct] * scale,
+                layers[-1].append(
+                    InstanceData(
+                        scores=logits[layer, image][distinct],
+                        bboxes=box_convert(boxes[layer, image], 'cxcywh', 'xyxy')[distinct] * scale,
+                    )
                 )
-                objects = _teachers_objects(sample, classes)
-                assignment = head.assigner.assign(
-                    pred_instances=predictions, gt_instances=objects, img_meta=sample.metainfo
-                )
-                matches[-1].append(_matches(predictions, objects, assignment))
+        return layers
+
+    def _match(self, predictions: Sequence[InstanceData], step: Step) -> list[Matches]:
+        """What the teacher's assigner matches of the predictions of every image."""
+        classes = self.teacher_pass(step).classes
+        matches = []
+        for found, sample in zip(predictions, step.data_samples, strict=True):
+            objects = _teachers_objects(sample, classes)
+            assignment = self.teacher_head.assigner.assign(
+                pred_instances=found, gt_instances=objects, img_meta=sample.metainfo
+            )
+            matches.append(_matches(found, objects, assignment))
         return matches
 
 

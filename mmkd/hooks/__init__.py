@@ -8,6 +8,7 @@ from .resume_state import ResumeStateHook
 from .seeded_views import SeededViewsHook
 from .start_report import StartReportHook
 from .teacher_check import TeacherCheckHook
+from .teacher_store import TeacherStoreHook
 from .visualization import DistillVisualizationHook
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     'SeededViewsHook',
     'StartReportHook',
     'TeacherCheckHook',
+    'TeacherStoreHook',
     'WholeCheckpointHook',
 ]

@@ -63,6 +63,7 @@ class StartReportHook(Hook):
             self.images > 0
             and runner.iter == 0
             and runner.val_loop is not None
+            and model.teacher.can_predict
             and not any(isinstance(hook, TeacherCheckHook) for hook in runner.hooks)
             and not all(loss.is_over(progress) for loss in model.distill_losses.values())
         )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from mmkd.registry import SAMPLERS
@@ -26,6 +26,9 @@ class AllSamples:
 class Positives:
     """The samples that the student's own assignment made positive; none in a batch without ground truth."""
 
+    teacher_top: ClassVar[int] = 0
+    positives: ClassVar[bool] = True
+
     def __call__(self, table: SampleTable) -> Tensor:
         """(S,) indices, ascending."""
         return table.is_foreground().nonzero().flatten()
@@ -45,9 +48,14 @@ class TeacherTopK:
     def __post_init__(self) -> None:
         _check_k(self)
 
+    @property
+    def teacher_top(self) -> int:
+        """See :class:`mmkd.structures.Sampler`."""
+        return self.k
+
     def __call__(self, table: SampleTable) -> Tensor:
         """(S,) indices, ascending."""
-        return _top_k(table, self.k)
+        return table.teacher_top(self.k)
 
 
 @SAMPLERS.register_module()
@@ -60,14 +68,20 @@ class PositivesAndTeacherTopK:
     """
 
     k: int = 64
+    positives: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check_k(self)
 
+    @property
+    def teacher_top(self) -> int:
+        """See :class:`mmkd.structures.Sampler`."""
+        return self.k
+
     def __call__(self, table: SampleTable) -> Tensor:
         """(S,) indices, ascending."""
         picked = table.is_foreground()
-        picked[_top_k(table, self.k)] = True
+        picked[table.teacher_top(self.k)] = True
         return picked.nonzero().flatten()
 
 
@@ -77,15 +91,3 @@ def _check_k(sampler: TeacherTopK | PositivesAndTeacherTopK) -> None:
             f'{type(sampler).__name__}.k: {sampler.k!r} is not a number of samples per image: give a whole '
             'number, 1 or more'
         )
-
-
-def _top_k(table: SampleTable, k: int) -> Tensor:
-    """(S,) each image's k most confident samples, ascending."""
-    confidence = table.teacher_confidence()
-    picked = []
-    start = 0
-    for count in table.samples_per_image:
-        top = confidence[start : start + count].topk(min(k, count)).indices
-        picked.append(start + top.sort().values)
-        start += count
-    return torch.cat(picked) if picked else confidence.new_zeros(0).long()

@@ -17,6 +17,7 @@ from .requests import (
 )
 from .samples import Sampler, SampleTable
 from .step import Source, Sources, Step, TeacherPass
+from .stored import Holding, StoredRows
 from .taps import Taps, evaluating
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     'FeaturePair',
     'Features',
     'HeadRequest',
+    'Holding',
     'LogitPairs',
     'Logits',
     'Progress',
@@ -40,6 +42,7 @@ __all__ = [
     'Source',
     'Sources',
     'Step',
+    'StoredRows',
     'Taps',
     'TeacherPass',
     'evaluating',

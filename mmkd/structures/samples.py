@@ -64,6 +64,17 @@ class SampleTable(ABC):
     def teacher_confidence(self) -> Tensor:
         """(N,) the teacher's highest foreground probability of every sample."""
 
+    def teacher_top(self, k: int) -> Tensor:
+        """(S,) the k samples of each image that the teacher is most confident of, ascending."""
+        confidence = self.teacher_confidence()
+        picked = []
+        start = 0
+        for count in self.samples_per_image:
+            top = confidence[start : start + count].topk(min(k, count)).indices
+            picked.append(start + top.sort().values)
+            start += count
+        return torch.cat(picked) if picked else confidence.new_zeros(0).long()
+
     def student_confidence(self, index: Tensor) -> Tensor:
         """(S,) the student's highest foreground probability at the (S,) samples ``index``, without gradient."""
         return self.highest_foreground(self.student_logits(index).detach())
@@ -160,7 +171,12 @@ class SampleTable(ABC):
 
 
 class Sampler(Protocol):
-    """Picks samples of a table: a hashable callable, equal to another one that picks the same."""
+    """Picks samples of a table: a hashable callable, equal to another one that picks the same.
+
+    One that picks none but the k samples of each image that the teacher is most confident of, and the student's
+    positives, has this k as ``teacher_top`` and whether it picks positives as ``positives``: a stored teacher, which
+    keeps no others, can answer it.
+    """
 
     def __call__(self, table: SampleTable) -> Tensor:
         """(S,) indices of the picked samples, in ascending order."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from .classes import ClassMap
 from .progress import Progress
 from .requests import Answer, Request
+from .stored import StoredRows
 
 Result = TypeVar('Result')
 
@@ -44,6 +45,20 @@ class TeacherPass(Protocol):
         Args:
             function: Takes the network and calls its parts, such as its head.
             gradient: Keep the graph, so that the gradient reaches what the function gave to the network's parts.
+        """
+        ...
+
+    def outputs(
+        self,
+        compute: Callable[[Any, tuple[Tensor, ...]], Result],
+        restore: Callable[[list[StoredRows]], Result],
+    ) -> Result:
+        """What the teacher's head outputs for the batch.
+
+        Args:
+            compute: Gives it of a live teacher, from the network and its :attr:`features`.
+            restore: Gives it of a stored teacher, from what :meth:`mmkd.heads.HeadAdapter.teacher_rows` gave for each
+                image.
         """
         ...
 

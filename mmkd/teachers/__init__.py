@@ -1,9 +1,11 @@
-"""Teachers: frozen networks, moving averages of the student, peers that are trained beside it."""
+"""Teachers: frozen networks, their outputs on disk, moving averages and peers of the student."""
 
 from .averaged import AveragedTeacher
 from .base import LivePass, Teacher
 from .frozen import RANDOM_INIT, FrozenTeacher
 from .peer import PeerTeacher
+from .store import StoreError
+from .stored import StoredTeacher
 
 __all__ = [
     'RANDOM_INIT',
@@ -11,5 +13,7 @@ __all__ = [
     'FrozenTeacher',
     'LivePass',
     'PeerTeacher',
+    'StoreError',
+    'StoredTeacher',
     'Teacher',
 ]

@@ -14,7 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from mmkd.heads.features import flat, run_to, tap_path
-from mmkd.structures import NECK, ClassMap, Progress, Taps, TeacherPass
+from mmkd.structures import (
+    NECK,
+    ClassMap,
+    Progress,
+    Request,
+    Sources,
+    StoredRows,
+    Taps,
+    TeacherPass,
+)
 
 from .pixels import PixelConverter
 
@@ -53,6 +62,11 @@ class Teacher:
         """Record, in every step, what the modules at these paths output."""
         self.taps.detach()
         self.taps = Taps(self.model, {path: tap_path(path) for path in paths})
+
+    @property
+    def can_predict(self) -> bool:
+        """Whether the network is there to be asked for predictions, see :meth:`predict`."""
+        return not self.released
 
     @property
     def module(self) -> nn.Module | None:
@@ -149,6 +163,16 @@ class Teacher:
                 'classes'
             )
 
+    def check_requests(
+        self, requests: Mapping[str, Sequence[Request[Any]]], sources: Sources
+    ) -> None:
+        """Whether the teacher can answer all that is asked of it; a live one can.
+
+        Args:
+            requests: Name of a loss to what it asks of this teacher.
+            sources: What answers.
+        """
+
     def match_classes(self, names: Sequence[str] | None, student: int, teacher: int) -> ClassMap:
         """Find the student's classes among the teacher's.
 
@@ -226,6 +250,15 @@ class LivePass:
         enabled = gradient and torch.is_grad_enabled()
         with torch.set_grad_enabled(enabled), self.teacher.precision():
             return function(self.teacher.model)
+
+    def outputs(
+        self,
+        compute: Callable[[Any, tuple[Tensor, ...]], Result],
+        restore: Callable[[list[StoredRows]], Result],
+    ) -> Result:
+        """See :meth:`mmkd.structures.TeacherPass.outputs`."""
+        features = self.features
+        return self.run(lambda model: compute(model, features))
 
 
 def _as_the_student(device: torch.device) -> AbstractContextManager[Any]:

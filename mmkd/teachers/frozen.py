@@ -317,6 +317,12 @@ class FrozenTeacher(Teacher):
             )
 
     @property
+    def dtype(self) -> torch.dtype | None:
+        """The number type that the teacher computes in, None for the student's."""
+        assert isinstance(self._precision, TeacherPrecision)
+        return self._precision.dtype
+
+    @property
     def _source(self) -> str:
         return f'model.teacher.checkpoint {self.checkpoint}'
 

@@ -19,7 +19,7 @@ from mmkd.heads.tapped import TappedNetwork
 from mmkd.losses import DistillLoss
 from mmkd.losses.base import idle
 from mmkd.registry import LOSSES, TEACHERS, build
-from mmkd.structures import NECK, ClassMap, Progress, Step, evaluating
+from mmkd.structures import NECK, ClassMap, Progress, Step, StoredRows, evaluating
 
 from .base import Teacher
 from .frozen import build_network, load_config
@@ -202,6 +202,15 @@ class RecordedPass:
         enabled = gradient and torch.is_grad_enabled()
         with torch.set_grad_enabled(enabled), evaluating(self.model), _constant(self.model):
             return function(self.model)
+
+    def outputs(
+        self,
+        compute: Callable[[Any, tuple[Tensor, ...]], Result],
+        restore: Callable[[list[StoredRows]], Result],
+    ) -> Result:
+        """See :meth:`mmkd.structures.TeacherPass.outputs`."""
+        features = self.features
+        return self.run(lambda model: compute(model, features))
 
 
 def guest_taps(paths: Sequence[str]) -> dict[str, str]:

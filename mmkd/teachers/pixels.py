@@ -25,8 +25,8 @@ class PixelConverter:
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
-        mean_s, std_s, flip_s = _normalisation(student)
-        mean_t, std_t, flip_t = _normalisation(teacher)
+        mean_s, std_s, flip_s = normalisation(student)
+        mean_t, std_t, flip_t = normalisation(teacher)
         self.flip = flip_s != flip_t
         if self.flip:  # the student's statistics, in the teacher's channel order
             mean_s, std_s = mean_s.flip(0), std_s.flip(0)
@@ -86,7 +86,7 @@ class PixelConverter:
         return shapes
 
 
-def _normalisation(preprocessor: Any) -> tuple[Tensor, Tensor, bool]:
+def normalisation(preprocessor: Any) -> tuple[Tensor, Tensor, bool]:
     """(3,) or (1,) mean and std in the order of the network's channels, and whether the image's were reversed."""
     if getattr(preprocessor, '_enable_normalize', False):
         mean = preprocessor.mean.detach().double().flatten().cpu()

@@ -27,7 +27,9 @@ LOCK_NAME = '.mmkd.lock'
 
 
 @contextlib.contextmanager
-def lock_work_dir(work_dir: str, launcher: str = 'none') -> Iterator[None]:
+def lock_work_dir(
+    work_dir: str, launcher: str = 'none', option: str = '--work-dir'
+) -> Iterator[None]:
     """Keep other runs out of the folder while the block runs.
 
     The lock belongs to the process and ends with it, also after SIGKILL: a file that is left over locks nothing. Of the
@@ -36,6 +38,7 @@ def lock_work_dir(work_dir: str, launcher: str = 'none') -> Iterator[None]:
     Args:
         work_dir: The run's folder, made if it is not there.
         launcher: What started the processes.
+        option: The option of the command that names the folder.
 
     Raises:
         PreflightError: Another run is in the folder; the message says which.
@@ -64,7 +67,7 @@ def lock_work_dir(work_dir: str, launcher: str = 'none') -> Iterator[None]:
                 raise PreflightError(
                     [
                         f'work_dir: another run is training in {work_dir} ({owner}): wait for it, stop it, or '
-                        'give another folder with --work-dir'
+                        f'give another folder with {option}'
                     ]
                 ) from None
             if not _lies_at(file, path):

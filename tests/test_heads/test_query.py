@@ -10,6 +10,8 @@ import asks
 import pytest
 import torch
 import zoo
+from asks import tables
+from kept_rows import assert_same_at, from_rows
 from mmengine.config import Config
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
@@ -17,7 +19,8 @@ from torchvision.ops import box_convert, generalized_box_iou
 
 from mmkd.distillers import Distiller
 from mmkd.heads import DETRHeadAdapter, SparseRoIHeadAdapter, build_head_adapter
-from mmkd.structures import Step
+from mmkd.losses.samplers import AllSamples
+from mmkd.structures import TEACHER, Holding, Logits, Step, head_source
 
 SIZE = 128
 QUERIES = 20
@@ -443,3 +446,23 @@ def test_heads_get_their_familys_adapter() -> None:
     assert type(distiller(models('QueryInst'))._heads['teacher']) is SparseRoIHeadAdapter
     assert distiller(models('DETR'))._heads['teacher'].num_logits == 81
     assert distiller(models('Sparse R-CNN'))._heads['teacher'].num_logits == 80
+
+
+@pytest.mark.parametrize('layers', ['last', 'all'])
+@pytest.mark.parametrize('name', ['DETR', 'DINO', 'DDQ'])
+def test_kept_queries_are_matched_as_those_of_the_live_teacher(name: str, layers: str) -> None:
+    model = distiller(models(name, teacher_layers=LAYERS), head=dict(layers=layers))
+    step = run(model, batch(name))
+    adapter = step.sources.get(head_source(TEACHER))
+    holding = adapter.to_store(Logits(samples=AllSamples()))
+    assert holding == Holding(boxes=True, layers=layers)
+    kept = from_rows(model, step, holding)
+    assert_same_at(step, kept, 9)
+    for ours, theirs in zip(tables(step), tables(kept), strict=True):
+        assert torch.equal(ours.object_ids, theirs.object_ids)
+
+
+def test_sparse_rcnn_is_not_stored() -> None:
+    model = distiller(models('Sparse R-CNN'))
+    with pytest.raises(ValueError, match='no store holds'):
+        model.sources.get(head_source(TEACHER)).to_store(Logits(samples=AllSamples()))

@@ -1,0 +1,300 @@
+"""A teacher's outputs on disk: shards of rows, and a manifest that says what they are of."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from mmkd.structures import Holding, StoredRows
+
+FORMAT = 1
+MANIFEST = 'manifest.json'
+_OF_SAMPLE = 'sample.'
+"""What the names of tensors begin with that have one row per sample."""
+_ABOUT = 'mmkd'
+_OFFSETS = f'{_OF_SAMPLE}offsets'
+
+
+class StoreError(RuntimeError):
+    """A store is missing, damaged, or of something else; the message names the field and the fix."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file of a store: ``items`` consecutive samples, from number ``first`` on, in ``rows`` rows."""
+
+    file: str
+    first: int
+    items: int
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a store holds, and what it is of.
+
+    A sample of a store has the number ``view * samples + index``.
+
+    Attributes:
+        key: Field to value: what must be the same where the store is used.
+        holding: How much is kept of a sample.
+        samples: Samples of the data set.
+        views: Views of each.
+        shards: The files, in the order of their samples.
+    """
+
+    key: Mapping[str, Any]
+    holding: Holding
+    samples: int
+    views: int
+    shards: Sequence[Shard]
+
+    def save(self, folder: Path) -> None:
+        """Write the manifest; it is there as a whole or not at all."""
+        content = {'format': FORMAT, **asdict(self)}
+        content['checksum'] = digest(content)
+        write_whole(folder / MANIFEST, json.dumps(content, indent=1).encode())
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Read the manifest.
+
+        Raises:
+            StoreError: There is none, or it is damaged, or of another version.
+        """
+        try:
+            content = json.loads((folder / MANIFEST).read_text('utf-8'))
+            checksum = content.pop('checksum')
+        except FileNotFoundError:
+            what = 'has no manifest.json: it is not finished' if folder.is_dir() else 'is no folder'
+            raise StoreError(
+                f'model.teacher.store: {folder} {what}: make it, or go on, with tools/cache_teacher.py'
+            ) from None
+        except (ValueError, KeyError, AttributeError) as error:
+            raise StoreError(_damaged(folder / MANIFEST, error)) from None
+        if checksum != digest(content):
+            raise StoreError(_damaged(folder / MANIFEST, 'its checksum differs'))
+        if content['format'] != FORMAT:
+            raise StoreError(
+                f'model.teacher.store: {folder} has format {content["format"]}, this version reads {FORMAT}: make it '
+                'anew with tools/cache_teacher.py'
+            )
+        return cls(
+            key=content['key'],
+            holding=Holding(**content['holding']),
+            samples=content['samples'],
+            views=content['views'],
+            shards=[Shard(**shard) for shard in content['shards']],
+        )
+
+
+class Store:
+    """Reads a finished store; files are mapped into memory, and their checksum is looked at when they are opened.
+
+    Args:
+        folder: The store's folder.
+
+    Raises:
+        StoreError: There is no store, or a file of it is missing or truncated.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.manifest = Manifest.load(self.folder)
+        self._open: dict[int, tuple[Any, list[int]]] = {}
+        for shard in self.manifest.shards:
+            path = self.folder / shard.file
+            size = path.stat().st_size if path.is_file() else None
+            if size is None:
+                raise StoreError(_damaged(path, 'the file is missing'))
+            if size != shard.bytes:
+                raise StoreError(_damaged(path, f'it has {size} bytes in place of {shard.bytes}'))
+
+    def check(self, key: Mapping[str, Any]) -> None:
+        """Whether the store is of what ``key``, some fields of its own key, says.
+
+        Raises:
+            StoreError: It is not; the message names the first field that differs.
+        """
+        check_key(self.manifest.key, key, f'model.teacher.store: {self.folder}')
+
+    def read(self, index: int, view: int) -> tuple[StoredRows, StoredRows]:
+        """What is kept of a sample: its rows, and what there is one of.
+
+        Raises:
+            StoreError: The store has no such sample, or the file is damaged.
+        """
+        manifest = self.manifest
+        if not (0 <= index < manifest.samples and 0 <= view < manifest.views):
+            raise StoreError(
+                f'model.teacher.store: {self.folder} holds {manifest.views} views of {manifest.samples} samples, and '
+                f'is asked for view {view} of sample {index}: train on the data that it was made from'
+            )
+        item = view * manifest.samples + index
+        number = item // manifest.shards[0].items
+        shard, offsets = self._shard(number)
+        place = item - manifest.shards[number].first
+        start, end = offsets[place : place + 2]
+        rows, single = {}, {}
+        for name in shard.keys():  # noqa: SIM118 (no mapping)
+            if not name.startswith(_OF_SAMPLE):
+                rows[name] = shard.get_slice(name)[start:end]
+            elif name != _OFFSETS:
+                single[name.removeprefix(_OF_SAMPLE)] = shard.get_slice(name)[place]
+        return rows, single
+
+    def _shard(self, number: int) -> tuple[Any, list[int]]:
+        """The open file and the first row of each of its samples."""
+        if number not in self._open:
+            shard = self.manifest.shards[number]
+            path = self.folder / shard.file
+            try:
+                with path.open('rb') as file:
+                    found = hashlib.file_digest(file, 'sha256').hexdigest()
+                if found != shard.sha256:
+                    raise StoreError(_damaged(path, 'its checksum differs'))
+                opened = safe_open(path, framework='pt')
+            except (OSError, SafetensorError) as error:
+                raise StoreError(_damaged(path, error)) from None
+            self._open[number] = opened, opened.get_tensor(_OFFSETS).tolist()
+        return self._open[number]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Store:
+        """Copies of a teacher read the same files."""
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Open files are opened anew in another process."""
+        return {**vars(self), '_open': {}}
+
+
+def write_shard(
+    folder: Path,
+    number: int,
+    first: int,
+    samples: Sequence[tuple[StoredRows, StoredRows]],
+    key: Mapping[str, Any],
+) -> Shard:
+    """Write a file of a store; it is there as a whole or not at all.
+
+    Args:
+        folder: The store's folder.
+        number: Number of the file.
+        first: Number of the first sample.
+        samples: The rows of each sample, and what there is one of.
+        key: What the store is of.
+
+    Raises:
+        OSError: The disk is full, or cannot be written to.
+    """
+    counts = [len(next(iter(rows.values()))) for rows, _ in samples]
+    tensors = {name: torch.cat([rows[name] for rows, _ in samples]) for name in samples[0][0]}
+    for name in samples[0][1]:
+        tensors[f'{_OF_SAMPLE}{name}'] = torch.stack([single[name] for _, single in samples])
+    tensors[_OFFSETS] = torch.tensor([0, *counts]).cumsum(0)
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    # One entry, as the order of several is not the same in every process.
+    content = save(tensors, {_ABOUT: _about(key, first, len(samples), _body(save(tensors)))})
+    file = f'shard-{number:05d}.safetensors'
+    write_whole(folder / file, content)
+    return Shard(
+        file,
+        first,
+        len(samples),
+        sum(counts),
+        len(content),
+        hashlib.sha256(content).hexdigest(),
+    )
+
+
+def find_shard(
+    folder: Path, number: int, first: int, items: int, key: Mapping[str, Any]
+) -> Shard | None:
+    """The file that an earlier run wrote of these samples; None if it is not there, not whole, or of something else."""
+    path = folder / f'shard-{number:05d}.safetensors'
+    try:
+        content = path.read_bytes()
+        with safe_open(path, framework='pt') as file:
+            about = (file.metadata() or {}).get(_ABOUT)
+            rows = int(file.get_tensor(_OFFSETS)[-1])
+    except (OSError, SafetensorError):
+        return None
+    if about != _about(key, first, items, _body(content)):
+        return None
+    return Shard(path.name, first, items, rows, len(content), hashlib.sha256(content).hexdigest())
+
+
+def check_key(stored: Mapping[str, Any], wanted: Mapping[str, Any], store: str) -> None:
+    """Whether all fields of ``wanted`` are those of a store.
+
+    Raises:
+        StoreError: One is not.
+    """
+    for field, value in wanted.items():
+        # As JSON has it: lists for tuples.
+        if json.dumps(stored.get(field), sort_keys=True) != json.dumps(value, sort_keys=True):
+            raise StoreError(
+                f'{store} was made for something else: {field}: the store has {_short(stored.get(field))}, this run '
+                f'{_short(value)}: train with what it was made with, or make another with tools/cache_teacher.py'
+            )
+
+
+def digest(content: Any) -> str:
+    """A number that tells contents apart, of anything that JSON takes."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that has its name only when all of it is on the disk."""
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    try:
+        with temporary.open('wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    with _opened(path.parent) as folder:
+        os.fsync(folder)
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 120 else f'{text[:120]}...'
+
+
+def _about(key: Mapping[str, Any], first: int, items: int, body: bytes) -> str:
+    """What a shard says of itself, so that it can be known again without a manifest."""
+    return f'{digest(key)} {first} {items} {hashlib.sha256(body).hexdigest()}'
+
+
+def _body(content: bytes) -> bytes:
+    """The tensors' bytes, which follow the length of the header and the header."""
+    return content[8 + int.from_bytes(content[:8], 'little') :]
+
+
+def _damaged(path: Path, reason: object) -> str:
+    return f'model.teacher.store: {path} is damaged ({reason}): run tools/cache_teacher.py again, which mends it'

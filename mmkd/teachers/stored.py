@@ -1,0 +1,252 @@
+"""A frozen teacher whose outputs were computed before, once for all runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
+from torch import Tensor
+
+from mmkd.registry import TEACHERS
+from mmkd.structures import ClassMap, Features, Holding, Request, Sources, StoredRows
+
+from .base import LivePass
+from .frozen import FrozenTeacher
+from .store import Store, StoreError
+from .store_key import class_key, probe, teacher_key
+
+Result = TypeVar('Result')
+
+_MOST_GREY_LEVELS = 1.0
+"""By how much a pixel of the run may differ from that of the store: float16 rounds by 0.06."""
+
+
+@TEACHERS.register_module()
+class StoredTeacher(FrozenTeacher):
+    """A frozen teacher whose outputs ``tools/cache_teacher.py`` wrote to a folder: training does not run it.
+
+    The teacher is loaded once, to see that the store is its own; its weights are then freed. The store is compared with
+    all that its rows depend on, see :mod:`mmkd.teachers.store_key`, and in every step some pixels of each image with
+    those that the teacher saw.
+
+    Args:
+        config: See :class:`FrozenTeacher`.
+        checkpoint: See :class:`FrozenTeacher`.
+        store: The store's folder.
+        store_miss: What is done about a loss that asks for more than the store holds: ``'error'``, or ``'live'``: the
+            teacher runs for it, in every step.
+        student: The student.
+        **options: See :class:`FrozenTeacher`.
+
+    Raises:
+        StoreError: There is no whole store in the folder, or it is of something else; the message names the field.
+        ValueError: ``store_miss`` is something else; or see :class:`FrozenTeacher`.
+    """
+
+    def __init__(
+        self,
+        config: str | Path | Mapping[str, Any] | Config,
+        checkpoint: str | Path | None = None,
+        *,
+        store: str | Path,
+        store_miss: Literal['error', 'live'] = 'error',
+        student: Any,
+        **options: Any,
+    ) -> None:
+        if store_miss not in ('error', 'live'):
+            raise ValueError(
+                f"model.teacher.store_miss: {store_miss!r} is neither 'error' nor 'live'"
+            )
+        self.store = Store(store)
+        # Weights that will not run need no preparation.
+        options = {'fuse': store_miss == 'live'} | options
+        super().__init__(config, checkpoint, student=student, **options)
+        self.store.check(teacher_key(self, config, student))
+        self.student_pixels = student.data_preprocessor
+        self.store_miss = store_miss
+        self.runs = False
+        self.head_runs = False
+        self._data_checked = False
+        self._pending = _Pending()
+
+    def check_requests(
+        self, requests: Mapping[str, Sequence[Request[Any]]], sources: Sources
+    ) -> None:
+        """Whether the store answers all that the losses ask for; if it does, the weights are freed.
+
+        Raises:
+            ValueError: It does not; the message names the loss.
+        """
+        held = self.store.manifest.holding
+        for loss, asked in requests.items():
+            for request in asked:
+                try:
+                    needed = sources.of(request).to_store(request)
+                    if held | needed != held:
+                        raise ValueError(
+                            f'it asks for {needed}, and the store holds {held}: make a larger one with '
+                            'tools/cache_teacher.py'
+                        )
+                except ValueError as error:
+                    if self.store_miss == 'error':
+                        raise ValueError(
+                            f'model.losses.{loss}: model.teacher.store: {self.store.folder} cannot answer it: {error}; '
+                            "or set model.teacher.store_miss='live' to run the teacher for it"
+                        ) from None
+                    print_log(
+                        f'loss {loss}: the teacher runs for it in every step: {error}', 'current'
+                    )
+                    self.runs = True
+                    self.head_runs |= not isinstance(request, Features)
+        if not self.runs:
+            for parameter in self.model.parameters():
+                parameter.data = parameter.data.new_empty(0)
+
+    def check_data(self, key: Mapping[str, Any]) -> None:
+        """Whether the store was made from the training data of this run, by :func:`data_key`.
+
+        Raises:
+            StoreError: It was not.
+        """
+        self.store.check(key)
+        self._data_checked = True
+
+    def match_classes(self, names: Sequence[str] | None, student: int, teacher: int) -> ClassMap:
+        """See :meth:`FrozenTeacher.match_classes`.
+
+        Raises:
+            StoreError: The store was made for other classes.
+        """
+        classes = super().match_classes(names, student, teacher)
+        self.store.check(class_key(classes, student, names))
+        return classes
+
+    def on(self, inputs: Tensor, data_samples: Sequence[Any], classes: ClassMap) -> StoredPass:
+        """See :meth:`Teacher.on`."""
+        if not self._data_checked:
+            print_log(
+                f'model.teacher.store: {self.store.folder} was not compared with the training data, as tools/train.py '
+                "does: set custom_hooks=[dict(type='mmkd.TeacherStoreHook')]. Pixels are compared in every step",
+                'current',
+                logging.WARNING,
+            )
+            self._data_checked = True
+        return StoredPass(self, inputs, data_samples, classes)
+
+    def read(self, inputs: Tensor, data_samples: Sequence[Any]) -> list[StoredRows]:
+        """What the store has of the images of a batch.
+
+        Raises:
+            StoreError: A data sample does not say which it is, or its pixels are not those that the teacher saw.
+        """
+        found = []
+        for sample in data_samples:
+            if 'sample_index' not in sample.metainfo:
+                manifest = self.store.manifest
+                raise StoreError(
+                    'train_dataloader.dataset: data samples do not say which sample and view they are: wrap the data '
+                    f"set, dict(type='mmkd.SeededViews', views={manifest.views}, seed={manifest.key['seed']}, "
+                    'dataset=dict(...))'
+                )
+            found.append(self.store.read(sample.metainfo['sample_index'], sample.metainfo['view']))
+        expected = torch.stack([single['probe'] for _, single in found]).float()
+        expected = expected.to(inputs.device, non_blocking=True)
+        seen = probe(inputs, data_samples, self.student_pixels)
+        self._check_pixels((seen - expected).abs().amax(dim=1), data_samples)
+        return [rows for rows, _ in found]
+
+    @property
+    def can_predict(self) -> bool:
+        """See :attr:`Teacher.can_predict`: only where it runs for other losses."""
+        return self.runs and super().can_predict
+
+    def predict(self, data: Any, classes: ClassMap) -> list[Any]:
+        """See :meth:`Teacher.predict`.
+
+        Raises:
+            RuntimeError: The weights are freed.
+        """
+        if not self.runs:
+            raise RuntimeError(
+                'a stored teacher has no weights to predict with: take the hook that asks it out of custom_hooks, or '
+                'train without model.teacher.store'
+            )
+        return super().predict(data, classes)
+
+    def _check_pixels(self, differences: Tensor, data_samples: Sequence[Any]) -> None:
+        """Look at how much the pixels of each image differ; on a GPU when the number has arrived, a step later."""
+        names = [
+            f'view {sample.metainfo["view"]} of sample {sample.metainfo["sample_index"]} '
+            f'({sample.metainfo.get("img_path", "?")})'
+            for sample in data_samples
+        ]
+        if differences.is_cuda:
+            number = torch.empty_like(differences, device='cpu', pin_memory=True)
+            number.copy_(differences, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+            self._pending.append((event.query, number, names))
+        else:
+            self._pending.append((lambda: True, differences, names))
+        while self._pending and self._pending[0][0]():
+            _, number, names = self._pending.pop(0)
+            for name, difference in zip(names, number.tolist(), strict=True):
+                if not difference <= _MOST_GREY_LEVELS:
+                    raise StoreError(
+                        f'model.teacher.store: {self.store.folder}: the pixels of {name} are not those that the '
+                        f'teacher saw, by {difference:.0f} grey levels: pipeline, seed, images or their order have '
+                        'changed since; undo that, or make the store anew with tools/cache_teacher.py'
+                    )
+
+
+class _Pending(list[tuple[Callable[[], bool], Tensor, list[str]]]):
+    """Differences of pixels on their way to the host: whether they arrived, the numbers, and the images' names."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Pending:
+        """Those of a step are looked at once."""
+        return _Pending()
+
+
+def wanted(
+    requests: Mapping[str, Sequence[Request[Any]]], sources: Sources
+) -> tuple[Holding | None, dict[str, str]]:
+    """How much a store has to hold for the losses' requests.
+
+    Returns:
+        What answers all that a store can answer, None if it can answer none; and what it cannot: name of the loss to
+        the reason.
+    """
+    holding: Holding | None = None
+    problems: dict[str, str] = {}
+    for loss, asked in requests.items():
+        for request in asked:
+            try:
+                needed = sources.of(request).to_store(request)
+            except ValueError as error:
+                problems[f'model.losses.{loss}'] = str(error)
+            else:
+                holding = needed if holding is None else holding | needed
+    return holding, problems
+
+
+@dataclass
+class StoredPass(LivePass):
+    """A stored teacher on the batch of a step."""
+
+    teacher: StoredTeacher
+
+    def outputs(
+        self,
+        compute: Callable[[Any, tuple[Tensor, ...]], Result],
+        restore: Callable[[list[StoredRows]], Result],
+    ) -> Result:
+        """See :meth:`mmkd.structures.TeacherPass.outputs`."""
+        if self.teacher.head_runs:
+            return super().outputs(compute, restore)
+        return restore(self.teacher.read(self.inputs, self.data_samples))
