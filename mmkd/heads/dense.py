@@ -472,6 +472,7 @@ class DenseHeadAdapter(HeadAdapter):
 
     def positive_rows(self, step: Step, holding: Holding) -> list[StoredRows]:
         """See :meth:`HeadAdapter.teacher_rows`, of a step of the student, whose assignment is wanted."""
+        self.teacher_boxes |= holding.boxes
         (table,) = self.sample_tables(step)
         assert isinstance(table, DenseTable)
         return table.rows(holding)
