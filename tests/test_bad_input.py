@@ -66,7 +66,9 @@ class Executed:
 
 def test_teacher_checkpoint_that_has_to_be_unpickled(tmp_path: Path) -> None:
     trace = tmp_path / 'trace'
-    weights = build(teacher_model()).teacher.model.state_dict()
+    whole = dict(teacher_options(teacher_model()), fuse=False)
+    with mmdet_scope():
+        weights = Distiller(student_model(), whole, dict(ckd=CKD)).teacher.model.state_dict()
     torch.save(dict(state_dict=weights, meta=dict(x=Executed(trace))), tmp_path / 'a.pth')
 
     with pytest.raises(UnsafeCheckpointError, match=r'a\.pth.*teacher\.allow_pickle=True'):
