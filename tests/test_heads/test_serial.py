@@ -335,7 +335,7 @@ def test_a_head_takes_one_layer() -> None:
 
 
 def test_weights_of_plain_models_come_back_as_they_are() -> None:
-    model = DETECTORS.build(dict(type='DetDataPreprocessor'))
+    model = DETECTORS.build(dict(type='mmdet.DetDataPreprocessor'))
     weights = {'module.a': torch.ones(2), 'steps': torch.ones(1)}
     plain = plain_weights(model, weights)
     assert plain.keys() == weights.keys()
