@@ -58,7 +58,7 @@ def small_batch() -> dict[str, Any]:
 
 def alike(losses: Any) -> Distiller:
     """Student and teacher with the same weights; they differ in training, by the student's batch normalisation."""
-    model = distiller(student_model(), student_model(), losses)
+    model = distiller(student_model(), student_model(), losses, teacher_options=dict(fuse=False))
     model.teacher.model.load_state_dict(model.student.state_dict(), strict=False)
     return model
 
