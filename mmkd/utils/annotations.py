@@ -11,6 +11,10 @@ from typing import Any
 
 PARSED_JSON_BYTES = 64 << 20
 """Parsing takes long: of larger files, as COCO's 450 MB, only the categories and the end are looked at."""
+_FIELDS = {
+    'images': ('id', 'file_name', 'height', 'width'),
+    'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
+}
 
 
 def json_damage(path: str) -> str | None:
@@ -53,7 +57,24 @@ def coco_damage(path: str, classes: Sequence[str] | None, needs_objects: bool = 
         return f'metainfo.classes is the text {classes!r}: give a tuple of names, ({classes!r},)'
     if strange := used - names.keys():
         return f'annotations have the category_id {_few(sorted(strange, key=str))}, which its categories do not have'
-    return _strange_names(classes or (), list(names.values()))
+    return _strange_names(classes or (), list(names.values())) or _lacking_fields(
+        content, needs_objects
+    )
+
+
+def _lacking_fields(content: dict[str, Any], needs_objects: bool) -> str | None:
+    """What images or annotations do not say, and MMDetection reads of each."""
+    for part, fields in _FIELDS.items():
+        items = content.get(part) or ()
+        for field in fields:
+            count = sum(field not in item for item in items)
+            if count:
+                return f'{count} of its {len(items)} {part} have no {field!r}'
+    images = {item['id'] for item in content.get('images') or ()}
+    objects = content.get('annotations') or ()
+    if needs_objects and objects and not any(item['image_id'] in images for item in objects):
+        return 'the image_id of no annotation is the id of one of its images'
+    return None
 
 
 def _strange_names(classes: Sequence[str], names: list[str]) -> str | None:

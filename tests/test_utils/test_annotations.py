@@ -10,14 +10,20 @@ from mmkd.utils import annotations
 from mmkd.utils.annotations import coco_damage, json_damage
 
 CLASSES = ('cat', 'polar bear')
+IMAGE = dict(id=1, file_name='1.jpg', height=9, width=9)
+BOX = dict(id=1, image_id=1, category_id=7, bbox=[0, 0, 1, 1], area=1)
 
 
 def coco(**changes: Any) -> dict[str, Any]:
     return dict(
-        images=[dict(id=1, file_name='1.jpg')],
-        annotations=[dict(id=1, image_id=1, category_id=7, bbox=[0, 0, 1, 1])],
+        images=[IMAGE],
+        annotations=[BOX],
         categories=[dict(id=5, name='cat'), dict(id=7, name='polar bear')],
     ) | dict(changes)
+
+
+def without(item: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in item.items() if key != name}
 
 
 @pytest.fixture
@@ -46,6 +52,10 @@ def test_a_file_with_the_classes_in_any_order_is_whole(file: Path) -> None:
         (coco(categories=['cat']), 'not what COCO has'),
         (coco(annotations=[dict(category_id=9)]), 'category_id 9, which its categories do not'),
         (coco(annotations=[[0, 0, 1, 1]]), 'not what COCO has'),
+        (coco(images=[dict(id=1, file_name='1.jpg')]), "1 of its 1 images have no 'height'"),
+        (coco(annotations=[BOX, without(BOX, 'bbox')]), "1 of its 2 annotations have no 'bbox'"),
+        (coco(annotations=[without(BOX, 'area')]), "annotations have no 'area'"),
+        (coco(images=[IMAGE | dict(id='1')]), 'the image_id of no annotation'),
     ],
 )
 def test_what_coco_has_and_the_file_lacks_is_named(file: Path, content: Any, message: str) -> None:
