@@ -29,7 +29,13 @@ from mmengine.runner import Runner
 from mmkd.losses import DistillLoss
 from mmkd.registry import LOSSES, build
 from mmkd.structures import Progress
-from mmkd.utils import PreflightError, add_common_arguments, load_config, report_missing
+from mmkd.utils import (
+    PreflightError,
+    add_common_arguments,
+    load_config,
+    quiet_packages,
+    report_missing,
+)
 
 POINTS = 2000
 
@@ -56,6 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     try:
         cfg = load_config(args)
+        quiet_packages(cfg.get('default_scope'))
         losses = build_losses(cfg)
         length = run_length(cfg, args.iterations_per_epoch)
     except PreflightError as error:
@@ -78,10 +85,13 @@ def build_losses(cfg: Config) -> dict[str, DistillLoss]:
         raise PreflightError(
             ['config: model.losses is empty or not there: only a recipe with a teacher has weights']
         )
-    return {
-        name: build(LOSSES, config, where=f'model.losses.{name}')
-        for name, config in configs.items()
-    }
+    try:
+        return {
+            name: build(LOSSES, config, where=f'model.losses.{name}')
+            for name, config in configs.items()
+        }
+    except (TypeError, ValueError) as error:
+        raise PreflightError([str(error)]) from error
 
 
 def run_length(cfg: Config, iterations_per_epoch: int | None) -> Progress:
@@ -194,7 +204,8 @@ def draw(
     panels[-1].set_xlabel('epoch' if by_epoch else 'iteration')
     for axes in panels:
         _tidy(axes)
-    figure.savefig(path)
+    # Without a format, matplotlib adds an ending to a name that has none, as of a folder.
+    figure.savefig(path, format=Path(path).suffix[1:] or 'png')
     return figure
 
 

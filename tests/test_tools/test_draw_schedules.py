@@ -53,11 +53,12 @@ def test_the_picture_is_written(tool: ModuleType, config: Path, tmp_path: Path) 
     assert cv2.imread(str(out)).shape[:2] == (550, 880)
 
 
-@pytest.mark.parametrize('out', ['file/drawn.png', 'drawn.doc'])
+@pytest.mark.parametrize('out', ['file/drawn.png', 'drawn.doc', 'folder'])
 def test_a_picture_that_cannot_be_written_is_named(
     tool: ModuleType, config: Path, tmp_path: Path, capsys: Any, out: str
 ) -> None:
     (tmp_path / 'file').touch()
+    (tmp_path / 'folder').mkdir()
     assert tool.main([str(config), '--out', str(tmp_path / out)]) == 2
     assert '1. --out: ' in capsys.readouterr().err
 
@@ -131,6 +132,12 @@ def test_data_that_is_not_there_asks_for_the_number_of_iterations(
     assert not out.exists()
     assert tool.main([str(config), '--out', str(out), '--iterations-per-epoch', '5', *missing]) == 0
     assert out.exists()
+
+
+def test_a_loss_that_cannot_be_built_is_named(tool: ModuleType, config: Path, capsys: Any) -> None:
+    wrong = ['--cfg-options', "model.losses.ckd.weight=dict(_delete_=True, type='Stopp', at=1)"]
+    assert tool.main([str(config), *wrong]) == 2
+    assert "weight: no schedule is registered as 'Stopp'" in capsys.readouterr().err
 
 
 def test_a_plain_config_has_nothing_to_draw(tool: ModuleType, tmp_path: Path, capsys: Any) -> None:
