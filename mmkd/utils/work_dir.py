@@ -167,8 +167,16 @@ def _check_recipe(cfg: Config) -> None:
         checkpoint = CheckpointLoader.load_checkpoint(cfg.load_from, 'cpu', logger='silent')
     except (CorruptCheckpointError, UnsafeCheckpointError) as error:
         raise PreflightError([f'--resume: {error}']) from None
+    meta = checkpoint.get('meta') or {}
+    if not {'epoch', 'iter'} <= meta.keys():
+        raise PreflightError(
+            [
+                f'--resume: {cfg.load_from} holds weights, but not how far its run was: to begin a run from these '
+                f'weights, leave --resume out and give --cfg-options load_from={cfg.load_from}'
+            ]
+        )
     try:
-        essential, others = differences(cfg, checkpoint.get('meta') or {})
+        essential, others = differences(cfg, meta)
     except ValueError as error:
         _warn(cfg, f'--resume: {cfg.load_from}: {error}: see that its recipe was this one')
         return

@@ -78,7 +78,8 @@ def test_only_the_first_process_of_a_run_locks(
 
 def checkpoints(folder: Path, *names: str, last: str | None = None) -> Config:
     for name in names:
-        torch.save(dict(state_dict={}, meta=dict(cfg="model = dict(type='Net')")), folder / name)
+        meta = dict(epoch=1, iter=9, cfg="model = dict(type='Net')")
+        torch.save(dict(state_dict={}, meta=meta), folder / name)
     if last is not None:
         (folder / 'last_checkpoint').write_text(str(folder / last) if last else '')
     return Config(dict(work_dir=str(folder), resume=True, load_from=None, model=dict(type='Net')))
@@ -178,10 +179,18 @@ def test_a_checkpoint_that_does_not_say_its_recipe_is_taken_with_a_warning(
     tmp_path: Path, warnings: list[str]
 ) -> None:
     cfg = checkpoints(tmp_path)
-    torch.save(dict(state_dict={}), tmp_path / 'epoch_1.pth')
+    torch.save(dict(state_dict={}, meta=dict(epoch=1, iter=9)), tmp_path / 'epoch_1.pth')
     resolve_resume(cfg)
     (warning,) = warnings
     assert 'does not hold the config' in warning
+
+
+@pytest.mark.parametrize('meta', [{}, dict(meta=dict(cfg='')), dict(meta=None)])
+def test_weights_alone_are_no_run_to_resume(tmp_path: Path, meta: dict[str, Any]) -> None:
+    cfg = checkpoints(tmp_path)
+    torch.save(dict(state_dict={}, **meta), tmp_path / 'epoch_1.pth')
+    with pytest.raises(PreflightError, match=r'--resume: .*epoch_1\.pth holds weights.*load_from='):
+        resolve_resume(cfg)
 
 
 def test_a_run_that_writes_over_checkpoints_says_so(tmp_path: Path, warnings: list[str]) -> None:
