@@ -186,11 +186,11 @@ def load_weights(
     load(model, '')
     missing = [key for key in missing if not key.endswith('num_batches_tracked')]
     return [
-        f'{len(keys)} {what}:\n    ' + '\n    '.join(_shorten(sorted(keys)))
+        f'{what} ({len(keys)}):\n    ' + '\n    '.join(_shorten(sorted(keys)))
         for what, keys in (
-            ('keys of the config are missing in the file', missing),
-            ('keys of the file are unknown to the config', unexpected),
-            ('keys have other shapes', shapes),
+            ('keys of the config that are missing in the file', missing),
+            ('keys of the file that are unknown to the config', unexpected),
+            ('keys of other shapes', shapes),
         )
         if keys
     ]

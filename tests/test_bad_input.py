@@ -88,7 +88,7 @@ def test_teacher_checkpoint_of_another_architecture(tmp_path: Path) -> None:
         RuntimeError, match=r'deep\.pth does not fit model\.teacher\.config'
     ) as raised:
         build(teacher_model(), path)
-    assert 'keys of the file are unknown to the config' in str(raised.value)
+    assert 'keys of the file that are unknown to the config' in str(raised.value)
     assert 'backbone.layer1.0.conv3.weight' in str(raised.value)
 
 

@@ -283,11 +283,13 @@ class FrozenTeacher(Teacher):
             ) from None
         except (CorruptCheckpointError, UnsafeCheckpointError) as error:
             raise type(error)(f'model.teacher.checkpoint: {error}') from None
-        if not isinstance(checkpoint, Mapping):
+        source = checkpoint
+        if isinstance(checkpoint, Mapping):
+            source = checkpoint.get('state_dict', checkpoint)
+        if not isinstance(source, Mapping):
             raise CorruptCheckpointError(
-                f'model.teacher.checkpoint: {self.checkpoint} holds a {type(checkpoint).__name__}, not weights by name'
+                f'model.teacher.checkpoint: {self.checkpoint} holds a {type(source).__name__}, not weights by name'
             )
-        source = checkpoint.get('state_dict', checkpoint)
         problems = load_weights(
             self.model, plain_weights(self.model, source), getattr(source, '_metadata', {})
         )

@@ -125,10 +125,21 @@ def test_missing_unexpected_and_misshapen_keys_are_all_listed(tmp_path: Path) ->
     with pytest.raises(RuntimeError, match=re.escape(str(path))) as raised:
         make_teacher(checkpoint=path)
     message = str(raised.value)
-    assert re.search(r'1 keys of the config are missing .*\n +backbone\.conv1\.weight\n', message)
-    assert re.search(r'1 keys of the file are unknown .*\n +bbox_head\.extra\.bias\n', message)
-    assert re.search(r'1 keys have other shapes.*\n.*bbox_head\.retina_cls\.bias.*80.*10', message)
+    assert re.search(
+        r'keys of the config that are missing .*\(1\):\n +backbone\.conv1\.weight\n', message
+    )
+    assert re.search(
+        r'keys of the file that are unknown .*\(1\):\n +bbox_head\.extra\.bias\n', message
+    )
+    assert re.search(r'keys of other shapes \(1\):\n.*bbox_head\.retina_cls\.bias.*80.*10', message)
     assert 'set model.teacher.config to the config that trained this file' in message
+
+
+@pytest.mark.parametrize('content', [[1], dict(state_dict=None)])
+def test_what_holds_no_weights_is_refused(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / 't.pth')
+    with pytest.raises(RuntimeError, match=r'model\.teacher\.checkpoint: .* not weights by name'):
+        make_teacher(checkpoint=tmp_path / 't.pth')
 
 
 def test_a_second_name_of_a_weight_is_no_unknown_key(tmp_path: Path) -> None:
@@ -142,21 +153,23 @@ def test_a_second_name_of_a_weight_is_no_unknown_key(tmp_path: Path) -> None:
     )
     state['decoder.retina_cls.weight'] += 1
     torch.save(dict(state_dict=state), tmp_path / 'another.pth')
-    with pytest.raises(RuntimeError, match=r'1 keys of the file are unknown .*\n +decoder\.retina'):
+    with pytest.raises(
+        RuntimeError, match=r'keys of the file that are unknown .*\(1\):\n +decoder\.retina'
+    ):
         make_teacher(checkpoint=tmp_path / 'another.pth')
 
 
 def test_another_class_count_is_seen_in_the_shapes(tmp_path: Path) -> None:
     path = save(make_teacher(teacher_model(bbox_head__num_classes=20)).model, tmp_path / 't.pth')
     with pytest.raises(
-        RuntimeError, match=r'2 keys have other shapes(.|\n)*same number of classes'
+        RuntimeError, match=r'keys of other shapes \(2\):(.|\n)*same number of classes'
     ):
         make_teacher(checkpoint=path)
 
 
 def test_a_long_list_is_cut(tmp_path: Path) -> None:
     path = save(make_teacher(teacher_model(backbone__depth=34)).model, tmp_path / 'deep.pth')
-    with pytest.raises(RuntimeError, match=r'\d+ keys of the file are unknown') as raised:
+    with pytest.raises(RuntimeError, match=r'keys of the file that are unknown') as raised:
         make_teacher(checkpoint=path)
     assert re.search(r'\.\.\. and \d+ more', str(raised.value))
     assert len(str(raised.value).splitlines()) < 30
@@ -164,7 +177,7 @@ def test_a_long_list_is_cut(tmp_path: Path) -> None:
 
 def test_a_failed_load_of_the_same_names_in_other_widths(tmp_path: Path) -> None:
     path = save(make_teacher(student_model()).model, tmp_path / 'narrow.pth')
-    with pytest.raises(RuntimeError, match=r'\d+ keys have other shapes'):
+    with pytest.raises(RuntimeError, match=r'keys of other shapes'):
         make_teacher(checkpoint=path)
 
 

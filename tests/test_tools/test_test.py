@@ -115,9 +115,9 @@ def test_a_layer_of_the_losses_is_folded_in_under_test_time_augmentation_too(
 @pytest.mark.parametrize(
     ('option', 'said'),
     [
-        ('model.backbone.base_channels=16', 'keys have other shapes'),
-        ('model.bbox_head.stacked_convs=2', 'keys of the config are missing in the file'),
-        ('model.neck.num_outs=4', 'keys of the file are unknown to the config'),
+        ('model.backbone.base_channels=16', 'keys of other shapes'),
+        ('model.bbox_head.stacked_convs=2', 'keys of the config that are missing in the file'),
+        ('model.neck.num_outs=4', 'keys of the file that are unknown to the config'),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_an_error(
