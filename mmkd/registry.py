@@ -48,6 +48,8 @@ def build(registry: Registry, config: Mapping[str, Any], where: str) -> Any:
     Raises:
         TypeError: ``config`` is not a dict with a ``type``, or has an option that the type does not take.
         ValueError: No such type is registered; the message suggests the nearest names.
+
+        What the type itself raises of an option names the option by its full key.
     """
     if not isinstance(config, Mapping) or 'type' not in config:
         raise TypeError(
@@ -63,7 +65,14 @@ def build(registry: Registry, config: Mapping[str, Any], where: str) -> Any:
     except TypeError as error:
         known = ', '.join(inspect.signature(target).parameters)
         raise TypeError(f'{where}: {target.__name__}: {error}; its options are: {known}') from None
-    return target(**options)
+    try:
+        return target(**options)
+    except (TypeError, ValueError) as error:
+        # A class knows itself by its name only; the user, by the setting that it was built from.
+        name, text = f'{target.__name__}.', str(error)
+        if not text.startswith(name):
+            raise
+        raise type(error)(f'{where}.{text.removeprefix(name)}') from error
 
 
 def _find(registry: Registry, kind: str, where: str) -> type:

@@ -58,8 +58,10 @@ def test_a_missing_option_is_named() -> None:
 
 
 def test_a_mistake_within_a_loss_says_where() -> None:
-    with pytest.raises(ValueError, match=r'CKDLoss\.samples: no sampler .*TeacherTopK'):
+    with pytest.raises(ValueError, match=rf'^{WHERE}\.samples: no sampler .*TeacherTopK'):
         build(LOSSES, dict(type='CKDLoss', samples=dict(type='TeacherTop')), WHERE)
+    with pytest.raises(ValueError, match=rf'^{WHERE}\.samples\.k: 0 '):
+        build(LOSSES, dict(type='CKDLoss', samples=dict(type='TeacherTopK', k=0)), WHERE)
 
 
 @pytest.mark.parametrize('config', ['CKDLoss', dict(weight=1.0), 3, None])
