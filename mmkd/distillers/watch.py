@@ -36,6 +36,7 @@ class LossWatch:
 
     def __init__(self) -> None:
         self._span = -1
+        self._last = 0
         self._by_epoch = True
         self._alive: dict[str, bool] = {}
         self._readings: list[_Reading] = []
@@ -67,6 +68,7 @@ class LossWatch:
         name, progress = reading.name, reading.progress
         by_epoch = progress.max_epochs != 1
         self._start(int(progress.epoch) if by_epoch else progress.iteration // _ITERATIONS)
+        self._last = progress.iteration
         number = float(reading.number)
         if not math.isfinite(number):
             message = f'{name} is {number} at iteration {progress.iteration} (epoch {int(progress.epoch)}): '
@@ -93,12 +95,9 @@ class LossWatch:
             self._span = span
 
     def _report(self, name: str, by_epoch: bool) -> None:
-        first = self._span * _ITERATIONS
-        span = (
-            f'epoch {self._span}'
-            if by_epoch
-            else f'iterations {first} to {first + _ITERATIONS - 1}'
-        )
+        span = f'iterations {self._span * _ITERATIONS} to {self._last}'
+        if by_epoch:
+            span = f'epoch {self._span}'
         if not self._alive.pop(name):
             print_log(
                 f'{name} was exactly 0 in every step of {span}: it teaches nothing. '

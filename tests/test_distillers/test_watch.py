@@ -81,6 +81,7 @@ def test_the_only_epoch_of_a_run_counts(warnings: list[str]) -> None:
     for iteration in range(2):
         check(watch, 'ckd', torch.tensor(0.0), progress(iteration, max_epochs=1))
     assert len(warnings) == 1
+    assert 'every step of iterations 0 to 1:' in warnings[0]
 
 
 def test_an_epoch_that_ends_without_the_loss_is_reported_with_the_next(warnings: list[str]) -> None:
