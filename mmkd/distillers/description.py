@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mmkd.losses import DistillLoss
-from mmkd.losses.schedules import Constant
+from mmkd.losses.schedules import Constant, Schedule
 from mmkd.structures import Features, Progress, Sources
+from mmkd.teachers import FrozenTeacher
 
 if TYPE_CHECKING:
     from .distiller import Distiller
@@ -24,15 +25,20 @@ def describe(model: Distiller, progress: Progress) -> dict[str, str]:
     """
     model.match_classes()
     parts = {'student': type(model.student).__name__}
+    task = model._task_schedule
+    if not isinstance(task, Constant) or task(progress) != 1:
+        parts['task_weight'] = _describe_weight(task, progress)
     for name, teacher in model.teachers.items():
-        parts[name] = teacher.description
+        of = f' {name}' if len(model.teachers) > 1 else ''
+        parts[f'teacher{of}'] = teacher.description
         head = model._heads.get(name)
         if head is None:
             continue
-        of = f' of {name}' if len(model.teachers) > 1 else ''
-        unnamed = '' if teacher.classes else ', as far as is known: nothing names them'
+        of = f' of{of}' if of else ''
+        unnamed = isinstance(teacher, FrozenTeacher) and not teacher.classes
         parts[f'classes{of}'] = f"the student's {head.num_classes} are " + (
-            f"the teacher's, in the same order{unnamed}"
+            "the teacher's, in the same order"
+            + ', as far as is known: nothing names them' * unnamed
             if model._classes[name].columns is None
             else f"matched by name with the teacher's {head.num_teacher_classes}"
         )
@@ -41,15 +47,14 @@ def describe(model: Distiller, progress: Progress) -> dict[str, str]:
             f'{type(head.teacher_head).__name__}'
         )
     for name, loss in model.distill_losses.items():
-        parts[f'loss_{name}'] = _describe_loss(loss, model._tapped.sources, progress)
+        of = f' of {loss.teacher}' if len(model.teachers) > 1 else ''
+        parts[f'loss_{name}'] = type(loss).__name__ + of
+        parts[f'loss_{name}'] += _describe_loss(loss, model._tapped.sources, progress)
     return parts
 
 
 def _describe_loss(loss: DistillLoss, sources: Sources, progress: Progress) -> str:
-    weight, schedule = loss.weight(progress), loss.schedule
-    text = f'{type(loss).__name__}, weight {weight:g}'
-    if not isinstance(schedule, Constant):
-        text += f' now, {_named(schedule)}'
+    text = f', weight {_describe_weight(loss.schedule, progress)}'
     sampler = getattr(loss, 'sampler', None)
     if sampler is not None:
         text += f', samples {_named(sampler)}'
@@ -58,6 +63,11 @@ def _describe_loss(loss: DistillLoss, sources: Sources, progress: Progress) -> s
             strides = sources.of(request).strides
             text += f', features at {request.at}, strides {", ".join(map(str, strides))}'
     return text
+
+
+def _describe_weight(schedule: Schedule, progress: Progress) -> str:
+    now = f'{schedule(progress):g}'
+    return now if isinstance(schedule, Constant) else f'{now} now, {_named(schedule)}'
 
 
 def _named(part: object) -> str:

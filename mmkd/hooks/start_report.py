@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from mmkd.distillers import Distiller, describe
 from mmkd.registry import HOOKS
 from mmkd.structures import Progress
+from mmkd.teachers import FrozenTeacher
 
 from ._distiller import distiller_of
 from .teacher_check import TeacherCheckHook
@@ -22,11 +23,12 @@ from .teacher_check import TeacherCheckHook
 class StartReportHook(Hook):
     """Logs, before the first step, what is distilled, and how good the teacher is on a few validation images.
 
-    One block: the teacher's files, its classes, the adapters of head and neck, each loss with its weight and samples,
+    One block: the teachers' files, their classes, the adapters of their heads, each loss with its weight and samples,
     and the hooks that run. A teacher that does no better on the images than the untrained student is warned of: it
     has the wrong weights, classes or preprocessing, or the images are too few. :class:`TeacherCheckHook` looks at the
-    whole validation set; where it is there, at a resumed run, without a validation set and where no loss will ever
-    have a weight, nothing is scored here. Training ends with the same weights with and without this hook.
+    whole validation set; where it is there, at a resumed run, without a validation set, where the teacher learns beside
+    the student and where no loss will ever have a weight, nothing is scored here. Training ends with the same weights
+    with and without this hook.
 
     Args:
         images: Validation images that the teacher is scored on, in whole batches of every process; 0 for none.
@@ -64,6 +66,8 @@ class StartReportHook(Hook):
             and runner.iter == 0
             and runner.val_loop is not None
             and model.teacher.can_predict
+            # One that learns beside the student is its equal now.
+            and isinstance(model.teacher, FrozenTeacher)
             and not any(isinstance(hook, TeacherCheckHook) for hook in runner.hooks)
             and not all(loss.is_over(progress) for loss in model.distill_losses.values())
         )

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from mmkd.distillers import Distiller
 from mmkd.registry import HOOKS
 from mmkd.teachers.isolation import isolated_rng
+from mmkd.utils.quiet import quiet_evaluation
 
 from ._distiller import distiller_of
 
@@ -95,11 +96,17 @@ class TeacherCheckHook(Hook):
             The scores in words, and what is wrong with them.
         """
         model = distiller_of(runner, self)
-        with isolated_rng():
+        model.match_classes()
+        with (
+            isolated_rng(),
+            quiet_evaluation(),
+        ):  # the evaluator would print tables that do not say whose they are
             self.scores['teacher'] = self._evaluate(runner, model.predict_teacher)
             if self.compare_student:
                 self.scores['student'] = self._evaluate(runner, _predict_in_eval(model))
-        return self._report(len(runner.val_dataloader))
+        first = next(iter(model.teachers))
+        who = 'the teacher' if len(model.teachers) == 1 else f'the first teacher, {first!r},'
+        return self._report(len(runner.val_dataloader), who)
 
     def _evaluate(self, runner: Runner, predict: Callable[[Any], list[Any]]) -> dict[str, float]:
         loader = _own_loader(runner.val_dataloader)
@@ -119,7 +126,7 @@ class TeacherCheckHook(Hook):
                     metric.img_ids = images
         return evaluator.evaluate(number)
 
-    def _report(self, batches: int) -> tuple[str, list[str]]:
+    def _report(self, batches: int, who: str = 'the teacher') -> tuple[str, list[str]]:
         metric = self.metric or next((name for names in self.scores.values() for name in names), '')
         given = {name for scores in self.scores.values() for name in scores}
         if given and metric not in given:
@@ -132,7 +139,7 @@ class TeacherCheckHook(Hook):
         if self.num_batches is not None and self.num_batches < batches:
             seen = f'{self.num_batches} of {batches} batches of {seen}'
         metric = metric or 'score'
-        text = f'{metric} of the teacher on {seen} is {score:.4g}'
+        text = f'{metric} of {who} on {seen} is {score:.4g}'
         if score < 0:  # COCO's evaluator again
             return f'{text}: there are no objects in it', []
         warnings = []
@@ -141,7 +148,7 @@ class TeacherCheckHook(Hook):
             text += f', of the student before training {start:.4g}'
             if not score > start:
                 warnings.append(
-                    f'the teacher ({metric} {score:.4g}) is not better than the student is before training '
+                    f'{who} ({metric} {score:.4g}) is not better than the student is before training '
                     f'({start:.4g}): it can teach nothing. Are model.teacher.checkpoint and model.teacher.config '
                     'those of one training, and the classes in the same order?'
                 )

@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import logging
 import warnings
+from collections.abc import Iterator
 from importlib.util import find_spec
 from logging import Logger, LogRecord
+
+from mmengine.logging import MMLogger
 
 _OLD = r'(mmengine|mmcv|mmdet|mmpretrain|torch|torchvision)(\.|$)'
 _OLD_CLASSES = ('will be deprecated in future.', 'fileio.html#file-io')
@@ -44,6 +48,25 @@ def quiet_packages(scope: str | None) -> None:
         for line in said.getvalue().splitlines():
             if not line.startswith('Could not import OneDL'):
                 print(line)
+
+
+@contextlib.contextmanager
+def quiet_evaluation() -> Iterator[None]:
+    """Context for an evaluation that is summed up later: of its log only warnings are shown, and nothing is printed."""
+    logger = MMLogger.get_current_instance()
+    logger.addFilter(_is_warning)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.removeFilter(_is_warning)
+
+
+def _is_warning(record: LogRecord) -> bool:
+    # MMDetection calls it an error that a detector, such as the untrained student, finds nothing.
+    return record.levelno >= logging.WARNING and not record.getMessage().endswith(
+        'results of the whole dataset is empty.'
+    )
 
 
 def _is_of_use(record: LogRecord) -> bool:

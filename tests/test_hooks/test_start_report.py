@@ -50,6 +50,34 @@ def test_the_block_names_what_is_distilled(
     assert 'StartReportHook' in hooks
 
 
+def test_tables_that_do_not_say_whose_they_are_are_not_printed(
+    tiny_distillation: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    (text,) = report(Config(tiny_distillation.to_dict()), tmp_path, monkeypatch)
+    assert f'{MAP} of the teacher' in text
+    printed = ''.join(capfd.readouterr())
+    assert 'Average Precision' not in printed
+    assert 'Evaluating' not in printed
+
+
+def test_several_teachers_and_the_tasks_weight_are_named(
+    tiny_distillation: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config(tiny_distillation.to_dict())
+    model = config.model
+    model.teachers = dict(big=model.pop('teacher'), mean=dict(type='mmkd.AveragedTeacher'))
+    model.losses.ckd.teacher = model.losses.pkd.teacher = 'big'
+    model.losses.self_kd = dict(type='mmkd.QFLKDLoss', teacher='mean')
+    model.task_weight = 0.1
+    (text,) = report(config, tmp_path, monkeypatch)
+    assert re.search(r'\n  task_weight +0\.1\n', text)
+    assert re.search(r'\n  teacher big +RetinaNet of .*\n', text)
+    assert re.search(r'\n  teacher mean +RetinaNet, AveragedTeacher\n', text)
+    assert re.search(r"\n  classes of mean .* the teacher's, in the same order\n", text)
+    assert re.search(r'\n  loss_self_kd +QFLKDLoss of mean, weight 1', text)
+    assert "of the first teacher, 'big', on" in text
+
+
 def test_the_score_is_the_teachers(run_with: Callable[..., Any], reported: Any) -> None:
     checked = run_with(dict(type='mmkd.TeacherCheckHook'), REPORT)
     scores = checked.hook('TeacherCheckHook').scores
@@ -92,7 +120,7 @@ def test_a_poor_teacher_is_warned_of(
     assert re.search(r'not better than the student .*TeacherCheckHook', said[1])
 
 
-@pytest.mark.parametrize('case', ['images', 'weights', 'validation'])
+@pytest.mark.parametrize('case', ['images', 'weights', 'validation', 'averaged'])
 def test_where_no_score_is_wanted_or_can_be_had_the_teacher_does_not_run(
     case: str, tiny_distillation: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +131,8 @@ def test_where_no_score_is_wanted_or_can_be_had_the_teacher_does_not_run(
         }
     if case == 'validation':
         config.merge_from_dict({'val_dataloader': None, 'val_cfg': None, 'val_evaluator': None})
+    if case == 'averaged':
+        config.model.teacher = dict(type='mmkd.AveragedTeacher')
     monkeypatch.setattr(Distiller, 'predict_teacher', None)
     said = report(config, tmp_path, monkeypatch, **(dict(images=0) if case == 'images' else {}))
     assert len(said) == 1
