@@ -218,10 +218,16 @@ def test_head_without_labels_is_an_error(make_table, attach, step_of):
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (dict(temperature=0), r'AEKTLoss\.temperature: 0 is not a positive number'),
-        (dict(explicit='kl'), r"AEKTLoss\.explicit: 'kl' is unknown: use one of ratio_tckd"),
-        (dict(non_target='kd'), r"AEKTLoss\.non_target: 'kd' is unknown"),
-        (dict(serial='both'), r"AEKTLoss\.serial: 'both' is unknown: use one of task_then_distill"),
+        (dict(temperature=0), r'model\.losses\.aekt\.temperature: 0 is not a positive number'),
+        (
+            dict(explicit='kl'),
+            r"model\.losses\.aekt\.explicit: 'kl' is unknown: use one of ratio_tckd",
+        ),
+        (dict(non_target='kd'), r"model\.losses\.aekt\.non_target: 'kd' is unknown"),
+        (
+            dict(serial='both'),
+            r"model\.losses\.aekt\.serial: 'both' is unknown: use one of task_then_distill",
+        ),
     ],
 )
 def test_wrong_options_are_named_when_built(options, message):

@@ -223,11 +223,13 @@ def test_a_wrong_option_is_named_when_built_whatever_the_weight(
     later = dict(type='LinearWarmup', begin=20, end=40)
     for value in values:
         config = dict(type=f'mmkd.{loss}', weight=later, **{option: value})
-        with pytest.raises(ValueError, match=rf'^{loss}\.{option}: {re.escape(repr(value))} is '):
+        with pytest.raises(
+            ValueError, match=rf'^model\.losses\.tested\.{option}: {re.escape(repr(value))} is '
+        ):
             build(LOSSES, config, 'model.losses.tested')
 
 
 def test_options_that_exclude_each_other_are_named_when_built() -> None:
     config = dict(type='mmkd.CKDLoss', negatives='student_student', symmetric=True)
-    with pytest.raises(ValueError, match=r'CKDLoss\.symmetric=True .* no meaning'):
+    with pytest.raises(ValueError, match=r'model\.losses\.ckd\.symmetric=True .* no meaning'):
         build(LOSSES, config, 'model.losses.ckd')

@@ -60,7 +60,9 @@ def test_samples_of_one_object_are_not_each_others_negatives(
 
 
 def test_a_wrong_same_object_is_refused(make_table: Any, attach: Any) -> None:
-    with pytest.raises(ValueError, match=r"CKDLoss\.same_object: 'drop' is neither 'mask' nor"):
+    with pytest.raises(
+        ValueError, match=r"model\.losses\.tested\.same_object: 'drop' is neither 'mask' nor"
+    ):
         attach(CKD | dict(same_object='drop'), make_table('softmax'))
 
 

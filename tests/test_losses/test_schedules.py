@@ -311,5 +311,5 @@ def test_what_lies_beyond_the_end_of_any_run_is_told(schedule: Any, told: list[s
 )
 def test_what_is_no_point_of_training_is_named_when_built(config: dict[str, Any]) -> None:
     option = list(config)[1]
-    with pytest.raises(ValueError, match=rf'{config["type"]}\.{option}: '):
+    with pytest.raises(ValueError, match=rf'^CKDLoss\.weight\.{option}: '):
         build_schedule(config, 'CKDLoss.weight')
