@@ -6,6 +6,7 @@ import argparse
 import os
 import os.path as osp
 import sys
+import time
 import traceback
 
 from mmengine.config import Config
@@ -24,6 +25,9 @@ from mmkd.utils.processes import local_rank
 from mmkd.utils.recipe import make_recipe
 from mmkd.utils.run_name import run_name
 from mmkd.utils.student_config import teacher_configs
+
+SECONDS_FOR_THE_FIRST = 15
+"""How long the other processes wait with an error that the first will say."""
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -167,8 +171,10 @@ def report_missing(error: PreflightError, launcher: str) -> int:
     Returns:
         The exit code of the command, 2.
     """
-    if local_rank(launcher) == 0:
-        print(error, file=sys.stderr)
+    if local_rank(launcher) != 0:
+        # The launcher ends all processes when one ends: the first, which mostly finds the same, is left time to say it.
+        time.sleep(SECONDS_FOR_THE_FIRST)
+    print(error, file=sys.stderr)
     return 2
 
 
