@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,11 @@ import cv2
 import numpy as np
 import pytest
 from mmengine.config import Config
+
+# A shell has what it runs in the background ignore Ctrl-C, and the runs that tests stop with it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TINY_RETINANET = REPOSITORY / 'tests' / 'data' / 'tiny_retinanet.py'

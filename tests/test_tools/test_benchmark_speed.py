@@ -3,12 +3,18 @@ from __future__ import annotations
 import json
 
 import pytest
-from tiny import TINY_RETINANET
+from tiny import TINY_RETINANET, fresh_hub
 
 
 @pytest.fixture
 def tool(load_tool):
     return load_tool('benchmark_speed')
+
+
+@pytest.fixture(autouse=True)
+def no_run_in_progress() -> None:
+    """The run of an earlier test in this process is over."""
+    fresh_hub()
 
 
 def test_every_side_of_a_recipe_is_timed_and_compared(tool, tmp_path, capsys) -> None:
