@@ -193,6 +193,27 @@ class HeadAdapter(ABC):
         return self.tables(step)
 
 
+class DerivedAdapter(HeadAdapter, ABC):
+    """An adapter over the adapter ``own`` of the student's own head, which says what the student's rows are."""
+
+    own: HeadAdapter
+
+    @property
+    def activation(self) -> Activation:
+        """See :attr:`HeadAdapter.activation`."""
+        return self.own.activation
+
+    @property
+    def num_logits(self) -> int:
+        """See :attr:`HeadAdapter.num_logits`."""
+        return self.own.num_logits
+
+    @property
+    def num_classes(self) -> int:
+        """See :attr:`HeadAdapter.num_classes`."""
+        return self.own.num_classes
+
+
 def register_head_adapter(*head_classes: str) -> Callable[[_Adapter], _Adapter]:
     """Class decorator: the adapter serves heads of these class names and of classes derived from them.
 

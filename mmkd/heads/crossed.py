@@ -9,15 +9,15 @@ import torch
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
-from mmkd.structures import Activation, FeaturePair, SampleTable, Step
+from mmkd.structures import FeaturePair, SampleTable, Step
 
-from .base import HeadAdapter
+from .base import DerivedAdapter, HeadAdapter
 from .dense import BOX_TOWER, DenseHeadAdapter, DenseTable, with_towers
 
 _TOWERS = ('cls_convs', BOX_TOWER)
 
 
-class CrossedHeadAdapter(HeadAdapter):
+class CrossedHeadAdapter(DerivedAdapter):
     """The tables of a dense head, in which the *teacher's* head has computed the student's side.
 
     What the first ``layer`` convolutions of the student's head output, of both towers, goes through the remaining
@@ -34,6 +34,8 @@ class CrossedHeadAdapter(HeadAdapter):
     Raises:
         ValueError: A head has no such towers, or the two differ in depth, width or normalisation.
     """
+
+    own: DenseHeadAdapter
 
     def __init__(
         self, own: HeadAdapter, student: nn.Module, teacher: nn.Module, path: str, layer: int
@@ -56,21 +58,6 @@ class CrossedHeadAdapter(HeadAdapter):
             )
         self._towers = [f'{path}.{name}.{layer - 1}' for name in _TOWERS]
         self.taps = {**own.taps, **{f'crossed at {tower}': tower for tower in self._towers}}
-
-    @property
-    def activation(self) -> Activation:
-        """See :attr:`HeadAdapter.activation`."""
-        return self.own.activation
-
-    @property
-    def num_logits(self) -> int:
-        """See :attr:`HeadAdapter.num_logits`."""
-        return self.own.num_logits
-
-    @property
-    def num_classes(self) -> int:
-        """See :attr:`HeadAdapter.num_classes`."""
-        return self.own.num_classes
 
     @property
     def num_teacher_classes(self) -> int:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmkd.structures import Activation, SampleTable, Step
+from mmkd.structures import SampleTable, Step
 
-from .base import HeadAdapter, adapter_class
+from .base import DerivedAdapter, HeadAdapter, adapter_class
 from .roi import RoIHeadAdapter, RoIScores
 
 _MOST_ROIS = 2048
@@ -64,7 +64,7 @@ class ScoredBoxes(SampleTable):
         return torch.cat([self.score(some) for some in rois.split(_MOST_ROIS)])
 
 
-class RoITeacherAdapter(HeadAdapter):
+class RoITeacherAdapter(DerivedAdapter):
     """A student whose head predicts boxes, dense or of queries, with a two-stage teacher.
 
     Labels, weights, objects and the student's logits are those that the adapter of the student's own head gives. The
@@ -119,24 +119,9 @@ class RoITeacherAdapter(HeadAdapter):
         self.candidates = candidates
 
     @property
-    def activation(self) -> Activation:
-        """See :attr:`HeadAdapter.activation`."""
-        return self.own.activation
-
-    @property
-    def num_classes(self) -> int:
-        """See :attr:`HeadAdapter.num_classes`."""
-        return self.own.num_classes
-
-    @property
     def num_teacher_classes(self) -> int:
         """See :attr:`HeadAdapter.num_teacher_classes`."""
         return self.scores.num_classes
-
-    @property
-    def num_logits(self) -> int:
-        """See :attr:`HeadAdapter.num_logits`."""
-        return self.own.num_logits
 
     def learn_from(self, teacher: str) -> None:
         """See :meth:`HeadAdapter.learn_from`."""
