@@ -8,6 +8,7 @@ writes NAME-HASH.pth and NAME.py into the folder `exported` beside the checkpoin
 from __future__ import annotations
 
 import argparse
+import json
 import os.path as osp
 import sys
 from pathlib import Path
@@ -32,6 +33,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--name', help="beginning of their names (default: config's and checkpoint's)"
     )
+    parser.add_argument('--half', action='store_true', help='write the weights as float16')
+    parser.add_argument(
+        '--metrics',
+        metavar='FILE',
+        help='JSON file of metrics to keep in the checkpoint, as tools/test.py writes them',
+    )
     parser.add_argument(
         '--allow-pickle',
         action='store_true',
@@ -50,12 +57,21 @@ def main(argv: list[str] | None = None) -> int:
     try:
         cfg = read_config(args.config)
         merge(cfg, args.cfg_options or {})
-        student = export_student(cfg, args.checkpoint, out_dir, args.name, args.allow_pickle)
+        metrics = _metrics(args.metrics) if args.metrics else None
+        student = export_student(
+            cfg, args.checkpoint, out_dir, args.name, args.allow_pickle, args.half, metrics
+        )
     except (OSError, RuntimeError, ValueError) as error:
         print(f'export_student: {error}', file=sys.stderr)
         return 2
     print(f'checkpoint: {student.checkpoint}\nconfig: {student.config}')
     return 0
+
+
+def _metrics(file: str) -> dict[str, float]:
+    """Those of a file that tools/test.py wrote; the times that it has, too, say nothing about the model."""
+    content = json.loads(Path(file).read_text(encoding='utf-8'))
+    return {name: value for name, value in content.items() if '/' in name}
 
 
 if __name__ == '__main__':

@@ -1,2 +1,12 @@
-_base_ = ['../_base_/pairs/retinanet_shapes.py', '../_base_/methods/ckd_sigmoid.py']
-model = dict(losses={{_base_.ckd}})
+# CKD from the embedded teacher, on the student's schedule.
+_base_ = ['./retinanet_student.py', '../_base_/distill.py', '../_base_/methods/ckd_sigmoid.py']
+model = dict(
+    _delete_=True,
+    type='mmkd.Distiller',
+    student={{_base_.model}},
+    teacher=dict(
+        config='{{ fileDirname }}/retinanet_teacher.py',
+        checkpoint='{{ fileDirname }}/weights/retinanet_teacher-4cb601e1.pth',
+    ),
+    losses={{_base_.ckd}},
+)

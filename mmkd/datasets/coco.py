@@ -18,17 +18,22 @@ from mmkd.datasets.scenes import Instance, draw_scene
 # First image id of each split and room for annotation ids per image: ids never clash between
 # splits and do not depend on how many images there are. COCO's evaluation takes annotation
 # id 0 for 'unmatched', hence nothing starts at 0.
-_FIRST_IMAGE_ID = {'train': 1, 'val': 1_000_001}
+_FIRST_IMAGE_ID = {'train': 1, 'val': 1_000_001, 'test': 2_000_001}
+_STREAM = {
+    'train': 0,
+    'val': 1,
+    'test': 4,
+}  # Classification has the others: no image is drawn for both.
 _ANNOTATION_IDS_PER_IMAGE = 1000
 
 _JPEG_QUALITY = 95
 
 
 class CocoLayout(Layout):
-    """``annotations/instances_{train,val}2017.json``, and JPEG images in ``train2017/`` and ``val2017/``."""
+    """``annotations/instances_{train,val,test}2017.json``, and JPEG images in ``train2017/`` and so on."""
 
-    version = '1'
-    entries = frozenset({'annotations', 'train2017', 'val2017'})
+    version = '2'
+    entries = frozenset({'annotations', 'train2017', 'val2017', 'test2017'})
     smallest = 64
 
     def write(
@@ -70,7 +75,7 @@ class CocoLayout(Layout):
         return sum(1 for _ in (folder / self.split_name(split)).glob('*.jpg'))
 
     def split_name(self, split: Split) -> str:
-        """``train2017`` or ``val2017``."""
+        """``train2017``, ``val2017`` or ``test2017``."""
         return f'{split}2017'
 
 
@@ -110,7 +115,7 @@ def _write_image(
     folder: Path, split: Split, size: int, seed: int, categories: str, index: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Draw and save image ``index`` of a split; return its record and its annotations."""
-    rng = np.random.default_rng([seed, ('train', 'val').index(split), index])
+    rng = np.random.default_rng([seed, _STREAM[split], index])
     objects = OBJECT_SETS[categories].categories(split)
     pixels, instances = draw_scene(rng, size, objects, _kind(index))
     image_id = _FIRST_IMAGE_ID[split] + index

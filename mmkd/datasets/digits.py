@@ -3,15 +3,14 @@
 The set is the test part of UCI's "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak, 1998). Its
 description says that 13 people wrote it, not who wrote what. But its labels repeat one text of 130 digits (0 to 9
 three times, then 100 in a fixed mixture) 14 times, at times with a digit lost: the forms that the writers filled in,
-one after the other. The split keeps forms whole. With 14 forms and 13 writers one of them may have filled in two, on
-either side of the split; nobody wrote it down.
+one after the other. The split keeps forms whole. With 14 forms and 13 writers one of them may have filled in two, in
+two splits; nobody wrote it down.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -21,27 +20,21 @@ from mmkd.datasets.contours import Contours, signed_area
 FORM_STARTS = (0, 130, 256, 386, 516, 646, 776, 906, 1029, 1157, 1287, 1415, 1545, 1667)
 """Where in scikit-learn's order each form begins; found in the labels, see above."""
 
-TRAINING_FORMS = 10
-"""The first ten forms are for training (1,287 images), the last four for validation (510)."""
+FORMS = {'train': (0, 8), 'val': (8, 11), 'test': (11, 14)}
+"""The first eight forms are for training (1,029 images), three for validation (386), three for testing (382)."""
 
 _BRIGHTEST = 16
 _OUTLINE_SCALE = 8
 
 
-def photographs(split: Literal['train', 'val']) -> tuple[np.ndarray, np.ndarray]:
+def photographs(split: str) -> tuple[np.ndarray, np.ndarray]:
     """The images of a split in scikit-learn's order, (N, 8, 8) uint8, and the digits, (N,)."""
-    border = FORM_STARTS[TRAINING_FORMS]
     images, labels = _load()
-    return (
-        (images[:border], labels[:border])
-        if split == 'train'
-        else (images[border:], labels[border:])
-    )
+    first, end = ((*FORM_STARTS, len(labels))[form] for form in FORMS[split])
+    return images[first:end], labels[first:end]
 
 
-def outline_of(
-    digit: int, split: Literal['train', 'val']
-) -> Callable[[np.random.Generator], Contours]:
+def outline_of(digit: int, split: str) -> Callable[[np.random.Generator], Contours]:
     """A function that returns the contours of one of the split's images of a digit, chosen by chance."""
 
     def outline(rng: np.random.Generator) -> Contours:

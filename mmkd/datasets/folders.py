@@ -53,7 +53,7 @@ class Layout(ABC):
     def write(
         self, folder: Path, split: Split, info: Info, workers: int, say: Callable[[str], None]
     ) -> None:
-        """Write a split into ``folder``, which may hold the other one."""
+        """Write a split into ``folder``, which may hold others."""
 
     @abstractmethod
     def read_info(self, folder: Path, split: Split) -> Info:

@@ -14,19 +14,19 @@ from mmkd.datasets.folders import Info, Layout, save_image, write_images
 from mmkd.datasets.objects import OBJECT_SETS, Split
 from mmkd.datasets.scenes import draw_object
 
-_STREAM = {'train': 2, 'val': 3}  # Detection has 0 and 1: no image is drawn for both.
+_STREAM = {'train': 2, 'val': 3, 'test': 5}  # Detection has the others: no image is drawn for both.
 
 
 class ImageNetLayout(Layout):
-    """``{train,val}/CLASS/NUMBER.png`` and ``meta/{train,val}.txt``, as MMPretrain's ``ImageNet`` reads them.
+    """``{train,val,test}/CLASS/NUMBER.png`` and ``meta/{train,val,test}.txt``, as MMPretrain's ``ImageNet`` reads them.
 
     A line of these is ``CLASS/NUMBER.png LABEL``. ``meta/classes.txt`` has the classes in the order of their labels,
-    ``meta/{train,val}.json`` what a split was made of. Image i of a drawn set shows class i mod C, so that all classes
-    have as many images, to one.
+    ``meta/{train,val,test}.json`` what a split was made of. Image i of a drawn set shows class i mod C, so that all
+    classes have as many images, to one.
     """
 
-    version = '1'
-    entries = frozenset({'train', 'val', 'meta'})
+    version = '2'
+    entries = frozenset({'train', 'val', 'test', 'meta'})
     smallest = 8
 
     def write(
@@ -59,7 +59,7 @@ class ImageNetLayout(Layout):
         return sum(1 for _ in (folder / split).glob('*/*.png'))
 
     def split_name(self, split: Split) -> str:
-        """``train`` or ``val``."""
+        """``train``, ``val`` or ``test``."""
         return split
 
 

@@ -13,7 +13,7 @@ from mmkd.datasets import digits
 from mmkd.datasets.contours import Contours
 from mmkd.datasets.outlines import SHAPES
 
-Split = Literal['train', 'val']
+Split = Literal['train', 'val', 'test']
 
 CLASSES = tuple(SHAPES)
 """The ten classes of the set 'shapes', in the order of their ids 1 to 10."""
@@ -51,7 +51,7 @@ class ObjectSet:
     """A named set of classes.
 
     Attributes:
-        categories: the classes in the order of their labels. Those of the two splits have the same ids and
+        categories: the classes in the order of their labels. Those of the splits have the same ids and
             names, but may be drawn from different originals.
         supercategory: what COCO's annotations call them all.
         photographs: for a set of given images: those of a split, (N, H, W) uint8, and their labels, (N,).

@@ -14,7 +14,7 @@ def _circle(rng: np.random.Generator) -> Contours:
 
 
 def _ellipse(rng: np.random.Generator) -> Contours:
-    return [arc(1.0) * np.array([rng.uniform(1.45, 2.2), 1])]
+    return [arc(1.0) * np.array([rng.uniform(1.6, 2.3), 1])]
 
 
 def _square(rng: np.random.Generator) -> Contours:
@@ -22,7 +22,7 @@ def _square(rng: np.random.Generator) -> Contours:
 
 
 def _rectangle(rng: np.random.Generator) -> Contours:
-    width = rng.uniform(1.45, 2.2)
+    width = rng.uniform(1.6, 2.3)
     return [np.array([(-width, -1), (width, -1), (width, 1), (-width, 1)], dtype=float)]
 
 
@@ -30,8 +30,8 @@ def _pentagon(rng: np.random.Generator) -> Contours:
     return [arc(1.0, points=5)]
 
 
-def _hexagon(rng: np.random.Generator) -> Contours:
-    return [arc(1.0, points=6)]
+def _triangle(rng: np.random.Generator) -> Contours:
+    return [arc(1.0, points=3)]
 
 
 def _star(rng: np.random.Generator) -> Contours:
@@ -75,8 +75,8 @@ SHAPES: dict[str, Callable[[np.random.Generator], Contours]] = {
     'ellipse': _ellipse,
     'square': _square,
     'rectangle': _rectangle,
+    'triangle': _triangle,
     'pentagon': _pentagon,
-    'hexagon': _hexagon,
     'star': _star,
     'cross': _cross,
     'ring': _ring,

@@ -22,7 +22,7 @@ from mmkd.datasets.contours import (
 from mmkd.datasets.objects import Category
 from mmkd.datasets.painting import Layer, paint
 
-MIN_VISIBLE = 0.25
+MIN_VISIBLE = 0.5
 """An object is kept if at least this part of its area is inside the image and unoccluded."""
 
 _LARGE = 96
@@ -87,7 +87,7 @@ def draw_object(rng: np.random.Generator, size: int, category: Category) -> np.n
 def _lay_out(
     rng: np.random.Generator, size: int, categories: tuple[Category, ...], kind: str
 ) -> tuple[list[Layer], list[Instance]]:
-    layers = [_stroke(rng, size) for _ in range(rng.choice([0, 1, 2], p=[0.7, 0.2, 0.1]))]
+    layers = [_stroke(rng, size) for _ in range(rng.choice([0, 1, 2], p=[0.8, 0.15, 0.05]))]
     occupied = np.zeros((size, size), dtype=bool)
     for layer in layers:
         occupied |= layer.mask
@@ -123,7 +123,7 @@ def _lay_out(
 
 def _plan(rng: np.random.Generator, size: int, kind: str) -> Iterator[tuple[float, float]]:
     """The range of scale of each object to place, from front to back."""
-    small, medium, large = (12.0, 31.0), (33.0, 0.52 * size), (106.0, 0.96 * size)
+    small, medium, large = (18.0, 31.0), (33.0, 0.5 * size), (106.0, 0.9 * size)
     has_large = kind == 'large' and large[0] < large[1]
     if kind == 'empty':
         return

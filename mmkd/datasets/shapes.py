@@ -36,8 +36,8 @@ class Task:
 
 
 TASKS = {
-    'detection': Task(CocoLayout(), '', 'shapes', 2000, 500, 128),
-    'classification': Task(ImageNetLayout(), '_cls', 'textured', 3000, 1500, 32),
+    'detection': Task(CocoLayout(), '', 'shapes', 4000, 500, 128),
+    'classification': Task(ImageNetLayout(), '_cls', 'textured', 6000, 1500, 32),
 }
 """What the data can be for."""
 
@@ -76,6 +76,7 @@ def make_shapes(
     out: str | os.PathLike[str],
     train: int | None = None,
     val: int | None = None,
+    test: int | None = None,
     size: int | None = None,
     seed: int = 0,
     categories: str | None = None,
@@ -85,17 +86,19 @@ def make_shapes(
 ) -> Path:
     """Write a set for detection or classification, unless ``out`` already holds exactly this one.
 
-    For detection the files are ``annotations/instances_{train,val}2017.json`` and JPEG images in ``train2017/``
-    and ``val2017/``; for classification ``meta/{train,val}.txt`` and PNG images in ``train/CLASS/`` and
-    ``val/CLASS/``. They are written to a hidden sibling folder that takes the name ``out`` when all is done, so what
-    has the name ``out`` is always complete. A set that another version or other arguments made is replaced.
+    There are three splits: to train, to choose settings (val) and to report (test). For detection the files are
+    ``annotations/instances_{train,val,test}2017.json`` and JPEG images in ``train2017/`` and so on; for classification
+    ``meta/{train,val,test}.txt`` and PNG images in ``train/CLASS/`` and so on. They are
+    written to a hidden sibling folder that takes the name ``out`` when all is done, so what has the name ``out`` is
+    always complete. A set that another version or other arguments made is replaced.
 
     Args:
         out: Folder to write. It must be new, empty, or a set written by this function for this task.
-        train: Number of training images; by default 2000 for detection, 3000 for classification (of the digits all
-            1287).
+        train: Number of training images; by default 4000 for detection, 6000 for classification (of the digits all
+            1029).
         val: Number of validation images; by default 500 for detection, 1500 for classification (of the digits all
-            510).
+            386).
+        test: Number of test images; by default as many as validation images (of the digits all 382).
         size: Width and height of the images in pixels: at least 64 for detection (objects above COCO's 'large'
             bound, 96 x 96 px, need 112 or more), by default 128; at least 8 for classification, by default 32
             (digits 16).
@@ -130,6 +133,7 @@ def make_shapes(
         'train': _count('train', train, defaults.train, task, categories),
         'val': _count('val', val, defaults.val, task, categories),
     }
+    counts['test'] = _count('test', test, counts['val'], task, categories)
     for name, value, least in (
         ('size', size, defaults.layout.smallest),
         ('seed', seed, 0),
@@ -192,20 +196,26 @@ def main(arguments: list[str] | None = None) -> None:
         choices=tuple(OBJECT_SETS),
         help='shapes: ten shapes in five pairs of look-alikes, colour and pattern random (default for '
         'detection); textured: each of them plain, striped and checked, 30 classes (default for classification); '
-        "digits: scikit-learn's handwritten digits, other writers in validation than in training; coco80: COCO's "
+        "digits: scikit-learn's handwritten digits, other writers in each split; coco80: COCO's "
         '80 names and ids, each a shape in one of eight finishes, to try a COCO recipe on',
     )
     parser.add_argument(
         '--train',
         type=int,
         metavar='N',
-        help='training images (default: 2000 for detection, 3000 for classification, of digits all 1287)',
+        help='training images (default: 4000 for detection, 6000 for classification, of digits all 1029)',
     )
     parser.add_argument(
         '--val',
         type=int,
         metavar='N',
-        help='validation images (default: 500 for detection, 1500 for classification, of digits all 510)',
+        help='validation images (default: 500 for detection, 1500 for classification, of digits all 386)',
+    )
+    parser.add_argument(
+        '--test',
+        type=int,
+        metavar='N',
+        help='test images (default: as many as validation images, of digits all 382)',
     )
     parser.add_argument(
         '--size',

@@ -46,6 +46,8 @@ def export_student(
     out_dir: str | Path,
     name: str | None = None,
     allow_pickle: bool = False,
+    half: bool = False,
+    metrics: Mapping[str, float] | None = None,
 ) -> ExportedStudent:
     """Write the student of a run as MMDetection and MMPretrain publish their models.
 
@@ -62,6 +64,8 @@ def export_student(
         name: Beginning of the files' names; default the names of the config's folder, the config and the
             checkpoint.
         allow_pickle: Unpickle whatever the checkpoint holds, see :func:`mmkd.checkpoints.load_checkpoint`.
+        half: Write the weights as float16: half the size; they are rounded and load into a float32 model all the same.
+        metrics: What an evaluation of it measured, such as ``{'coco/bbox_mAP': 0.41}``: kept as ``meta['metrics']``.
 
     Returns:
         Where the files are.
@@ -79,7 +83,13 @@ def export_student(
     elif name != _file_name(name):
         raise ValueError(f'name: {name!r} is no plain file name (letters, digits, - _ .)')
     meta = {key: value for key, value in (content.get('meta') or {}).items() if key in META_KEYS}
-    published = dict(meta=_plain(meta) | {'cfg': plain.pretty_text}, state_dict=weights)
+    meta |= {'cfg': plain.pretty_text}
+    if metrics is not None:
+        meta['metrics'] = dict(metrics)
+    if half:
+        for key, value in weights.items():
+            weights[key] = value.half() if value.is_floating_point() else value
+    published = dict(meta=_plain(meta), state_dict=weights)
 
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,8 +111,22 @@ def _published_config(cfg: Config) -> Config:
     for key in ('work_dir', 'experiment_name', 'launcher'):
         plain.pop(key, None)
     plain.load_from = None
+    _drop_checkpoints(plain.model)
     plain.resume = False
     return plain
+
+
+def _drop_checkpoints(model: Any) -> None:
+    """Take out where weights were loaded from: all of them are in the exported checkpoint."""
+    if isinstance(model, dict):
+        init = model.get('init_cfg')
+        if isinstance(init, dict) and init.get('type') == 'Pretrained':
+            model['init_cfg'] = None
+        model = model.values()
+    elif not isinstance(model, list | tuple):
+        return
+    for item in model:
+        _drop_checkpoints(item)
 
 
 def _student_weights(

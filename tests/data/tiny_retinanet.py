@@ -4,8 +4,8 @@ default_scope = 'mmdet'
 data_root = 'data/shapes/'
 metainfo = dict(
     classes=(
-        'circle', 'ellipse', 'square', 'rectangle', 'pentagon',
-        'hexagon', 'star', 'cross', 'ring', 'crescent',
+        'circle', 'ellipse', 'square', 'rectangle', 'triangle',
+        'pentagon', 'star', 'cross', 'ring', 'crescent',
     )
 )  # fmt: skip
 image_size = (64, 64)

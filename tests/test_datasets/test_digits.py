@@ -14,7 +14,6 @@ from mmkd.datasets import make_shapes
 from mmkd.datasets.contours import place, rasterise, signed_area
 from mmkd.datasets.digits import (
     FORM_STARTS,
-    TRAINING_FORMS,
     contours_of,
     outline_of,
     photographs,
@@ -35,13 +34,13 @@ def test_every_form_is_the_same_text():
 
 
 def test_splits_share_no_form_and_leave_no_image_out():
-    (train, train_labels), (val, val_labels) = photographs('train'), photographs('val')
+    images, labels = zip(*map(photographs, ('train', 'val', 'test')), strict=True)
     data = load_digits()
-    assert len(train) == FORM_STARTS[TRAINING_FORMS] == 1287
-    assert len(train) + len(val) == len(data.images) == 1797
-    np.testing.assert_array_equal(np.concatenate([train_labels, val_labels]), data.target)
+    assert [len(split) for split in images] == [1029, 386, 382]
+    assert set(np.cumsum([len(split) for split in images[:2]])) <= set(FORM_STARTS)
+    np.testing.assert_array_equal(np.concatenate(labels), data.target)
     np.testing.assert_array_equal(
-        np.concatenate([train, val]), np.rint(data.images / 16 * 255).astype(np.uint8)
+        np.concatenate(images), np.rint(data.images / 16 * 255).astype(np.uint8)
     )
 
 

@@ -26,9 +26,9 @@ BASE_CONFIG = ROOT / 'configs/_base_/datasets/shapes_detection.py'
 
 # Annotations of 4 + 8 images at seed 0. When it no longer holds, sets that users have on disk are
 # not what the generator draws now: raise CocoLayout.version together with the new value.
-PINNED_VERSION = '1'
-PINNED_ANNOTATIONS = '4b01a529c2967c391919cf93189f21446d91fc3a443c48ad07488b996fed98f5'
-PINNED_MEAN_COLOURS = [122.7, 98.7, 111.2, 77.2, 64.9, 165.8, 118.7, 177.8]
+PINNED_VERSION = '2'
+PINNED_ANNOTATIONS = '1209713b715f09bde2d69827f6df7a0deec727cc8a40c9ce13662e2a2253fc4b'
+PINNED_MEAN_COLOURS = [122.7, 104.7, 111.8, 77.2, 64.6, 164.5, 118.5, 175.8]
 
 
 @pytest.fixture(scope='module')
@@ -97,10 +97,12 @@ class TestAnnotations:
         assert max(polygon_counts) > 1
         assert 0 < len(objects) - len(polygon_counts) < 0.2 * len(objects)
 
-    def test_ids_are_unique_over_both_splits(self, folder, val):
-        train = COCO(folder / 'annotations/instances_train2017.json')
+    def test_ids_are_unique_over_the_splits(self, folder, val):
+        train, test = (
+            COCO(folder / f'annotations/instances_{split}2017.json') for split in ('train', 'test')
+        )
         for key in ('images', 'annotations'):
-            ids = [record['id'] for coco in (train, val) for record in coco.dataset[key]]
+            ids = [record['id'] for coco in (train, val, test) for record in coco.dataset[key]]
             assert len(set(ids)) == len(ids)
             assert min(ids) > 0
 
@@ -165,7 +167,7 @@ class TestReproducibility:
         fewer = hashes(make_shapes(tmp_path / 'fewer', train=5, val=3, workers=1))
         assert one == two
         images = {name: digest for name, digest in fewer.items() if name.endswith('.jpg')}
-        assert len(images) == 8
+        assert len(images) == 11
         assert images.items() <= one.items()
 
     def test_seeds_and_splits_differ(self, tmp_path):
@@ -173,7 +175,7 @@ class TestReproducibility:
         other = hashes(make_shapes(tmp_path / '1', train=4, val=4, seed=1, workers=1))
         assert first.keys() == other.keys()
         images = [d for h in (first, other) for name, d in h.items() if name.endswith('.jpg')]
-        assert len(set(images)) == 16
+        assert len(set(images)) == 24
 
     def test_what_is_drawn_changes_with_the_version_only(self, tmp_path):
         folder = make_shapes(tmp_path / 'shapes', train=4, val=8, workers=1)
@@ -264,7 +266,7 @@ class TestFolder:
         assert list(tmp_path.rglob('*.jpg'))
         assert not out.exists()
         make_shapes(out, train=1, val=1, workers=1)
-        assert len(list(out.rglob('*.jpg'))) == 2
+        assert len(list(out.rglob('*.jpg'))) == 3
 
     @pytest.mark.parametrize(
         ('arguments', 'message'),
@@ -330,10 +332,22 @@ class TestCommand:
 
     def test_writes_what_the_function_writes(self, tmp_path, capsys):
         shapes.main(
-            [str(tmp_path / 'a'), '--train', '2', '--val', '1', '--seed', '5', '--size', '96']
+            [
+                str(tmp_path / 'a'),
+                '--train',
+                '2',
+                '--val',
+                '1',
+                '--test',
+                '3',
+                '--seed',
+                '5',
+                '--size',
+                '96',
+            ]
         )
-        assert '2 + 1 images' in capsys.readouterr().out
-        make_shapes(tmp_path / 'b', train=2, val=1, seed=5, size=96, workers=1)
+        assert '2 + 1 + 3 images' in capsys.readouterr().out
+        make_shapes(tmp_path / 'b', train=2, val=1, test=3, seed=5, size=96, workers=1)
         assert hashes(tmp_path / 'a') == hashes(tmp_path / 'b')
 
     def test_bad_argument_is_one_line(self, tmp_path, capsys):

@@ -29,6 +29,25 @@ def test_a_plain_model_is_exported_beside_its_checkpoint(tool, trained, capsys) 
     assert all(torch.equal(content['state_dict'][key], expected[key]) for key in expected)
 
 
+def test_half_precision_metrics_and_no_checkpoint_to_start_from(tool, trained, tmp_path) -> None:
+    metrics = tmp_path / 'metrics.json'
+    metrics.write_text('{"coco/bbox_mAP": 0.25, "time": 0.1}')
+    arguments = [str(trained.config), str(trained.checkpoint), '--out-dir', str(tmp_path / 'out')]
+    arguments += ['--half', '--metrics', str(metrics), '--cfg-options']
+    start = ['model.backbone.init_cfg.type=Pretrained', 'model.backbone.init_cfg.checkpoint=x.pth']
+    assert tool.main(arguments + start) == 0
+
+    (path,) = (tmp_path / 'out').glob('*.pth')
+    content = torch.load(path, weights_only=True)
+    expected = torch.load(trained.checkpoint, weights_only=False)['state_dict']
+    for key, value in expected.items():
+        exact = value.half() if value.is_floating_point() else value
+        assert content['state_dict'][key].dtype == exact.dtype
+        assert torch.equal(content['state_dict'][key], exact)
+    assert content['meta']['metrics'] == {'coco/bbox_mAP': 0.25}
+    assert 'x.pth' not in content['meta']['cfg']
+
+
 def test_weights_that_only_the_losses_had_are_dropped(tool, tiny_config, tmp_path, capsys) -> None:
     recipe = tmp_path / 'recipe.py'
     recipe.write_text(

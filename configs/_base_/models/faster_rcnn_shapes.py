@@ -6,7 +6,10 @@ model = dict(
         base_channels=8,
         frozen_stages=-1,
         norm_eval=False,
-        init_cfg=None,
+        init_cfg=dict(
+            checkpoint='{{ fileDirname }}/../../shapes_cls/weights/resnet18_w8_backbone-52a62739.pth',
+            prefix='backbone.',
+        ),
     ),
     # From stride 8 on, as the RetinaNet's: without P2 a step takes a third less.
     neck=dict(

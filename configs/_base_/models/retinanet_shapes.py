@@ -7,7 +7,10 @@ model = dict(
         base_channels=8,
         frozen_stages=-1,
         norm_eval=False,
-        init_cfg=None,
+        init_cfg=dict(
+            checkpoint='{{ fileDirname }}/../../shapes_cls/weights/resnet18_w8_backbone-52a62739.pth',
+            prefix='backbone.',
+        ),
     ),
     neck=dict(in_channels=[8, 16, 32, 64], out_channels=32, norm_cfg=dict(type='BN')),
     bbox_head=dict(

@@ -1,0 +1,16 @@
+# CKD from the embedded teacher, on the student's schedule.
+_base_ = [
+    './retinanet_digits_student.py',
+    '../_base_/distill.py',
+    '../_base_/methods/ckd_sigmoid.py',
+]
+model = dict(
+    _delete_=True,
+    type='mmkd.Distiller',
+    student={{_base_.model}},
+    teacher=dict(
+        config='{{ fileDirname }}/retinanet_digits_teacher.py',
+        checkpoint='{{ fileDirname }}/weights/retinanet_digits_teacher-00000000.pth',
+    ),
+    losses={{_base_.ckd}},
+)

@@ -1,2 +1,0 @@
-_base_ = '../_base_/pairs/textured_cls.py'
-model = dict(losses={{_base_.dist}})
