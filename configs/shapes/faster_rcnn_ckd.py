@@ -6,7 +6,7 @@ model = dict(
     student={{_base_.model}},
     teacher=dict(
         config='{{ fileDirname }}/faster_rcnn_teacher.py',
-        checkpoint='{{ fileDirname }}/weights/faster_rcnn_teacher-00000000.pth',
+        checkpoint='{{ fileDirname }}/weights/faster_rcnn_teacher-5c27b9e8.pth',
     ),
     losses={{_base_.ckd}},
 )

@@ -21,11 +21,11 @@ model = dict(
 )
 data_preprocessor = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
 enlarge = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=64)]
-flip = dict(type='RandomFlip', prob=0.5)
+flip = dict(type='RandomFlip', prob=[0.4, 0.4], direction=['horizontal', 'vertical'])
 train_dataloader = dict(dataset=dict(pipeline=[*enlarge, flip, dict(type='PackInputs')]))
 val_dataloader = dict(dataset=dict(pipeline=[*enlarge, dict(type='PackInputs')]))
 test_dataloader = val_dataloader
-max_epochs = 15
+max_epochs = 40
 train_cfg = dict(max_epochs=max_epochs)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=True, end=1, convert_to_iter_based=True),

@@ -8,7 +8,7 @@ model = dict(
         frozen_stages=-1,
         norm_eval=False,
         init_cfg=dict(
-            checkpoint='{{ fileDirname }}/../../shapes_cls/weights/resnet18_w8_backbone-52a62739.pth',
+            checkpoint='{{ fileDirname }}/../../shapes_cls/weights/resnet18_w8_backbone-e1a0ded3.pth',
             prefix='backbone.',
         ),
     ),
