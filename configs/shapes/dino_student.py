@@ -5,5 +5,5 @@ _base_ = [
     '../_base_/schedules/shapes.py',
     'mmdet::_base_/default_runtime.py',
 ]
-# A fifth of the convolutional students' rate (the only one that was tried).
+# A tenth of the convolutional students' rate (the only one that was tried).
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
