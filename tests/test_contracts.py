@@ -123,7 +123,11 @@ def distilled(plain_config: Config, tmp_path_factory: pytest.TempPathFactory) ->
     'losses',
     [
         {},
-        dict(ckd=CKD | dict(weight=0), pkd=dict(type='mmkd.PKDLoss', weight=0.0)),
+        dict(
+            ckd=CKD | dict(weight=0),
+            pkd=dict(type='mmkd.PKDLoss', weight=0.0),
+            kd=CKD | dict(weight=dict(type='mmkd.GradientShare', share=0)),
+        ),
         dict(ckd=CKD | dict(weight=dict(type='LinearWarmup', begin=2, end=3))),
     ],
     ids=['no_losses', 'weights_of_0', 'warm_up_that_never_begins'],
@@ -263,7 +267,9 @@ def test_7_a_resumed_run_ends_with_the_bits_of_one_that_never_stopped(
     plain_config: Config, tmp_path: Path
 ) -> None:
     warmup = dict(type='LinearWarmup', end=2)
-    config = recipe(plain_config, dict(ckd=CKD | dict(weight=warmup)))
+    share = dict(type='mmkd.GradientShare', share=0.2, interval=3)
+    losses = dict(ckd=CKD | dict(weight=warmup), pkd=dict(type='mmkd.PKDLoss', weight=share))
+    config = recipe(plain_config, losses)
     config.merge_from_dict({'custom_hooks': [], 'train_cfg.val_interval': 9})
     # MMEngine does not save the random generators: what resumes exactly is all but the augmentation.
     config.train_dataloader.dataset.pipeline[3].prob = 0.0
@@ -273,6 +279,9 @@ def test_7_a_resumed_run_ends_with_the_bits_of_one_that_never_stopped(
     again = train(resumed, tmp_path / 'resumed')
     assert again.iter == whole.iter == 8
     assert same(weights(again.model), weights(whole.model))
+    assert (whole.model.state_dict()['distill.gradient_shares.counts'] > 0.2).all(), (
+        'measured again'
+    )
 
 
 # ---- 10. Hooks written for the student work

@@ -26,7 +26,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import PARAM_SCHEDULERS, DefaultScope
 from mmengine.runner import Runner
 
-from mmkd.losses import DistillLoss
+from mmkd.losses import DistillLoss, GradientShare
 from mmkd.registry import LOSSES, build
 from mmkd.structures import Progress
 from mmkd.utils import (
@@ -133,7 +133,9 @@ def at(length: Progress, iteration: int) -> Progress:
 def follow_weights(losses: dict[str, DistillLoss], length: Progress) -> dict[str, list[float]]:
     """Weight of every loss at :func:`points`."""
     return {
-        name: [loss.weight(progress) for progress in points(length)]
+        name + ' (share of the gradient)' * isinstance(loss.schedule, GradientShare): [
+            loss.weight(progress) for progress in points(length)
+        ]
         for name, loss in losses.items()
     }
 

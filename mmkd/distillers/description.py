@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mmkd.losses import DistillLoss
+from mmkd.losses import DistillLoss, GradientShare
+from mmkd.losses.gradient_shares import NAME as SHARES
 from mmkd.losses.schedules import Constant, Schedule
 from mmkd.structures import Features, Progress, Sources
 from mmkd.teachers import FrozenTeacher
@@ -46,15 +47,20 @@ def describe(model: Distiller, progress: Progress) -> dict[str, str]:
             f'{type(head).__name__} reads {type(head.student_head).__name__}, of the teacher '
             f'{type(head.teacher_head).__name__}'
         )
+    place = getattr(model.distill, SHARES).place if SHARES in model.distill else ''
     for name, loss in model.distill_losses.items():
         of = f' of {loss.teacher}' if len(model.teachers) > 1 else ''
         parts[f'loss_{name}'] = type(loss).__name__ + of
-        parts[f'loss_{name}'] += _describe_loss(loss, model._tapped.sources, progress)
+        parts[f'loss_{name}'] += _describe_loss(loss, model._tapped.sources, progress, place)
     return parts
 
 
-def _describe_loss(loss: DistillLoss, sources: Sources, progress: Progress) -> str:
-    text = f', weight {_describe_weight(loss.schedule, progress)}'
+def _describe_loss(loss: DistillLoss, sources: Sources, progress: Progress, place: str) -> str:
+    if isinstance(loss.schedule, GradientShare):
+        share = _describe_weight(loss.schedule.schedule, progress)
+        text = f', share {share} of the gradient' + f' on {place}' * bool(place)
+    else:
+        text = f', weight {_describe_weight(loss.schedule, progress)}'
     sampler = getattr(loss, 'sampler', None)
     if sampler is not None:
         text += f', samples {_named(sampler)}'

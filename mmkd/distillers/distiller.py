@@ -12,8 +12,10 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from mmkd.heads.tapped import TappedNetwork
-from mmkd.losses import DistillLoss, build_schedule
+from mmkd.losses import DistillLoss, GradientShares, build_schedule
 from mmkd.losses.base import idle
+from mmkd.losses.gradient_shares import NAME as SHARES
+from mmkd.losses.gradient_shares import shares_of
 from mmkd.losses.schedules import Schedule
 from mmkd.registry import LOSSES, MODELS, TEACHERS, build
 from mmkd.structures import (
@@ -127,6 +129,8 @@ class Distiller(BaseModel):
         self._predicted_classes: ClassMap | None = None
         self._observers: list[Observer] = []
         self._attach(head)
+        if shares_of(self.distill_losses):
+            self.distill[SHARES] = GradientShares(built, self.distill_losses)
         self._channels_last = channels_last
         if channels_last:
             self.to(memory_format=torch.channels_last)
@@ -161,8 +165,9 @@ class Distiller(BaseModel):
         self.match_classes()
         for teacher in self.teachers.values():
             teacher.begin_step(progress)
-        weights = {name: loss.weight(progress) for name, loss in self.distill_losses.items()}
-        active = {name: self.distill_losses[name] for name, weight in weights.items() if weight}
+        wanted = {name: loss.weight(progress) for name, loss in self.distill_losses.items()}
+        active = {name: self.distill_losses[name] for name, weight in wanted.items() if weight}
+        weights: dict[str, float | Tensor] = {**wanted}
         for name, loss in self.distill_losses.items():
             loss.begin_step(active=name in active)
         observers, self._observers = self._observers, []
@@ -177,6 +182,7 @@ class Distiller(BaseModel):
             losses, records = self._tapped.loss(inputs, data_samples)
         else:
             losses, records = self.student.loss(inputs, data_samples), {}
+        unweighted = dict(losses)
         self._weigh_task(losses, progress)
         task = dict(losses)
         values: dict[str, Tensor] = {}
@@ -189,7 +195,19 @@ class Distiller(BaseModel):
                 if name in asked
             }
             step = self._tapped.step(inputs, data_samples, records, passes, progress)
-            values = self._distil(step, active, weights, losses)
+            values = self._values(step, active, losses)
+            if SHARES in self.distill:
+                weights |= self.distill[SHARES].weights(  # type: ignore[operator]
+                    self.student,
+                    unweighted,
+                    self._task_schedule(progress),
+                    values,
+                    wanted,
+                    progress,
+                )
+            for name, value in values.items():
+                losses[f'loss_{name}'] = weights[name] * value
+                self._watch.check(f'loss_{name}', losses[f'loss_{name}'], progress, step)
             self._teach_peers(step, losses)
         for name, module in self.distill.items():
             if name in active or (step is not None and name in step.teachers):
@@ -201,14 +219,10 @@ class Distiller(BaseModel):
             observer(StepRecord(progress, task, weights, values, step))
         return losses
 
-    def _distil(
-        self,
-        step: Step,
-        active: Mapping[str, DistillLoss],
-        weights: Mapping[str, float],
-        losses: dict[str, Any],
+    def _values(
+        self, step: Step, active: Mapping[str, DistillLoss], losses: Mapping[str, Any]
     ) -> dict[str, Tensor]:
-        """Compute the active losses, add them to ``losses`` by their weights; returns the unweighted values."""
+        """The unweighted active losses; ``losses`` are the student's own."""
         values: dict[str, Tensor] = {}
         for name, loss in active.items():
             if f'loss_{name}' in losses:
@@ -217,9 +231,6 @@ class Distiller(BaseModel):
                     'give the distillation loss another name'
                 )
             values[name] = loss(step)
-            value = weights[name] * values[name]
-            self._watch.check(f'loss_{name}', value, step.progress, step)
-            losses[f'loss_{name}'] = value
         return values
 
     def _teach_peers(self, step: Step, losses: dict[str, Any]) -> None:
@@ -452,10 +463,11 @@ def _check_names(parts: Any, where: str, example: str) -> None:
             f'{where}: expected a dict of names, such as dict({example}), got {parts!r}'
         )
     for name in parts:
-        if not name or not isinstance(name, str) or '.' in name or hasattr(nn.ModuleDict, name):
+        taken = isinstance(name, str) and (hasattr(nn.ModuleDict, name) or name == SHARES)
+        if not name or not isinstance(name, str) or '.' in name or taken:
             raise ValueError(
-                f'{where}: {name!r} cannot be a name: take a word without dots that is no attribute of '
-                f"PyTorch's ModuleDict, such as dict({example})"
+                f'{where}: {name!r} cannot be a name: take a word without dots that is neither {SHARES!r} '
+                f"nor an attribute of PyTorch's ModuleDict, such as dict({example})"
             )
 
 

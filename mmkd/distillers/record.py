@@ -18,14 +18,15 @@ class StepRecord:
     Attributes:
         progress: Where training is.
         task: The student's own losses, as its ``loss`` returned them.
-        weights: Weight of every distillation loss at this point of training.
+        weights: Weight of every distillation loss at this point of training; a scalar tensor where it is made of a
+            share of the gradient.
         values: Unweighted scalar of each distillation loss whose weight is not 0, attached to the graph.
         step: The pairs, built as far as the losses asked for them; None if every weight is 0.
     """
 
     progress: Progress
     task: Mapping[str, Any]
-    weights: Mapping[str, float]
+    weights: Mapping[str, float | Tensor]
     values: Mapping[str, Tensor]
     step: Step | None
 

@@ -19,6 +19,7 @@ from mmkd.distillers import Distiller
 from mmkd.distillers.record import StepRecord
 from mmkd.functional.agreement import cosine_similarities, matches, same_top1
 from mmkd.losses import LogitLoss
+from mmkd.losses.gradient_shares import gradient_of, parameters_under
 from mmkd.registry import HOOKS
 from mmkd.structures import Step
 
@@ -109,7 +110,7 @@ class DistillMonitorHook(Hook):
             model.observe_next_step(partial(self._measure, runner, model))
 
     def _measure(self, runner: Runner, model: Distiller, record: StepRecord) -> None:
-        numbers = {f'{name}/weight': weight for name, weight in record.weights.items()}
+        numbers = {f'{name}/weight': float(weight) for name, weight in record.weights.items()}
         for name, value in record.values.items():
             numbers[f'{name}/value'] = float(_mean(value.detach().float().clone()))
         if record.step is not None:
@@ -148,11 +149,11 @@ class DistillMonitorHook(Hook):
         parameters = self._shared_parameters(model)
         scale = _loss_scale(runner.optim_wrapper)
         task, _ = model.parse_losses(dict(record.task))
-        task_gradient = _gradient(task, parameters, scale)
+        task_gradient, _ = gradient_of(task, parameters, scale)
         norms = {'task': float(task_gradient.norm())}
         cosines = {}
         for name, value in record.values.items():
-            gradient = _gradient(record.weights[name] * value, parameters, scale)
+            gradient, _ = gradient_of(record.weights[name] * value, parameters, scale)
             norms[name] = float(gradient.norm())
             if norms['task'] > 0 and norms[name] > 0:
                 dot = float(gradient @ task_gradient)
@@ -164,29 +165,8 @@ class DistillMonitorHook(Hook):
         return shares | cosines | {'task_grad_share': norms['task'] / total}
 
     def _shared_parameters(self, model: Distiller) -> list[nn.Parameter]:
-        found = [
-            parameter
-            for name, parameter in model.student.named_parameters()
-            if parameter.requires_grad
-            and not name.startswith('distill.')
-            and any(f'{name}.'.startswith(f'{prefix}.') for prefix in self.parameters)
-        ]
-        if not found:
-            parts = ', '.join(name for name, _ in model.student.named_children())
-            raise ValueError(
-                f'DistillMonitorHook.parameters: no trainable parameter of the student begins with '
-                f'{" or ".join(self.parameters)}; its parts are {parts}'
-            )
-        return found
-
-
-def _gradient(loss: Tensor, parameters: Sequence[nn.Parameter], scale: float) -> Tensor:
-    """(P,) the gradient, over all processes; the graph stays. The gradients that training accumulates stay too."""
-    with torch.autocast(loss.device.type, enabled=False):
-        parts = torch.autograd.grad(
-            loss * scale, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
-    return _mean(torch.cat([part.flatten().float() for part in parts]) / scale)
+        where = 'DistillMonitorHook.parameters'
+        return list(parameters_under(model.student, self.parameters, where).values())
 
 
 def _mean(values: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from .cwd import CWDLoss
 from .dist import DISTLoss
 from .dkd import DKDLoss
 from .features import FeatureLoss
+from .gradient_shares import GradientShares
 from .kd import KDLoss
 from .ld import LDLoss
 from .logits import LogitLoss
@@ -26,6 +27,7 @@ from .schedules import (
     Chain,
     Constant,
     CosineDecay,
+    GradientShare,
     LinearWarmup,
     Schedule,
     Steps,
@@ -53,6 +55,8 @@ __all__ = [
     'DKDLoss',
     'DistillLoss',
     'FeatureLoss',
+    'GradientShare',
+    'GradientShares',
     'KDLoss',
     'LDLoss',
     'LinearWarmup',

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmkd.functional.processes import mean_over_processes
 from mmkd.structures import TEACHER, Progress, Request, Sources, Step
 
-from .schedules import Schedule, build_schedule, is_over
+from .schedules import Schedule, build_weight, is_over
 
 GIVEN = ('labels', 'weights', 'groups', 'activation', 'avg_factor')
 """Parameters of a function that a step gives; the others are options of the recipe."""
@@ -27,7 +27,8 @@ class DistillLoss(nn.Module, ABC):
     beside tensors are then options of the class, with the function's defaults, checks and documentation.
 
     Args:
-        weight: A number, or a schedule such as ``dict(type='LinearWarmup', end=20, by_epoch=True)``.
+        weight: A number, or a schedule such as ``dict(type='LinearWarmup', end=20, by_epoch=True)``, or a share of the
+            gradient, ``dict(type='mmkd.GradientShare', share=0.2)``.
         teacher: Name of the teacher, in a recipe that has several.
         **options: Options of ``function``.
 
@@ -49,7 +50,7 @@ class DistillLoss(nn.Module, ABC):
         **options: Any,
     ) -> None:
         super().__init__()
-        self._schedule = build_schedule(weight, where=f'{type(self).__name__}.weight')
+        self._schedule = build_weight(weight, where=f'{type(self).__name__}.weight')
         self.teacher = teacher
         known = _function_options(type(self))
         unknown = sorted(options.keys() - known.keys())
@@ -78,7 +79,7 @@ class DistillLoss(nn.Module, ABC):
         cls.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
 
     def weight(self, progress: Progress) -> float:
-        """The weight at this point of training."""
+        """The weight at this point of training; of a :class:`mmkd.losses.GradientShare` the share."""
         return self._schedule(progress)
 
     @property

@@ -1,10 +1,11 @@
-"""Schedules of a loss's weight: pure functions of how far training is, so that resuming needs no state."""
+"""Weights of losses: schedules, pure functions of how far training is, so that resuming needs no state; and shares."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from mmkd.registry import SCHEDULES, build
@@ -201,6 +202,63 @@ class Chain:
         return any(is_over(schedule, progress) for schedule in self.schedules)
 
 
+@SCHEDULES.register_module()
+@dataclass(frozen=True)
+class GradientShare:
+    """A share of the gradient in place of a loss's weight: the weight that gives it is found in training.
+
+    The share is the norm of the loss's weighted gradient on parameters that all losses reach, divided by the sum of the
+    norms of the student's own loss and of all distillation losses. The gradients are measured in the first steps
+    (iterations 0, 1, 2, 4, 8, ...) and then in every ``interval``-th iteration, each with a backward pass of its own
+    from the loss to these parameters. :class:`mmkd.losses.GradientShares` makes weights of them.
+
+    Of several losses with a share, all but ``share`` are options of all of them together and have to be equal.
+
+    Args:
+        share: 0 or more and less than 1, or a schedule of such numbers, as ``dict(type='LinearWarmup', value=0.2,
+            end=2)``.
+        interval: Iterations from one measurement to the next.
+        momentum: What remains of the mean of the earlier measurements at a new one; 0 takes the last one alone.
+        parameters: The parameters by the beginning of their names in the student, such as ``'backbone.layer4'``.
+            Default: the last ones that every loss reaches, as the way back to them is the shortest: the neck; without
+            one, or where a loss reads features of the backbone, the block of the backbone that comes last or is read.
+    """
+
+    share: float | Mapping[str, Any] | Schedule
+    interval: int = 50
+    momentum: float = 0.8
+    parameters: str | Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        largest = getattr(self.schedule, 'value', 0)
+        if largest >= 1:
+            raise ValueError(
+                f'GradientShare.share: {largest!r} leaves nothing to the other losses: give a number below 1, such as '
+                '0.2'
+            )
+        if not (isinstance(self.interval, int) and self.interval >= 1):
+            raise ValueError(
+                f'GradientShare.interval: {self.interval!r} is no number of iterations: give 1 or more'
+            )
+        if not (isinstance(self.momentum, int | float) and 0 <= self.momentum < 1):
+            raise ValueError(
+                f'GradientShare.momentum: {self.momentum!r} is not in [0, 1): give a number such as 0.8'
+            )
+
+    def __call__(self, progress: Progress) -> float:
+        """The share."""
+        return self.schedule(progress)
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """What the share follows."""
+        return build_schedule(self.share, 'GradientShare.share')
+
+    def is_over(self, progress: Progress) -> bool:
+        """See :func:`is_over`."""
+        return is_over(self.schedule, progress)
+
+
 def is_over(schedule: Schedule, progress: Progress) -> bool:
     """Whether the weight is 0 from this point of training on, for ever.
 
@@ -214,16 +272,8 @@ def is_over(schedule: Schedule, progress: Progress) -> bool:
     return method is not None and method(progress)
 
 
-def build_schedule(weight: float | Mapping[str, Any] | Schedule, where: str) -> Schedule:
-    """A schedule from a number, a config, or a schedule itself.
-
-    Args:
-        weight: What stands in the recipe.
-        where: Its place, for the error.
-
-    Raises:
-        ValueError, TypeError: The config is wrong; the message says how.
-    """
+def build_weight(weight: float | Mapping[str, Any] | Schedule, where: str) -> Schedule:
+    """What a loss's weight follows: a schedule or a :class:`GradientShare`, see :func:`build_schedule`."""
     if isinstance(weight, int | float):
         schedule: Schedule = Constant(float(weight))
     elif isinstance(weight, Mapping):
@@ -235,6 +285,25 @@ def build_schedule(weight: float | Mapping[str, Any] | Schedule, where: str) -> 
     value = getattr(schedule, 'value', 0.0)
     if not (isinstance(value, int | float) and 0 <= value < math.inf):
         raise ValueError(f'{where}: {value!r} is no weight: give a finite number, 0 or more')
+    return schedule
+
+
+def build_schedule(weight: float | Mapping[str, Any] | Schedule, where: str) -> Schedule:
+    """A schedule from a number, a config, or a schedule itself.
+
+    Args:
+        weight: What stands in the recipe.
+        where: Its place, for the error.
+
+    Raises:
+        ValueError, TypeError: The config is wrong; the message says how.
+    """
+    schedule = build_weight(weight, where)
+    if isinstance(schedule, GradientShare):
+        raise ValueError(
+            f'{where}: a GradientShare is the whole weight of a distillation loss and no part of another schedule: for '
+            "a share that changes set its own option, share=dict(type='LinearWarmup', value=0.2, end=2)"
+        )
     return schedule
 
 

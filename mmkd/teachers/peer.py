@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from mmkd.heads import build_head_adapter
 from mmkd.heads.features import flat, tap_path
 from mmkd.heads.tapped import TappedNetwork
-from mmkd.losses import DistillLoss
+from mmkd.losses import DistillLoss, GradientShares
 from mmkd.losses.base import idle
+from mmkd.losses.gradient_shares import NAME as SHARES
+from mmkd.losses.gradient_shares import shares_of
 from mmkd.registry import LOSSES, TEACHERS, build
 from mmkd.structures import NECK, ClassMap, Progress, Step, StoredRows, evaluating
 
@@ -81,10 +83,13 @@ class PeerTeacher(Teacher):
             self._check_classes(student)
             try:
                 self._tapped = TappedNetwork(model, {STUDENT: student}, built)
+                shares = GradientShares(model, built) if shares_of(built) else None
             except ValueError as error:
                 text = str(error).removeprefix('model.losses.')
                 raise ValueError(f'model.teacher.losses: {text}') from None
         self._module = nn.ModuleDict(dict(model=model, losses=nn.ModuleDict(built)))
+        if shares is not None:
+            self._module[SHARES] = shares
         self._weights: dict[str, float] = {}
         self._pixels: Tensor | None = None
         self._task: dict[str, Any] = {}
@@ -138,17 +143,23 @@ class PeerTeacher(Teacher):
         step: Step = self._tapped.step(
             self._pixels, data_samples, self._records, {STUDENT: student}, progress
         )
-        values = dict(self._task)
+        losses = dict(self._task)
+        values = {
+            name: loss(step) for name, loss in self._tapped.losses.items() if self._weights[name]
+        }
+        weights: dict[str, float | Tensor] = {**self._weights}
+        if SHARES in self._module:
+            weights |= self._module[SHARES].weights(  # type: ignore[operator]
+                self.model, self._task, 1.0, values, self._weights, progress
+            )
         for name, loss in self._tapped.losses.items():
-            weight = self._weights[name]
-            value = weight * loss(step) if weight else idle(loss)
-            if value is None:
-                continue
-            if weight:
-                watch(f'loss_{name}', value, progress, step)
-            values[f'loss_{name}'] = value
+            if name in values:
+                losses[f'loss_{name}'] = weights[name] * values[name]
+                watch(f'loss_{name}', losses[f'loss_{name}'], progress, step)
+            elif (zero := idle(loss)) is not None:
+                losses[f'loss_{name}'] = zero
         self._task, self._records, self._pixels = {}, {}, None
-        return values
+        return losses
 
     def _check_classes(self, student: Any) -> None:
         try:

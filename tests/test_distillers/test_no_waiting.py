@@ -50,7 +50,7 @@ DENSE = dict(
     clkd=dict(type='mmkd.CLKDLoss', **TOP_K),
     qfl=dict(type='mmkd.QFLKDLoss'),
     aekt=dict(type='mmkd.AEKTLoss', serial='distill_then_task', **TOP_K),
-    pkd=dict(type='mmkd.PKDLoss'),
+    pkd=dict(type='mmkd.PKDLoss', weight=dict(type='mmkd.GradientShare', share=0.2)),
     cwd=dict(type='mmkd.CWDLoss'),
     class_maps=dict(type='mmkd.CWDLoss', at='class_maps'),
     review=dict(type='mmkd.ReviewKDLoss'),

@@ -203,8 +203,9 @@ def peer() -> dict[str, Any]:
 
 
 def dense_weights() -> dict[str, Tensor]:
-    """Four steps with accumulated gradients."""
-    model = dense()
+    """Four steps with accumulated gradients, one loss with a share of them."""
+    share = dict(type='mmkd.GradientShare', share=0.2, interval=3)
+    model = dense(DENSE_LOSSES | dict(pkd=dict(type='mmkd.PKDLoss', weight=share)))
     wrapped = parallel(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     wrapper = OptimWrapper(optimizer, accumulative_counts=2)

@@ -56,6 +56,10 @@ def test_accumulated_steps_end_with_the_same_weights(answers: Answers, processes
     """Without ``find_unused_parameters``: a loss whose weight is 0 so far keeps its extras in the graph."""
     for answer in answers[processes]:
         assert_same(answer['weights'], answers[1][0]['weights'])
+        for name in ('norms', 'counts'):  # of which a share of the gradient makes weights
+            key = f'distill.gradient_shares.{name}'
+            assert answer['weights'][key].all()
+            assert torch.equal(answer['weights'][key], answers[processes][0]['weights'][key])
 
 
 @pytest.mark.parametrize('processes', [2, 4])

@@ -1,0 +1,305 @@
+"""Weights by the share of the gradient: what is measured, kept and resumed of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmkd.functional.processes import mean_over_processes
+from mmkd.structures import Features, Progress
+
+from .base import DistillLoss
+from .schedules import GradientShare
+
+NAME = 'gradient_shares'
+"""Name of a network's :class:`GradientShares` beside its losses; no loss can have it."""
+
+_OPTIONS = ('interval', 'momentum', 'parameters')
+_HIGHEST_SCALE = 2.0**16
+
+
+class GradientShares(nn.Module):
+    """Finds the weights of the losses of a network that ask for a share of its gradient.
+
+    With n_j the norm of the gradient of loss j on the shared parameters, as a mean over the measurements, s_k the share
+    asked for by loss k, and f the sum of ``weight * n`` of the network's own loss and of the losses with weights of
+    their own, the weight of loss k is ``s_k / (1 - sum of shares) * f / n_k``: its share of the sum of all norms is
+    then s_k. With several processes n_j is the norm of the mean of their gradients, which is the gradient that trains.
+
+    What was measured is kept in buffers, and so in checkpoints, and is the same on all processes. A measurement in
+    which the gradient of a loss is 0 or not finite does not count; until there is one that does, the loss has weight 0.
+    No value is read on the host.
+
+    Args:
+        network: The network that is trained.
+        losses: Its distillation losses by name, at least one with a share.
+
+    Attributes:
+        place: Where the gradient is measured, in words.
+
+    Raises:
+        ValueError: Losses with a share have different options or ask for all of the gradient; or the parameters are not
+            found, or cannot be measured.
+    """
+
+    norms: Tensor
+    counts: Tensor
+    measured: Tensor
+    scales: Tensor
+
+    def __init__(self, network: nn.Module, losses: Mapping[str, DistillLoss]) -> None:
+        super().__init__()
+        self.shares = shares_of(losses)
+        first, options = _common_options(self.shares)
+        _check_sum(sum(getattr(each.schedule, 'value', 0) for each in self.shares.values()))
+        self._interval, self._momentum = options['interval'], options['momentum']
+        places = options['parameters']
+        if places is None:
+            places = _last_shared(network, losses.values(), f'{first}.weight.parameters')
+        places = (places,) if isinstance(places, str) else tuple(places)
+        self.place = ', '.join(places)
+        self._parameter_names = list(
+            parameters_under(network, places, f'{first}.weight.parameters')
+        )
+        _check_no_recomputation(network, places, first)
+        self._names = ['', *losses]  # the network's own loss is the first
+        for name, value in dict(norms=0.0, counts=0.0, measured=0.0, scales=_HIGHEST_SCALE).items():
+            self.register_buffer(name, torch.full((len(self._names),), value))
+        self._known: set[str] = set()
+
+    def weights(
+        self,
+        network: Any,
+        task: Mapping[str, Any],
+        task_weight: float,
+        values: Mapping[str, Tensor],
+        weights: Mapping[str, float],
+        progress: Progress,
+    ) -> dict[str, Tensor]:
+        """The weights, in this step, of the losses that have a share.
+
+        Args:
+            network: The network.
+            task: Its own losses, unweighted, attached to the graph, which stays.
+            task_weight: Their weight.
+            values: Unweighted scalars of the distillation losses whose weight is not 0.
+            weights: Their weights by now; of losses with a share the share.
+            progress: How far training is.
+
+        Returns:
+            Name to scalar, for those of ``values`` with a share.
+
+        Raises:
+            ValueError: A gradient does not reach the shared parameters.
+        """
+        shares = {name: weights[name] for name in values if name in self.shares}
+        if not shares:
+            return {}
+        _check_sum(sum(shares.values()))
+        if self._is_due(values, progress):
+            self._measure(network, task, values)
+        means = dict(
+            zip(self._names, (self.norms / self.counts.clamp(min=1e-30)).unbind(), strict=True)
+        )
+        others = task_weight * means['']
+        for name in values:
+            if name not in shares:
+                others = others + weights[name] * means[name]
+        others = others / (1 - sum(shares.values()))
+        return {
+            name: torch.where(means[name] > 0, share * others / means[name], 0.0)
+            for name, share in shares.items()
+        }
+
+    def _is_due(self, values: Mapping[str, Tensor], progress: Progress) -> bool:
+        """Whether to measure now: a function of progress, and of whether a loss was never measured before."""
+        iteration = progress.iteration
+        power_of_two = iteration & (iteration - 1) == 0
+        return (
+            iteration % self._interval == 0
+            or (power_of_two and iteration < self._interval)
+            or not self._known.issuperset(values)
+        )
+
+    def _measure(self, network: Any, task: Mapping[str, Any], values: Mapping[str, Tensor]) -> None:
+        own, _ = network.parse_losses(dict(task))
+        parameters = [network.get_parameter(name) for name in self._parameter_names]
+        losses = {'': own, **values}
+        # A float16 gradient needs a scale that keeps it from vanishing.
+        scaled = torch.is_autocast_enabled(own.device.type) and (
+            torch.get_autocast_dtype(own.device.type) == torch.float16
+        )
+        found = torch.zeros_like(self.norms)
+        for index, name in enumerate(self._names):
+            if name not in losses:
+                continue
+            scale = self.scales[index] if scaled else 1.0
+            gradient, reached = gradient_of(losses[name], parameters, scale)
+            if not reached:
+                raise ValueError(
+                    f'model.losses.{next(iter(self.shares))}.weight.parameters: the gradient of '
+                    f'{f"loss_{name}" if name else "the own loss of the student"} does not reach {self.place}: name '
+                    'parameters that every loss depends on; where the parameters are sharded (FSDP) give numbers as '
+                    'weights'
+                )
+            found[index] = torch.linalg.vector_norm(gradient)
+            self.measured[index].fill_(1)
+        with torch.no_grad():
+            finite = torch.isfinite(found)
+            counts = finite & (found > 0)
+            old = self._momentum
+            self.norms.copy_(torch.where(counts, old * self.norms + (1 - old) * found, self.norms))
+            self.counts.copy_(torch.where(counts, old * self.counts + (1 - old), self.counts))
+            self.scales.copy_(torch.where(finite, self.scales, self.scales / 4))
+        self._known |= values.keys()
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        known = zip(self._names, self.measured.tolist(), strict=True)
+        self._known = {name for name, measured in known if measured}
+
+
+def shares_of(losses: Mapping[str, DistillLoss]) -> dict[str, GradientShare]:
+    """The shares that losses ask for, by the names of those that do; nothing is kept of a share of 0."""
+    schedules = {name: loss.schedule for name, loss in losses.items()}
+    return {
+        name: each
+        for name, each in schedules.items()
+        if isinstance(each, GradientShare) and each.share != 0
+    }
+
+
+def gradient_of(
+    loss: Tensor, parameters: Sequence[nn.Parameter], scale: float | Tensor = 1.0
+) -> tuple[Tensor, bool]:
+    """The gradient of a loss, over all processes; the graph stays, and so do gradients that training accumulates.
+
+    Args:
+        loss: A scalar.
+        parameters: What it is differentiated by, P numbers together.
+        scale: What the loss is multiplied by on the way.
+
+    Returns:
+        The (P,) gradient, and whether this process's loss depends on any of the parameters; one without a graph is a
+        constant, of which this is not asked.
+    """
+    parts: Sequence[Tensor | None] = [None] * len(parameters)
+    if loss.requires_grad:
+        with torch.autocast(loss.device.type, enabled=False):
+            parts = torch.autograd.grad(
+                loss * scale, parameters, retain_graph=True, allow_unused=True
+            )
+    whole = [
+        torch.zeros_like(parameter) if part is None else part
+        for part, parameter in zip(parts, parameters, strict=True)
+    ]
+    gradient = torch.cat([part.flatten().float() for part in whole]) / scale
+    reached = not loss.requires_grad or any(part is not None for part in parts)
+    return mean_over_processes(gradient), reached
+
+
+def parameters_under(
+    network: nn.Module, prefixes: Sequence[str], where: str
+) -> dict[str, nn.Parameter]:
+    """The trainable parameters of a network whose names begin with one of the prefixes, part by part of the name.
+
+    Args:
+        network: The network.
+        prefixes: Such as ``'backbone'`` or ``'backbone.layer4'``.
+        where: The option that names them, for the error.
+
+    Raises:
+        ValueError: There are none.
+    """
+    found = {
+        name: parameter
+        for name, parameter in network.named_parameters()
+        if parameter.requires_grad
+        and not name.startswith('distill.')
+        and any(f'{name}.'.startswith(f'{prefix}.') for prefix in prefixes)
+    }
+    if not found:
+        parts = ', '.join(name for name, _ in network.named_children())
+        raise ValueError(
+            f'{where}: no trainable parameter of the student begins with {" or ".join(prefixes)}; its parts are {parts}'
+        )
+    return found
+
+
+def _common_options(shares: Mapping[str, GradientShare]) -> tuple[str, dict[str, Any]]:
+    """The options that all shares have, and the first that has them, for errors."""
+    first, *others = shares
+    options = {name: getattr(shares[first], name) for name in _OPTIONS}
+    for other in others:
+        for name, value in options.items():
+            if getattr(shares[other], name) != value:
+                raise ValueError(
+                    f'model.losses.{other}.weight.{name}: {getattr(shares[other], name)!r}, where {first} has '
+                    f'{value!r}: the gradients of all losses are measured together: give both the same'
+                )
+    return f'model.losses.{first}', options
+
+
+def _check_sum(shares: float) -> None:
+    if shares >= 1:
+        raise ValueError(
+            f"model.losses: the GradientShares add up to {shares:g}, which leaves nothing to the student's own loss: "
+            'lower them to less than 1 together'
+        )
+
+
+def _last_shared(network: nn.Module, losses: Iterable[DistillLoss], where: str) -> str:
+    """Where the way back from all losses to parameters that they share is shortest."""
+    paths = {
+        request.at
+        for loss in losses
+        for request in loss.requests()
+        if isinstance(request, Features)
+    }
+    read = [
+        name for name, _ in network.named_modules() if name in paths and _top(name) == 'backbone'
+    ]
+    if not read and _trains(getattr(network, 'neck', None)):
+        return 'neck'
+    path = read[0] if read else 'backbone'
+    module = network.get_submodule(path) if hasattr(network, 'backbone') else None
+    if module is None or not _trains(module):
+        raise ValueError(
+            f'{where}: {path} of the student trains no parameters on which the gradients of all losses could be '
+            'compared: name some that every loss depends on'
+        )
+    # A backbone, its list of stages, a stage as a sequence of blocks: what comes last is behind all the rest.
+    chained = True
+    while chained:
+        children = [(name, child) for name, child in module.named_children() if _trains(child)]
+        if not children:
+            break
+        path, module = f'{path}.{children[-1][0]}', children[-1][1]
+        chained = isinstance(module, nn.Sequential | nn.ModuleList)
+    return path
+
+
+def _trains(module: nn.Module | None) -> bool:
+    """Whether a module trains a matrix or a filter; a norm alone says little."""
+    return module is not None and any(
+        parameter.requires_grad and parameter.dim() > 1 for parameter in module.parameters()
+    )
+
+
+def _check_no_recomputation(network: nn.Module, places: Sequence[str], first: str) -> None:
+    """Whether the way back has no activations that are recomputed, which a second backward pass does not stand."""
+    whole = any(_top(place) == 'backbone' for place in places)
+    for name, module in network.named_modules():
+        if getattr(module, 'with_cp', False) and (whole or _top(name) != 'backbone'):
+            raise ValueError(
+                f'{first}.weight.parameters: {name} of the student recomputes its activations in the backward pass '
+                f'(with_cp=True), and the gradient on {", ".join(places)} cannot be measured through it: set '
+                'with_cp=False, name parameters behind it, or give a number as the weight'
+            )
+
+
+def _top(path: str) -> str:
+    return path.partition('.')[0]
