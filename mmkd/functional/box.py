@@ -109,6 +109,22 @@ def box_giou_loss(
     return weighted_mean(1 - _generalized_overlap(student, teacher), weights, avg_factor)
 
 
+def overlapping(boxes: Tensor, others: Tensor, iou: float) -> Tensor:
+    """(N, M) whether the IoU of (N, 4) and (M, 4) boxes is above a number, which a box without area never is."""
+    shared = boxes.new_ones(())
+    areas = boxes.new_ones(()), others.new_ones(())
+    for low, high in ((0, 2), (1, 3)):
+        side = torch.minimum(boxes[:, None, high], others[:, high])
+        side = side.sub_(torch.maximum(boxes[:, None, low], others[:, low])).clamp_(min=0)
+        shared = side.mul_(shared)
+        areas = tuple(
+            area * (each[:, high] - each[:, low]).clamp(min=0)
+            for area, each in zip(areas, (boxes, others), strict=True)
+        )
+    # Of the two areas their union has the shared one once.
+    return shared.mul_(1 + iou) > iou * (areas[0][:, None] + areas[1])
+
+
 def _generalized_overlap(boxes: Tensor, others: Tensor) -> Tensor:
     """(N,) GIoU of (N, 4) pairs; torchvision's picks the overlapping ones, which makes a device wait."""
     shared = torch.minimum(boxes[:, 2:], others[:, 2:]) - torch.maximum(boxes[:, :2], others[:, :2])

@@ -7,15 +7,19 @@ Written from the paper's formulas.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from ._common import check_option, check_positive, prepare_pair, with_gradients
+from .box import overlapping
 from .processes import gather_rows, world_size
 from .rows import unit_rows
 
 NEGATIVES = ('teacher_student', 'student_student')
+
+Mask = Callable[[slice], Tensor]
 
 
 def ckd_loss(
@@ -27,6 +31,9 @@ def ckd_loss(
     chunk_size: int | None = None,
     groups: Tensor | None = None,
     gather: bool = False,
+    boxes: Tensor | None = None,
+    images: Tensor | None = None,
+    mask_iou: float | None = None,
 ) -> Tensor:
     r"""Contrast every sample's student and teacher logits against those of the other samples.
 
@@ -71,22 +78,31 @@ def ckd_loss(
             process contrasts its own ones with those of all. S may differ between processes and
             be 0, but all of them have to call this, with logits that require a gradient on all or
             none. Without a process group it changes nothing.
+        boxes: Shape (S, 4), the corners (x1, y1, x2, y2) of what each sample shows. Wanted with
+            ``mask_iou``.
+        images: Integers of shape (S,): the image that a sample is of, as boxes of two images do not
+            overlap. None means that all are of one.
+        mask_iou: Two samples of an image whose boxes have an IoU above this number show the same
+            object, too, and are not each other's negatives. None asks for no boxes.
 
     Returns:
         A scalar, float32 or wider. S = 0 gives a zero that is still attached to the graph of
-        ``student_logits``; S = 1, or all samples in one group, gives exactly zero. With ``gather``
+        ``student_logits``; S = 1, or all samples of one object, gives exactly zero. With ``gather``
         the mean of the processes' values is the loss of the whole batch, and the mean of their
         gradients (what ``DistributedDataParallel`` makes of them) its gradient.
 
     Raises:
         ValueError: For logits that are not two (S, C) matrices of one shape, a temperature or
             chunk size that is not positive, an unknown ``negatives``, ``symmetric`` beside
-            ``student_student``, and groups that are not S integers.
+            ``student_student``, groups or images that are not S integers, a ``mask_iou`` outside of
+            [0, 1), and one without boxes.
     """
     dtype = torch.promote_types(student_logits.dtype, teacher_logits.dtype)
     student, teacher = prepare_pair(student_logits, teacher_logits, ('S', 'C'))
     student, teacher = unit_rows(student.to(dtype)), unit_rows(teacher.to(dtype))
-    _check_groups(groups, len(student))
+    _check_integers('groups', groups, len(student))
+    _check_integers('images', images, len(student))
+    _check_boxes(boxes, mask_iou, len(student))
     check_option('negatives', negatives, NEGATIVES)
     if symmetric and negatives != 'teacher_student':
         raise ValueError(
@@ -97,13 +113,31 @@ def ckd_loss(
     if gather:
         all_students, own_index = gather_rows(student)
         all_teachers = gather_rows(teacher)[0] if symmetric else teacher
-        all_groups = groups
-        if groups is not None:  # an object is on one process only
-            all_groups = groups.new_full((len(all_students),), -1)
-            all_groups[own_index] = groups
     else:
-        all_students, all_teachers, all_groups = student, teacher, groups
+        all_students, all_teachers = student, teacher
         own_index = torch.arange(len(student), device=student.device)
+
+    def among_all(own: Tensor, others: int) -> Tensor:
+        """This process's rows in their places; an object is on one process only."""
+        return own.new_full((len(all_students), *own.shape[1:]), others).index_copy_(
+            0, own_index, own
+        )
+
+    same: list[Mask] = []
+    if groups is not None:
+        # Two different numbers for "no group", so that one comparison tells groups apart.
+        of_anchors = groups.long().masked_fill(groups < 0, -1)
+        of_all = among_all(groups.long().masked_fill(groups < 0, -2), -2)
+        same.append(lambda part: of_anchors[part, None] == of_all)
+    if mask_iou is not None and boxes is not None:
+        own_boxes = boxes.detach().to(torch.promote_types(boxes.dtype, torch.float32))
+        own_images = own_index.new_zeros(len(boxes)) if images is None else images.long()
+        all_boxes, all_images = among_all(own_boxes, 0), among_all(own_images, -1)
+        same.append(
+            lambda part: overlapping(own_boxes[part], all_boxes, mask_iou).logical_and_(
+                own_images[part, None] == all_images
+            )
+        )
 
     def contrast(anchors: Tensor, positives: Tensor, candidates: Tensor) -> Tensor:
         return info_nce(
@@ -112,8 +146,7 @@ def ckd_loss(
             candidates,
             own_index,
             temperature=temperature,
-            anchor_groups=groups,
-            candidate_groups=all_groups,
+            same=same,
             chunk_size=chunk_size,
         )
 
@@ -133,8 +166,7 @@ def info_nce(
     candidates: Tensor,
     own_index: Tensor,
     temperature: float = 1.0,
-    anchor_groups: Tensor | None = None,
-    candidate_groups: Tensor | None = None,
+    same: Sequence[Mask] = (),
     chunk_size: int | None = None,
 ) -> Tensor:
     r"""Contrast each anchor's positive with the candidates that come from other samples.
@@ -142,8 +174,8 @@ def info_nce(
     .. math:: \sum_i -\log \frac{\exp(a_i \cdot p_i / \tau)}
                               {\exp(a_i \cdot p_i / \tau) + \sum_j \exp(a_i \cdot c_j / \tau)}
 
-    where j runs over the candidates except ``own_index[i]`` and those of anchor i's group. Every
-    form of CKD is one or two calls of this. Candidates may be more than the anchors, and anchors
+    where j runs over the candidates except ``own_index[i]`` and those that show the same as anchor
+    i. Every form of CKD is one or two calls of this. Candidates may be more than the anchors, and anchors
     may be a part of a batch: with the rows of other processes among the candidates, ``own_index``
     says where this process's samples stand.
 
@@ -157,30 +189,21 @@ def info_nce(
         own_index: Integers of shape (A,): the candidate of the sample that anchor i belongs to,
             never a negative of that anchor.
         temperature: Divides the similarities; positive.
-        anchor_groups: Integers of shape (A,), or None; negative numbers belong to no group.
-        candidate_groups: Integers of shape (K,); given exactly when ``anchor_groups`` is.
+        same: Each gives, of a slice of n anchors, a (n, K) mask of the candidates that show the
+            same object as an anchor.
         chunk_size: As in :func:`ckd_loss`.
 
     Returns:
         A scalar, the sum over the anchors, which can be differentiated once.
 
     Raises:
-        ValueError: For a temperature or chunk size that is not positive, and groups for one side
-            only.
+        ValueError: For a temperature or chunk size that is not positive.
     """
     check_positive('temperature', temperature)
     if chunk_size is not None and not (isinstance(chunk_size, int) and chunk_size >= 1):
         raise ValueError(
             f'chunk_size: {chunk_size!r} is not a number of rows: use 1 or more, or None to compute '
             'with the whole matrix'
-        )
-    if anchor_groups is not None and candidate_groups is not None:
-        # Two different numbers for "no group", so that one comparison tells groups apart.
-        anchor_groups = anchor_groups.long().masked_fill(anchor_groups < 0, -1)
-        candidate_groups = candidate_groups.long().masked_fill(candidate_groups < 0, -2)
-    elif anchor_groups is not None or candidate_groups is not None:
-        raise ValueError(
-            'anchor_groups and candidate_groups: only one of them is given: groups need both'
         )
 
     rows_at_once = len(anchors)
@@ -199,8 +222,7 @@ def info_nce(
         inputs,
         gradients,
         own_index,
-        anchor_groups,
-        candidate_groups,
+        same,
         1 / temperature,
         max(rows_at_once, 1),
     )
@@ -212,8 +234,7 @@ def _contrast_in_blocks(
     inputs: tuple[Tensor, Tensor, Tensor],
     gradients: tuple[Tensor | None, ...],
     own_index: Tensor,
-    anchor_groups: Tensor | None,
-    candidate_groups: Tensor | None,
+    same: Sequence[Mask],
     scale: float,
     rows_at_once: int,
 ) -> Tensor:
@@ -232,8 +253,8 @@ def _contrast_in_blocks(
         positive_logits = scale * (anchor * positive).sum(1, keepdim=True)
         logits = matrix[: len(anchor)].addmm_(anchor, candidates.T, beta=0, alpha=scale)
         logits.scatter_(1, own_index[part, None], -math.inf)
-        if anchor_groups is not None and candidate_groups is not None:
-            logits.masked_fill_(anchor_groups[part, None] == candidate_groups, -math.inf)
+        for mask in same:
+            logits.masked_fill_(mask(part), -math.inf)
         highest = torch.maximum(logits.amax(1, keepdim=True), positive_logits)
         exponentials = logits.sub_(highest).exp_()
         of_negatives = exponentials.sum(1, keepdim=True)
@@ -253,12 +274,22 @@ def _contrast_in_blocks(
     return total
 
 
-def _check_groups(groups: Tensor | None, num_samples: int) -> None:
-    if groups is None:
+def _check_integers(name: str, values: Tensor | None, num_samples: int) -> None:
+    if values is None:
         return
-    if groups.shape != (num_samples,):
+    if values.shape != (num_samples,):
         raise ValueError(
-            f'groups: shape {tuple(groups.shape)} is not ({num_samples},), one number per sample'
+            f'{name}: shape {tuple(values.shape)} is not ({num_samples},), one number per sample'
         )
-    if groups.is_floating_point() or groups.is_complex() or groups.dtype == torch.bool:
-        raise ValueError(f'groups: {groups.dtype} is not an integer type')
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise ValueError(f'{name}: {values.dtype} is not an integer type')
+
+
+def _check_boxes(boxes: Tensor | None, mask_iou: float | None, num_samples: int) -> None:
+    if mask_iou is None:
+        return
+    if not (isinstance(mask_iou, int | float) and 0 <= mask_iou < 1):
+        raise ValueError(f'mask_iou: {mask_iou!r} is not in [0, 1)')
+    if boxes is None or boxes.shape != (num_samples, 4):
+        given = 'None' if boxes is None else f'shape {tuple(boxes.shape)}'
+        raise ValueError(f'boxes: {given} is not ({num_samples}, 4), as mask_iou needs them')

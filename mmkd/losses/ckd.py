@@ -9,7 +9,7 @@ from torch import Tensor
 from mmkd.functional import ckd_loss
 from mmkd.functional.processes import world_size
 from mmkd.registry import LOSSES
-from mmkd.structures import Activation, LogitPairs, Sources, Step
+from mmkd.structures import Activation, Boxes, LogitPairs, Request, Sources, Step
 
 from .logits import LogitLoss, Rows
 from .samplers import TeacherTopK
@@ -33,7 +33,10 @@ class CKDLoss(LogitLoss):
 
     Args:
         same_object: ``'mask'`` leaves pairs of samples that the student assigned to the same object out of the
-            negatives, ``'keep'`` keeps them. Samples that it assigned to none stay negatives even where they overlap.
+            negatives, ``'keep'`` keeps them. Samples that it assigned to none, as many of a dense teacher's top k are,
+            stay negatives even where they overlap, but for ``mask_iou``.
+        mask_iou: Also leave out pairs of one image whose boxes, as the teacher predicts them, have an IoU above this
+            number, such as 0.5: they show the same object. None: no boxes are compared.
         gather: Contrast with the samples of all processes; False: with those of the same process only.
         **options: See :class:`mmkd.losses.LogitLoss` and :func:`mmkd.functional.ckd_loss`.
 
@@ -51,14 +54,26 @@ class CKDLoss(LogitLoss):
         super().__init__(gather=gather, **options)
         self.mask_same_object = same_object == 'mask'
 
+    def requests(self) -> tuple[Request[Any], ...]:
+        """The logits at the samples that the sampler picks; with ``mask_iou`` also their boxes."""
+        logits = super().requests()
+        if self.options['mask_iou'] is None:
+            return logits
+        return (*logits, Boxes(self.teacher, self.crossed, samples=self.sampler))
+
     def attach(self, sources: Sources) -> None:
         """See :meth:`DistillLoss.attach`.
 
         Raises:
-            ValueError: The head has so few logits that their direction has no gradient.
+            ValueError: The head has so few logits that their direction has no gradient, or no boxes for ``mask_iou``.
         """
         super().attach(sources)
         head = sources.of(self.requests()[0])
+        if self.options['mask_iou'] is not None:
+            try:
+                head.check_boxes()
+            except ValueError as error:
+                raise ValueError(f'CKDLoss.mask_iou: {error}') from None
         rows = self.rows or self.default_rows(head.activation)
         # A single number has a sign only; so has the difference that centring leaves of two.
         if head.num_logits < (2 if rows == 'raw' else 3):
@@ -91,5 +106,7 @@ class CKDLoss(LogitLoss):
                 f'CKDLoss: {len(student)} samples would need a matrix of {similarities * 4 / 2**30:.0f} GiB: '
                 "choose some of them, samples=dict(type='mmkd.TeacherTopK', k=64), or set chunk_size=1024"
             )
-        groups = pairs.object_groups if self.mask_same_object else None
-        return self._call(student, teacher, groups=groups)
+        given: dict[str, Any] = {'groups': pairs.object_groups if self.mask_same_object else None}
+        if self.options['mask_iou'] is not None:
+            given |= {'boxes': pairs.teacher_boxes, 'images': pairs.image_ids}
+        return self._call(student, teacher, **given)

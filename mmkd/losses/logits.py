@@ -14,7 +14,16 @@ from mmkd.functional import center_rows, standardize_rows
 from mmkd.functional.processes import gather_rows, mean_over_processes, world_size
 from mmkd.functional.rows import at_least_float32
 from mmkd.registry import SAMPLERS, build
-from mmkd.structures import TEACHER, Activation, LogitPairs, Logits, Sampler, Sources, Step
+from mmkd.structures import (
+    TEACHER,
+    Activation,
+    LogitPairs,
+    Logits,
+    Request,
+    Sampler,
+    Sources,
+    Step,
+)
 
 from .base import DistillLoss, full_precision, share
 from .samplers import AllSamples
@@ -71,7 +80,7 @@ class LogitLoss(DistillLoss, ABC):
         if self.function is not None:
             self._check_logits(self.activation or 'sigmoid')
 
-    def requests(self) -> tuple[Logits]:
+    def requests(self) -> tuple[Request[Any], ...]:
         """The logits at the samples that the sampler picks."""
         return (Logits(self.teacher, self.crossed, samples=self.sampler),)
 
@@ -172,6 +181,8 @@ class LogitLoss(DistillLoss, ABC):
             given['labels'] = torch.zeros(0, dtype=torch.long)
         if self._takes('gather'):
             given['gather'] = False  # nobody waits for another process here
+        if self._takes('boxes'):
+            given['boxes'] = torch.zeros(0, 4)
         logits = torch.zeros(0, 2)
         self._check_options(logits, logits, **given)
 

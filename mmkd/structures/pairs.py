@@ -31,6 +31,7 @@ class LogitPairs:
         object_ids: (S,) index of the ground truth within its image that a sample belongs to, -1 for none.
         locate: Gives :attr:`boxes`.
         locate_cells: Gives :attr:`cells`.
+        locate_predicted: Gives :attr:`teacher_boxes`.
     """
 
     student: Tensor
@@ -43,6 +44,7 @@ class LogitPairs:
     object_ids: Tensor
     locate: Callable[[], Tensor | None] = lambda: None
     locate_cells: Callable[[], Tensor | None] = lambda: None
+    locate_predicted: Callable[[], Tensor | None] = lambda: None
 
     def __post_init__(self) -> None:
         _check_aligned(self.student, self.teacher, 'logits')
@@ -59,6 +61,11 @@ class LogitPairs:
     def cells(self) -> Tensor | None:
         """(S, 3) level, row and column of the cell that a sample of a dense head belongs to, or None."""
         return self.locate_cells()
+
+    @cached_property
+    def teacher_boxes(self) -> Tensor | None:
+        """(S, 4) xyxy boxes that the teacher predicts for the samples, for losses that also ask for boxes; or None."""
+        return self.locate_predicted()
 
     @property
     def object_groups(self) -> Tensor:

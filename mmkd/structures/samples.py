@@ -138,6 +138,7 @@ class SampleTable(ABC):
             object_ids=self.object_ids[index],
             locate=lambda: self.boxes(index),
             locate_cells=lambda: self.cells(index),
+            locate_predicted=lambda: self.teacher_boxes(index).detach(),
         )
 
     def box_pairs(self, sampler: Sampler, image_sizes: Tensor) -> BoxPairs:

@@ -24,11 +24,18 @@ def main(problems: str, answers: str) -> None:
         layer = nn.Linear(*reversed(problem['weight'].shape), bias=False)
         layer.weight = nn.Parameter(problem['weight'].clone())
         layer = DistributedDataParallel(layer)
-        inputs, teacher, groups = (
-            None if part is None else part.split(problem['samples'])[rank]
-            for part in (problem['inputs'], problem['teacher'], problem['groups'])
+        inputs, teacher, groups, boxes, images = (
+            None if problem[part] is None else problem[part].split(problem['samples'])[rank]
+            for part in ('inputs', 'teacher', 'groups', 'boxes', 'images')
         )
-        loss = ckd_loss(layer(inputs), teacher, groups=groups, **problem['options'])
+        loss = ckd_loss(
+            layer(inputs),
+            teacher,
+            groups=groups,
+            boxes=boxes,
+            images=images,
+            **problem['options'],
+        )
         loss.backward()
         dist.all_reduce(mean := loss.detach().clone())
         found.append((mean / dist.get_world_size(), layer.module.weight.grad))

@@ -37,7 +37,7 @@ CASES = {
 def problem(
     samples: list[int], options: dict[str, Any], grouped: bool, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """Logits of a linear layer, some samples of one object; objects are numbered by process from 0."""
+    """Logits of a linear layer, some samples of one object; objects and images are numbered by process from 0."""
     noise = torch.Generator().manual_seed(0)
     total = sum(samples)
     return dict(
@@ -45,8 +45,10 @@ def problem(
         teacher=torch.randn(total, 5, generator=noise).to(dtype),
         weight=torch.randn(5, 8, generator=noise).to(dtype),
         groups=torch.arange(total) % 3 - 1 if grouped else None,
+        boxes=torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(total, 1) if grouped else None,
+        images=torch.arange(total) // 2 % 4 if grouped else None,
         samples=samples,
-        options=options,
+        options=options | (dict(mask_iou=0.5) if grouped else {}),
     )
 
 
@@ -74,11 +76,19 @@ def test_loss_and_gradient_are_those_of_one_process(case: tuple[int, str], answe
     # In float64: the plain answer, against which float32 may be off by its rounding.
     whole = problem(samples, options, grouped, torch.float64)
     weight = whole['weight'].requires_grad_()
-    groups = whole['groups']
+    groups, images = whole['groups'], whole['images']
     if grouped:  # object 0 of one process is not object 0 of another
         process = torch.arange(case[0]).repeat_interleave(torch.tensor(samples))
         groups = torch.where(groups >= 0, groups + 10 * process, -1)
-    loss = ckd_loss(whole['inputs'] @ weight.T, whole['teacher'], groups=groups, **options)
+        images = images + 10 * process
+    loss = ckd_loss(
+        whole['inputs'] @ weight.T,
+        whole['teacher'],
+        groups=groups,
+        boxes=whole['boxes'],
+        images=images,
+        **whole['options'],
+    )
     loss.backward()
 
     assert len(answers[case]) == case[0]

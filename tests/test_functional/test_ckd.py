@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torchvision.ops import box_iou
 
 from mmkd.functional import ckd_loss, unit_rows
 from mmkd.functional.ckd import info_nce
@@ -328,6 +329,7 @@ def test_parts_of_a_batch_against_all_candidates_give_the_whole_batch(chunk_size
     """What a process of several computes: its own anchors, everybody's candidates."""
     student, teacher = random_logits()
     expected = loss_and_gradient(student, teacher, groups=groups)
+    same = None if groups is None else (groups[:, None] == groups) & (groups >= 0)
     student = student.detach().requires_grad_()
     loss = torch.zeros(())
     for part in (slice(0, 2), slice(2, 2), slice(2, 9)):
@@ -336,8 +338,7 @@ def test_parts_of_a_batch_against_all_candidates_give_the_whole_batch(chunk_size
             unit_rows(student[part]),
             unit_rows(student),
             torch.arange(9)[part],
-            anchor_groups=None if groups is None else groups[part],
-            candidate_groups=groups,
+            same=[] if groups is None else [lambda rows, part=part: same[part][rows]],
             chunk_size=chunk_size,
         )
         loss = loss + total / 9
@@ -378,11 +379,17 @@ class LargestTensor(TorchDispatchMode):
 def test_chunks_never_hold_the_whole_matrix(form, grouped):
     samples = 512
     student, teacher = random_logits(samples, 8, torch.float32)
-    groups = torch.arange(samples) % 50 if grouped else None
+    options = {}
+    if grouped:
+        options = {
+            'groups': torch.arange(samples) % 50,
+            'boxes': torch.rand(samples, 4),
+            'mask_iou': 0.5,
+        }
     with LargestTensor() as chunked:
-        ckd_loss(student, teacher, chunk_size=64, groups=groups, **form).backward()
+        ckd_loss(student, teacher, chunk_size=64, **options, **form).backward()
     with LargestTensor() as plain:
-        ckd_loss(student, teacher, groups=groups, **form).backward()
+        ckd_loss(student, teacher, **options, **form).backward()
     assert chunked.numel < samples * samples / 4
     # The instrument sees what it is there to see.
     assert plain.numel == samples * samples
@@ -390,14 +397,20 @@ def test_chunks_never_hold_the_whole_matrix(form, grouped):
 
 @forms
 @groupings
+@pytest.mark.parametrize('boxed', [False, True])
 @pytest.mark.parametrize('chunk_size', [None, 5])
-def test_gradient_is_that_of_the_plain_formula(form, groups, chunk_size):
+def test_gradient_is_that_of_the_plain_formula(form, groups, boxed, chunk_size):
     """Its value is tested above; this gradient is PyTorch's own, not the one made with the value."""
 
     def plain_loss(student, teacher, negatives, symmetric=False):
         s, t = unit_rows(student) / 0.3, unit_rows(teacher)
         own = torch.eye(9, dtype=torch.bool)
         same = own if groups is None else own | ((groups[:, None] == groups) & (groups >= 0))
+        if boxed:
+            overlap = (box_iou(boxes, boxes) > 0.3) & (images[:, None] == images)
+            assert not (overlap <= own).all()
+            assert not (overlap == (box_iou(boxes, boxes) > 0.3)).all()
+            same = same | overlap
         positives = (t * s).sum(1)
         tables = [s @ unit_rows(student).T if negatives == 'student_student' else t @ s.T]
         if symmetric:
@@ -409,10 +422,15 @@ def test_gradient_is_that_of_the_plain_formula(form, groups, chunk_size):
         return total
 
     student, teacher = random_logits()
+    images = torch.tensor([0, 1, 0, 1, 0, 1, 0, 1, 0])
+    corners = torch.rand(9, 2, generator=torch.Generator().manual_seed(0))
+    boxes = torch.cat([corners, corners + 1], dim=1)
+    boxes[0, 2:] = boxes[0, :2] - 1  # turned around, and so without area
     expected = plain_loss(student, teacher, **form)
     (expected_gradient,) = torch.autograd.grad(expected, student)
+    options = {'boxes': boxes, 'images': images, 'mask_iou': 0.3} if boxed else {}
     found = loss_and_gradient(
-        student, teacher, temperature=0.3, groups=groups, chunk_size=chunk_size, **form
+        student, teacher, temperature=0.3, groups=groups, chunk_size=chunk_size, **form, **options
     )
     torch.testing.assert_close(
         found, (expected.detach(), expected_gradient), rtol=1e-10, atol=1e-12
@@ -454,6 +472,9 @@ MATRIX = torch.zeros(4, 3)
         ((MATRIX, MATRIX), {'groups': torch.zeros(4, 1).long()}, r'groups: shape \(4, 1\) is not'),
         ((MATRIX, MATRIX), {'groups': torch.zeros(4)}, 'groups: torch.float32 is not an integer'),
         ((MATRIX, MATRIX), {'groups': torch.zeros(4).bool()}, 'groups: torch.bool is not'),
+        ((MATRIX, MATRIX), {'images': torch.zeros(4)}, 'images: torch.float32 is not an integer'),
+        ((MATRIX, MATRIX), {'mask_iou': 0.5}, r'boxes: None is not \(4, 4\)'),
+        ((MATRIX, MATRIX), {'mask_iou': 1.0, 'boxes': torch.zeros(4, 4)}, 'mask_iou: 1.0 is not'),
         (
             (MATRIX, MATRIX),
             {'negatives': 'student_student', 'symmetric': True},
@@ -464,11 +485,6 @@ MATRIX = torch.zeros(4, 3)
 def test_wrong_arguments(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         ckd_loss(*arguments, **options)
-
-
-def test_groups_for_one_side_only():
-    with pytest.raises(ValueError, match='only one of them is given'):
-        info_nce(MATRIX, MATRIX, MATRIX, torch.arange(4), anchor_groups=torch.arange(4))
 
 
 def test_works_where_openmmlab_is_not_installed():

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import asks
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from tiny import TINY_RETINANET
+from torchvision.ops import box_iou
+from zoo import batch, one_step, record_steps
 
-from mmkd.functional import center_rows, ckd_loss, standardize_rows
+from mmkd.distillers import Distiller
+from mmkd.functional import center_rows, ckd_loss, standardize_rows, unit_rows
 from mmkd.losses import AllSamples, CKDLoss, TeacherTopK
 
 CKD = dict(type='mmkd.CKDLoss')
@@ -57,6 +64,35 @@ def test_samples_of_one_object_are_not_each_others_negatives(
     torch.testing.assert_close(masked, ckd_loss(table.student, table.teacher, groups=objects))
     torch.testing.assert_close(kept, ckd_loss(table.student, table.teacher))
     assert masked < kept
+
+
+def test_samples_whose_boxes_overlap_are_not_each_others_negatives(distil: Any) -> None:
+    """The teacher's boxes, also of samples that the student assigned to no object; of a RetinaNet."""
+    model = distil('retinanet', **CKD, mask_iou=0.5, same_object='keep', chunk_size=16)
+    steps = record_steps(model)
+    data = batch(num_classes=4)
+    found = one_step(model, data)['loss_tested']
+    (pairs,) = asks.logit_pairs(steps[0], TeacherTopK(k=64))
+    (boxes,) = asks.box_pairs(steps[0], TeacherTopK(k=64))
+    overlap = box_iou(boxes.teacher, boxes.teacher) > 0.5
+    same = overlap & (pairs.image_ids[:, None] == pairs.image_ids)
+    assert same[pairs.object_ids < 0].sum() > (pairs.object_ids < 0).sum()
+    student, teacher = (unit_rows(center_rows(rows)) for rows in (pairs.student, pairs.teacher))
+    logits = teacher @ student.T
+    own = torch.eye(len(logits), dtype=torch.bool)
+    masked = logits.masked_fill(same & ~own, -torch.inf)
+    expected = (masked.logsumexp(1) - logits.diagonal()).mean()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_overlap_needs_boxes() -> None:
+    config = Config.fromfile(TINY_RETINANET.with_name('tiny_classifier.py'))
+    teacher = dict(config=config, checkpoint='random_init')
+    with (
+        DefaultScope.overwrite_default_scope('mmpretrain'),
+        pytest.raises(ValueError, match=r'CKDLoss\.mask_iou'),
+    ):
+        Distiller(config.model, teacher, losses=dict(ckd=CKD | dict(mask_iou=0.5)))
 
 
 def test_a_wrong_same_object_is_refused(make_table: Any, attach: Any) -> None:
