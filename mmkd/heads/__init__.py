@@ -11,6 +11,7 @@ from .plain import DISTILL_PREFIX, plain_weights
 from .query import DETRHeadAdapter, QueryHeadAdapter, SparseRoIHeadAdapter
 from .roi import RoIHeadAdapter, roi_logits
 from .roi_teacher import RoITeacherAdapter
+from .shared_queries import SharedQueryAdapter
 
 __all__ = [
     'DISTILL_PREFIX',
@@ -26,6 +27,7 @@ __all__ = [
     'RoIHeadAdapter',
     'RoITeacherAdapter',
     'SampledTargetsAdapter',
+    'SharedQueryAdapter',
     'SparseRoIHeadAdapter',
     'build_head_adapter',
     'build_sources',

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 
@@ -54,6 +54,8 @@ class HeadAdapter(ABC):
     """Tap name to the module (``'bbox_head'``) or method (``'bbox_head.f()'``) of the student it listens to."""
     teacher: str = TEACHER
     """Name of the teacher."""
+    has_labels: ClassVar[bool] = True
+    """Whether the student's own step may say which class a sample is of."""
 
     def __init__(
         self, student: nn.Module, teacher: nn.Module, path: str, teacher_path: str | None = None

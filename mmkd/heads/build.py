@@ -8,12 +8,22 @@ from typing import Any
 
 from torch import nn
 
-from mmkd.structures import Boxes, ClassMaps, Features, HeadRequest, Request, Sources, head_source
+from mmkd.structures import (
+    Boxes,
+    ClassMaps,
+    Features,
+    HeadRequest,
+    Request,
+    SampleRequest,
+    Sources,
+    head_source,
+)
 
 from .base import HEAD_PATHS, HeadAdapter, adapter_class, known_heads
 from .crossed import CrossedHeadAdapter
 from .features import FeatureSource
 from .roi_teacher import RoITeacherAdapter, is_two_stage
+from .shared_queries import SharedQueryAdapter
 
 
 def build_sources(
@@ -85,10 +95,15 @@ def _add_source(
         sources[own].learn_from(request.teacher)
     adapter = sources[own]
     if request.source not in sources:
-        assert request.crossed is not None
-        crossed = CrossedHeadAdapter(adapter, student, teacher, adapter.path, request.crossed)
-        crossed.learn_from(request.teacher)
-        sources[request.source] = crossed
+        derived: HeadAdapter
+        if request.crossed is not None:
+            derived = CrossedHeadAdapter(adapter, student, teacher, adapter.path, request.crossed)
+        else:
+            assert isinstance(request, SampleRequest)
+            assert request.shared_queries is not None
+            derived = SharedQueryAdapter(adapter, student, teacher, request.shared_queries)
+        derived.learn_from(request.teacher)
+        sources[request.source] = derived
     if isinstance(request, ClassMaps):
         adapter.class_map_levels()
 

@@ -22,7 +22,13 @@ from .qfl_kd import QFLKDLoss
 from .quadratic_kd import QuadraticKDLoss
 from .review_kd import ReviewKDLoss
 from .rkd import RKDLoss
-from .samplers import AllSamples, Positives, PositivesAndTeacherTopK, TeacherTopK
+from .samplers import (
+    AllSamples,
+    Positives,
+    PositivesAndTeacherTopK,
+    SharedQueries,
+    TeacherTopK,
+)
 from .schedules import (
     Chain,
     Constant,
@@ -70,6 +76,7 @@ __all__ = [
     'RKDLoss',
     'ReviewKDLoss',
     'Schedule',
+    'SharedQueries',
     'Steps',
     'Stop',
     'TeacherTopK',

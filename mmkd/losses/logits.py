@@ -93,6 +93,11 @@ class LogitLoss(DistillLoss, ABC):
                 f'{type(self).__name__}: standardised rows of {head.num_logits} logit(s) have a sign but no gradient: '
                 "set rows='raw'"
             )
+        if self.function is not None and self._takes('labels') and not head.has_labels:
+            raise ValueError(
+                f'{type(self).__name__}.samples: the loss needs the class of every sample, which shared queries do not '
+                'have: use mmkd.CKDLoss, mmkd.KDLoss (softmax heads) or mmkd.QFLKDLoss (sigmoid heads)'
+            )
         if self.activation not in (None, head.activation):
             raise ValueError(
                 f'{type(self).__name__} is for {self.activation} heads, the student has a '

@@ -10,7 +10,7 @@ from torch import Tensor
 from mmkd.functional import qfl_kd_loss
 from mmkd.functional.processes import mean_over_processes
 from mmkd.registry import LOSSES
-from mmkd.structures import LogitPairs, SampleTable, Step
+from mmkd.structures import LogitPairs, SampleTable, Sources, Step
 
 from .logits import LogitLoss
 
@@ -49,6 +49,15 @@ class QFLKDLoss(LogitLoss):
                 f"QFLKDLoss.rows: {self.rows!r} changes the scores, which this loss compares: use 'raw'"
             )
         self.average = average
+
+    def attach(self, sources: Sources) -> None:
+        """See :meth:`DistillLoss.attach`."""
+        super().attach(sources)
+        if self.average == 'positives' and not sources.of(self.requests()[0]).has_labels:
+            raise ValueError(
+                "QFLKDLoss.average: 'positives' counts the student's, and shared queries have none: set "
+                "average='samples'"
+            )
 
     def forward(self, step: Step) -> Tensor:
         """Mean over the head's sample tables, each divided by its own number of positives."""

@@ -85,7 +85,42 @@ class PositivesAndTeacherTopK:
         return picked.nonzero().flatten()
 
 
-def _check_k(sampler: TeacherTopK | PositivesAndTeacherTopK) -> None:
+@SAMPLERS.register_module()
+@dataclass(frozen=True)
+class SharedQueries:
+    """The answers of both networks to the same queries, of query heads (KD-DETR, CVPR 2024): rows need no matching.
+
+    The queries are the teacher's own and random ones, see :class:`mmkd.heads.SharedQueryAdapter`. A row has no label
+    and counts by the teacher's confidence.
+
+    Args:
+        random: Random queries of each image; 0 for detectors whose queries have no reference points.
+        k: Only the k queries of each image that the teacher is most confident of; None: all.
+    """
+
+    random: int = 0
+    k: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.random, int) and self.random >= 0):
+            raise ValueError(
+                f'SharedQueries.random: {self.random!r} is not a number of queries per image: give a whole number, 0 '
+                'or more'
+            )
+        if self.k is not None:
+            _check_k(self)
+
+    @property
+    def shared_queries(self) -> int:
+        """See :class:`mmkd.structures.Sampler`."""
+        return self.random
+
+    def __call__(self, table: SampleTable) -> Tensor:
+        """(S,) indices, ascending."""
+        return table.everything if self.k is None else table.teacher_top(self.k)
+
+
+def _check_k(sampler: TeacherTopK | PositivesAndTeacherTopK | SharedQueries) -> None:
     if not (isinstance(sampler.k, int) and sampler.k >= 1):
         raise ValueError(
             f'{type(sampler).__name__}.k: {sampler.k!r} is not a number of samples per image: give a whole '

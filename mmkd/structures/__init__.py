@@ -13,6 +13,7 @@ from .requests import (
     HeadRequest,
     Logits,
     Request,
+    SampleRequest,
     head_source,
 )
 from .samples import Sampler, SampleTable
@@ -37,6 +38,7 @@ __all__ = [
     'Logits',
     'Progress',
     'Request',
+    'SampleRequest',
     'SampleTable',
     'Sampler',
     'Source',

@@ -57,17 +57,35 @@ def head_source(teacher: str, crossed: int | None = None) -> Hashable:
 
 
 @dataclass(frozen=True)
-class Logits(HeadRequest[LogitPairs]):
-    """Logits at the samples that ``samples`` picks: one answer per set of predictions (stages, decoder layers)."""
+class SampleRequest(HeadRequest[Answer]):
+    """What the heads output at samples.
+
+    Attributes:
+        samples: Picks them.
+    """
 
     samples: Sampler = field(kw_only=True)
+
+    @property
+    def shared_queries(self) -> int | None:
+        """How many random queries both networks are asked beside the teacher's; None where each is asked its own."""
+        return getattr(self.samples, 'shared_queries', None)
+
+    @property
+    def source(self) -> Hashable:
+        """See :attr:`HeadRequest.source`; shared queries have a source of their own."""
+        own = super().source
+        return own if self.shared_queries is None else (own, self.shared_queries)
 
 
 @dataclass(frozen=True)
-class Boxes(HeadRequest[BoxPairs]):
-    """Predicted boxes at the samples that ``samples`` picks: one answer per set of predictions."""
+class Logits(SampleRequest[LogitPairs]):
+    """Logits at the samples that ``samples`` picks: one answer per set of predictions (stages, decoder layers)."""
 
-    samples: Sampler = field(kw_only=True)
+
+@dataclass(frozen=True)
+class Boxes(SampleRequest[BoxPairs]):
+    """Predicted boxes at the samples that ``samples`` picks: one answer per set of predictions."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import asks
+import query_models
 import torch
 import torch.distributed as dist
 import zoo
@@ -75,6 +76,12 @@ RELATIONS = {
         'NKD',
     )
 }
+SHARED = dict(samples=dict(type='mmkd.SharedQueries'))
+QUERY_LOSSES = dict(
+    ckd=dict(type='mmkd.CKDLoss', mask_iou=0.5, **SHARED),
+    qfl=dict(type='mmkd.QFLKDLoss', average='samples', **SHARED),
+    l1=dict(type='mmkd.BoxL1Loss', **SHARED),
+)
 BATCH_PARTS = {1: [7], 2: [4, 3], 4: [3, 1, 2, 1]}
 """Processes to the number of the classifier's images of each."""
 
@@ -106,6 +113,7 @@ def work(folder: Path, rank: int, processes: int) -> None:
     answers['alone'] = ckd_alone()
     answers['maps'] = each_loss_of_maps()
     answers['relations'] = each_relation()
+    answers['queries'] = each_loss_of_shared_queries()
     if processes <= 2:
         answers |= cascade_without_rois()
     if processes == 2:
@@ -166,6 +174,15 @@ def each_relation() -> dict[str, Any]:
     pixels = torch.randn(7, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     samples = [DataSample().set_gt_label(number % classes) for number in range(7)]
     return each_loss(model.train(), dict(inputs=pixels[mine], data_samples=samples[mine]))
+
+
+def each_loss_of_shared_queries() -> dict[str, Any]:
+    """Losses of a DAB-DETR on the teacher's queries."""
+    model = zoo.distiller(*query_models.models('DAB-DETR'), losses=QUERY_LOSSES)
+    model.teacher.model.init_weights()
+    model.student.decoder.eval()  # dropout would draw other numbers on each process
+    model.student.encoder.eval()
+    return each_loss(model, model.data_preprocessor(images(), True))
 
 
 def each_loss(model: Distiller, data: dict[str, Any]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def test_accumulated_steps_end_with_the_same_weights(answers: Answers, processes
 
 
 @pytest.mark.parametrize('processes', [2, 4])
-@pytest.mark.parametrize('kind', ['maps', 'relations'])
+@pytest.mark.parametrize('kind', ['maps', 'relations', 'queries'])
 def test_each_loss_has_the_value_and_gradient_of_the_whole_batch(
     answers: Answers, kind: str, processes: int
 ) -> None:

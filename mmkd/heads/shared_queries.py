@@ -1,0 +1,260 @@
+"""Queries that both networks of a pair get: the teacher's own, and random ones (KD-DETR)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import box_convert
+
+from mmkd.structures import BoxPairs, Holding, Request, Sampler, SampleTable, Step, TeacherPass
+from mmkd.structures.taps import Taps
+
+from .base import DerivedAdapter, HeadAdapter
+from .query import DETRHeadAdapter, QueryTable
+
+Queries = dict[str, Tensor]
+Predictions = tuple[Tensor, Tensor]
+_EPSILON = 1e-5  # MMDetection's, of the inverse of a sigmoid
+_TAP = {'decoder': 'forward_decoder(...)'}
+
+
+@dataclass(frozen=True)
+class QueryForm:
+    """What the queries of a kind of detector are.
+
+    Attributes:
+        inputs: The inputs of the decoder that make a query, which both networks get.
+        places: The one that says where a query looks, in parts of the image; None where that is learnt with the query.
+        unbounded: ``places`` are given before their sigmoid.
+    """
+
+    inputs: tuple[str, ...]
+    places: str | None = None
+    unbounded: bool = False
+
+    @property
+    def learnt(self) -> bool:
+        """Whether a query has learnt numbers, as many as the decoder is wide."""
+        return any(name != self.places for name in self.inputs)
+
+
+_LEARNT = QueryForm(('query', 'query_pos'))
+_FORMS = {
+    'DETR': _LEARNT,
+    'ConditionalDETR': _LEARNT,
+    'DABDETR': QueryForm(('query_pos',), 'query_pos', unbounded=True),
+    'DeformableDETR': QueryForm(('query', 'query_pos', 'reference_points'), 'reference_points'),
+    'DINO': QueryForm(('query', 'reference_points'), 'reference_points'),
+}
+_TWO_STAGE = QueryForm(('reference_points',), 'reference_points')
+_OTHERS = ('DDQDETR',)
+"""Derived from one of these, with queries of another kind."""
+
+
+@dataclass
+class SharedQueryTable(QueryTable):
+    """The answers of both networks to the same queries, of one decoder layer; weights are the teacher's confidence."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.weights = self.teacher_confidence()
+
+    def box_pairs(self, sampler: Sampler, image_sizes: Tensor) -> BoxPairs:
+        """See :meth:`SampleTable.box_pairs`; losses on boxes weigh by the teacher's confidence themselves."""
+        pairs = super().box_pairs(sampler, image_sizes)
+        return replace(pairs, weights=torch.ones_like(pairs.weights))
+
+
+class SharedQueryAdapter(DerivedAdapter):
+    """Asks both decoders the same queries (KD-DETR, CVPR 2024), so that rows need no matching.
+
+    The teacher's own queries go through its decoder, as they always do, and on their own through the student's, whose
+    keys and values are those of its training step. Random ones go through both on their own, too. The gradient flows
+    through the student's decoder into its encoder.
+
+    Both get the same places to look at, and the teacher's learnt contents, if any; a random place has the content of
+    one of the teacher's queries (ours). In DAB-DETR and in a two-stage Deformable DETR a query is a place and nothing
+    else. A row has no label and no object, and as its weight the teacher's confidence.
+
+    Args:
+        own: The adapter of the pair.
+        student: The student.
+        teacher: The teacher's network.
+        random: Random queries of each image.
+
+    Raises:
+        ValueError: The queries of one of the networks mean nothing to the other.
+    """
+
+    own: DETRHeadAdapter
+    has_labels = False
+
+    def __init__(
+        self, own: HeadAdapter, student: nn.Module, teacher: nn.Module, random: int
+    ) -> None:
+        if not isinstance(own, DETRHeadAdapter):
+            raise ValueError(
+                f'samples=mmkd.SharedQueries: {type(own.student_head).__name__} has no queries that go through a '
+                'decoder: only DETR and its kin can share them: use another sampler'
+            )
+        super().__init__(student, teacher, own.path)
+        self.own = own
+        self.student: Any = student
+        self.random = random
+        self.form = _common_form(student, teacher)
+        if random and self.form.places is None:
+            raise ValueError(
+                f'samples=mmkd.SharedQueries.random: the queries of {type(student).__name__} have no reference points '
+                'that could be drawn: set random=0'
+            )
+        self.taps = {**own.taps, **_TAP}
+
+    @property
+    def num_teacher_classes(self) -> int:
+        """See :attr:`HeadAdapter.num_teacher_classes`."""
+        return self.own.num_teacher_classes
+
+    def check_boxes(self, distributions: bool = False) -> None:
+        """See :meth:`HeadAdapter.check_boxes`."""
+        self.own.check_boxes(distributions)
+
+    def to_store(self, request: Request[Any]) -> Holding:
+        """See :meth:`HeadAdapter.to_store`."""
+        raise ValueError(
+            "the teacher's decoder gives shared queries to the student's in every step: no store holds them"
+        )
+
+    def tables(self, step: Step) -> list[SampleTable]:
+        """One table per wanted decoder layer; images have all queries each, the random ones last."""
+        teacher = self.teacher_pass(step)
+        features = teacher.features
+        queries, theirs = teacher.run(lambda network: self._ask_teacher(network, features, step))
+        inputs = step.record('decoder')[0]
+        ours = [self._decode(self.student, self.student_head, inputs, each) for each in queries]
+        layers = zip(self._layers(ours), self._layers(theirs), strict=True)
+        return [self._table(*layer, step, teacher) for layer in layers]
+
+    def _ask_teacher(
+        self, network: Any, features: Sequence[Tensor], step: Step
+    ) -> tuple[list[Queries], list[Predictions]]:
+        """The queries, one set after the other, and what the teacher predicts for each."""
+        head = network.get_submodule(self.teacher_path)
+        taps = Taps(network, _TAP)
+        try:
+            with taps.recording() as records:
+                outputs = network.forward_transformer(features, step.data_samples)
+        finally:
+            taps.detach()
+        inputs = records['decoder'][0]
+        queries = [{name: inputs[name] for name in self.form.inputs}]
+        predictions = [head(**outputs)]
+        if self.random:
+            queries.append(self._draw(queries[0], step.generator))
+            predictions.append(self._decode(network, head, inputs, queries[1]))
+        return queries, predictions
+
+    def _draw(self, own: Queries, generator: torch.Generator) -> Queries:
+        """Random queries: places anywhere in the image, of any size, with the contents of the teacher's in turn."""
+        form = self.form
+        assert form.places is not None
+        like = own[form.places]
+        places = torch.rand(
+            len(like), self.random, like.shape[-1], generator=generator, device=like.device
+        )
+        turn = torch.arange(self.random, device=like.device) % like.shape[1]
+        drawn = {name: own[name][:, turn] for name in form.inputs}
+        return drawn | {form.places: places.logit(_EPSILON) if form.unbounded else places}
+
+    def _decode(
+        self, network: Any, head: Any, inputs: Mapping[str, Any], queries: Queries
+    ) -> Predictions:
+        """What a network predicts for queries, where its decoder had ``inputs`` for its own."""
+        like = inputs['memory']
+        made = {name: each.to(like) for name, each in queries.items()}
+        if self.form is _TWO_STAGE:
+            embedded = network.get_proposal_pos_embed(made['reference_points'].logit(_EPSILON))
+            embedded = network.pos_trans_norm(network.pos_trans_fc(embedded))
+            made['query_pos'], made['query'] = embedded.chunk(2, dim=-1)
+        elif 'query' not in made:  # DAB-DETR's contents start from nothing
+            made['query'] = like.new_zeros(*made['query_pos'].shape[:2], like.shape[-1])
+        arguments = {**inputs, **made}
+        if 'dn_mask' in arguments:  # there is nothing to denoise
+            arguments['dn_mask'] = None
+        return head(**network.forward_decoder(**arguments))
+
+    def _layers(self, predictions: Sequence[Predictions]) -> list[Predictions]:
+        """(B, Q, C) logits and (B, Q, 4) boxes of every wanted layer, of all sets of queries."""
+        logits, boxes = (torch.cat(each, dim=2).float() for each in zip(*predictions, strict=True))
+        return [(logits[layer], boxes[layer]) for layer in self.own.wanted(len(logits))]
+
+    def _table(
+        self, ours: Predictions, theirs: Predictions, step: Step, teacher: TeacherPass
+    ) -> SharedQueryTable:
+        (student_logits, student_boxes), (teacher_logits, teacher_boxes) = (
+            (logits.flatten(0, 1), _in_pixels(boxes, step.image_sizes))
+            for logits, boxes in (ours, theirs)
+        )
+        images, queries = ours[0].shape[:2]
+        count = len(student_logits)
+        return SharedQueryTable(
+            activation=self.activation,
+            num_classes=self.num_classes,
+            samples_per_image=[queries] * images,
+            labels=None,
+            weights=student_boxes.new_ones(count),
+            object_ids=torch.full((count,), -1, device=student_boxes.device),
+            student_rows=student_logits,
+            teacher_rows=teacher.classes.logits(teacher_logits),
+            student_box_rows=student_boxes,
+            teacher_box_rows=teacher_boxes,
+        )
+
+
+def _in_pixels(boxes: Tensor, image_sizes: Tensor) -> Tensor:
+    """(B * Q, 4) xyxy boxes of (B, Q, 4) centres and sizes in parts of the images."""
+    return (box_convert(boxes, 'cxcywh', 'xyxy') * image_sizes.repeat(1, 2)[:, None]).flatten(0, 1)
+
+
+def _common_form(student: Any, teacher: Any) -> QueryForm:
+    """The form of the queries of both, if it is the same.
+
+    Raises:
+        ValueError: It is not, or a query has learnt numbers, and the decoders differ in width.
+    """
+    forms = [_form(detector) for detector in (student, teacher)]
+    for form, detector in zip(forms, (student, teacher), strict=True):
+        if form is None:
+            raise ValueError(
+                f'samples=mmkd.SharedQueries: queries of {type(detector).__name__} cannot be shared; those of '
+                f'{", ".join(_FORMS)} can (DAB-DETR without patterns): use another sampler'
+            )
+    if _family(student) != _family(teacher) or forms[0] is not forms[1]:
+        raise ValueError(
+            f'samples=mmkd.SharedQueries: a query of the teacher ({type(teacher).__name__}) means nothing to the '
+            f'student ({type(student).__name__}), as the two are of different kinds (or stages): use another sampler'
+        )
+    assert forms[0] is not None
+    if forms[0].learnt and student.embed_dims != teacher.embed_dims:
+        raise ValueError(
+            f"samples=mmkd.SharedQueries: embed_dims: the teacher's queries have {teacher.embed_dims} learnt numbers, "
+            f"the student's decoder is {student.embed_dims} wide: give both the same width, or use another sampler"
+        )
+    return forms[0]
+
+
+def _family(detector: Any) -> str | None:
+    names = [kind.__name__ for kind in type(detector).__mro__]
+    return next((name for name in names if name in _FORMS or name in _OTHERS), None)
+
+
+def _form(detector: Any) -> QueryForm | None:
+    family = _family(detector)
+    if family == 'DeformableDETR' and detector.as_two_stage:
+        return _TWO_STAGE
+    if family == 'DABDETR' and detector.num_patterns:
+        return None
+    return _FORMS.get(family) if family is not None else None
