@@ -112,16 +112,13 @@ def box_giou_loss(
 def overlapping(boxes: Tensor, others: Tensor, iou: float) -> Tensor:
     """(N, M) whether the IoU of (N, 4) and (M, 4) boxes is above a number, which a box without area never is."""
     shared = boxes.new_ones(())
-    areas = boxes.new_ones(()), others.new_ones(())
     for low, high in ((0, 2), (1, 3)):
         side = torch.minimum(boxes[:, None, high], others[:, high])
         side = side.sub_(torch.maximum(boxes[:, None, low], others[:, low])).clamp_(min=0)
         shared = side.mul_(shared)
-        areas = tuple(
-            area * (each[:, high] - each[:, low]).clamp(min=0)
-            for area, each in zip(areas, (boxes, others), strict=True)
-        )
-    # Of the two areas their union has the shared one once.
+    areas = [
+        (each[:, 2:] - each[:, :2]).clamp(min=0).prod(dim=1) for each in (boxes, others)
+    ]  # of which the union has the shared one once
     return shared.mul_(1 + iou) > iou * (areas[0][:, None] + areas[1])
 
 

@@ -180,6 +180,7 @@ def each_loss_of_shared_queries() -> dict[str, Any]:
     """Losses of a DAB-DETR on the teacher's queries."""
     model = zoo.distiller(*query_models.models('DAB-DETR'), losses=QUERY_LOSSES)
     model.teacher.model.init_weights()
+    query_models.vary_boxes(model.student, model.teacher.model)
     model.student.decoder.eval()  # dropout would draw other numbers on each process
     model.student.encoder.eval()
     return each_loss(model, model.data_preprocessor(images(), True))

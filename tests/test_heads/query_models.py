@@ -6,6 +6,7 @@ from typing import Any
 
 import zoo
 from mmengine.config import Config
+from torch import nn
 
 SIZE = 128
 QUERIES = 20
@@ -77,3 +78,11 @@ def batch(name: str = '', **options: Any) -> dict[str, Any]:
     data = zoo.batch(size=SIZE, masks=name == 'QueryInst', **options)
     data['data_samples'][1].set_metainfo(dict(img_shape=(SIZE - 16, SIZE - 32)))
     return data
+
+
+def vary_boxes(*networks: Any) -> None:
+    """Let boxes be others than the places of the queries, which they are in the beginning."""
+    for network in networks:
+        for part, weight in network.bbox_head.named_parameters():
+            if 'reg' in part and weight.dim() > 1:
+                nn.init.normal_(weight, std=0.1)

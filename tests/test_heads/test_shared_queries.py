@@ -11,7 +11,7 @@ import torch
 import zoo
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmengine.config import Config
-from query_models import DETRS, QUERIES, SIZE, TEACHER_QUERIES, batch, models
+from query_models import DETRS, QUERIES, SIZE, TEACHER_QUERIES, batch, models, vary_boxes
 from torch import nn
 
 from mmkd.distillers import Distiller
@@ -43,13 +43,7 @@ def losses(name: str) -> dict[str, Any]:
 def distiller(name: str, configs: tuple[Config, Config], **options: Any) -> Distiller:
     model = zoo.distiller(*configs, losses=losses(name), **options)
     model.teacher.model.init_weights()
-    for network in (
-        model.student,
-        model.teacher.model,
-    ):  # most begin with boxes that are the queries' places
-        for part, weight in network.bbox_head.named_parameters():
-            if 'reg' in part and weight.dim() > 1:
-                nn.init.normal_(weight, std=0.1)
+    vary_boxes(model.student, model.teacher.model)
     return model
 
 
