@@ -12,10 +12,12 @@ from mmkd.structures import Step
 
 from .base import register_head_adapter
 from .dense import (
+    BOX_LOSS,
     Assignment,
     DenseOutputs,
     Places,
     SampledTargetsAdapter,
+    boxes_in_loss,
     fingerprint,
     gather_rows,
     nearest_object,
@@ -111,7 +113,11 @@ class TOODHeadAdapter(AnchorHeadAdapter):
     :func:`mmkd.heads.dense.logits_of`.
     """
 
-    taps: Mapping[str, str] = {'head': 'bbox_head', 'targets': 'bbox_head.get_targets()'}
+    taps: Mapping[str, str] = {
+        'head': 'bbox_head',
+        'targets': 'bbox_head.get_targets()',
+        **BOX_LOSS,
+    }
     probabilities: ClassVar[bool] = True
 
     @classmethod
@@ -134,6 +140,10 @@ class TOODHeadAdapter(AnchorHeadAdapter):
             object_ids = torch.where(self.is_foreground(labels[image]), of, -1)
             assignments.append(Assignment(labels[image], weights[image], object_ids))
         return assignments
+
+    def num_foreground(self, step: Step) -> int | None:
+        """See :meth:`DenseHeadAdapter.num_foreground`."""
+        return boxes_in_loss(self.student_head, step)
 
 
 @register_head_adapter('PAAHead')
@@ -158,6 +168,10 @@ class PAAHeadAdapter(AnchorHeadAdapter):
                 super().assignments(step, outputs), step.record('reassigned'), strict=True
             )
         ]
+
+    def num_foreground(self, step: Step) -> int | None:
+        """See :meth:`DenseHeadAdapter.num_foreground`."""
+        return sum(positives for *_, positives in step.record('reassigned'))
 
 
 @register_head_adapter('FSAFHead')
@@ -190,6 +204,9 @@ class FSAFHeadAdapter(AnchorHeadAdapter):
                 )
             )
         return assignments
+
+    def num_foreground(self, step: Step) -> None:
+        """See :meth:`DenseHeadAdapter.num_foreground`: which levels objects chose stays on the device."""
 
 
 @register_head_adapter('FreeAnchorRetinaHead')
@@ -225,3 +242,6 @@ class FreeAnchorHeadAdapter(AnchorHeadAdapter):
             object_ids = torch.where(probability >= 0.5, of, -1)
             assignments.append(Assignment(labels, probability.new_ones(len(labels)), object_ids))
         return assignments
+
+    def num_foreground(self, step: Step) -> None:
+        """See :meth:`DenseHeadAdapter.num_foreground`: its own step has no hard labels."""

@@ -39,6 +39,9 @@ from .features import as_it_computes
 BOX_TOWER = 'reg_convs'
 """Where dense heads keep the convolutions that only their boxes are computed from, in most families."""
 
+BOX_LOSS: Mapping[str, str] = {'box_loss': 'bbox_head.loss_bbox.forward(...)'}
+"""Tap on the boxes that a head's loss compares with their targets, see :func:`boxes_in_loss`."""
+
 
 @dataclass(frozen=True)
 class Assignment:
@@ -387,6 +390,7 @@ class DenseHeadAdapter(HeadAdapter):
                 labels=torch.cat([assigned.labels for assigned in assignments]),
                 weights=torch.cat([assigned.weights for assigned in assignments]),
                 object_ids=torch.cat([assigned.object_ids for assigned in assignments]),
+                num_foreground=self.num_foreground(step),
                 student=outputs,
                 run_teacher=lambda: self._run_teacher(teacher, outputs),
                 channels=self.num_logits,
@@ -488,9 +492,6 @@ class DenseHeadAdapter(HeadAdapter):
             self._shapes[size] = [tuple(level.shape[1:]) for level in outputs.class_maps]
         return self._shapes[size]
 
-    def check_class_maps(self) -> None:
-        """See :meth:`HeadAdapter.check_class_maps`."""
-
     def class_maps(self, step: Step) -> list[FeaturePair]:
         """See :meth:`HeadAdapter.class_maps`; of (B, A*C, H, W) maps the channels of an anchor stand together."""
         (table,) = self.sample_tables(step)
@@ -531,6 +532,13 @@ class DenseHeadAdapter(HeadAdapter):
     @abstractmethod
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
         """What the student's head assigned, one item per image, read from the taps."""
+
+    def num_foreground(self, step: Step) -> int | None:
+        """How many samples of the batch :meth:`assignments` makes positive; None if the student's step did not tell.
+
+        What the step brought to the host costs nothing; to ask the device would make the host wait for it.
+        """
+        return None
 
     def student_outputs(self, step: Step) -> DenseOutputs:
         """What the student's head output in its own training step."""
@@ -740,6 +748,18 @@ class BoxDecoder:
         )
 
 
+def boxes_in_loss(head: Any, step: Step) -> int | None:
+    """How many boxes a head's ``loss_bbox`` was given, recorded by :data:`BOX_LOSS`.
+
+    It is the number of positives where a head has one for each of them, as MMDetection's FCOS, FoveaBox and TOOD have.
+    A head derived from them that computes its loss itself may have others: None.
+    """
+    if not type(head).loss_by_feat.__module__.startswith('mmdet.'):
+        return None
+    calls = step.records[next(iter(BOX_LOSS))]
+    return sum(len(next(iter(arguments.values()))) for arguments in calls)
+
+
 class SampledTargetsAdapter(DenseHeadAdapter):
     """Heads whose ``_get_targets_single`` returns labels, label weights and a ``SamplingResult`` for an image."""
 
@@ -750,19 +770,30 @@ class SampledTargetsAdapter(DenseHeadAdapter):
 
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
         """See :meth:`DenseHeadAdapter.assignments`."""
-        records, images = step.record('targets'), len(outputs.class_maps[0])
-        records = records[-images:] if self.last_round else records[:images]
-        return [self.assignment(targets) for targets in records]
+        return [self.assignment(targets) for targets in self._targets(step)]
+
+    def num_foreground(self, step: Step) -> int | None:
+        """See :meth:`DenseHeadAdapter.num_foreground`."""
+        return sum(len(self._sampling(targets).pos_inds) for targets in self._targets(step))
 
     def assignment(self, targets: Sequence[Any]) -> Assignment:
         """What ``_get_targets_single`` returned for an image."""
         labels, weights = targets[self.labels_at], targets[self.labels_at + 1]
-        sampling = next(item for item in targets if hasattr(item, 'pos_assigned_gt_inds'))
+        sampling = self._sampling(targets)
         # pos_inds count only the priors inside the image; these keep their order among all priors.
         order = sampling.pos_inds.argsort()
         objects = sampling.pos_assigned_gt_inds[order].long()
         positive = self.is_foreground(labels)
         return Assignment(labels, weights, self.spread(objects, positive, fill=-1))
+
+    def _targets(self, step: Step) -> Sequence[Any]:
+        """What ``_get_targets_single`` returned for every image."""
+        records, images = step.record('targets'), len(step.data_samples)
+        return records[-images:] if self.last_round else records[:images]
+
+    def _sampling(self, targets: Sequence[Any]) -> Any:
+        """The ``SamplingResult`` of an image."""
+        return next(item for item in targets if hasattr(item, 'pos_assigned_gt_inds'))
 
 
 def with_towers(head: Any, towers: Mapping[str, Sequence[nn.Module]]) -> Any:

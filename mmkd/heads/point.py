@@ -12,11 +12,13 @@ from mmkd.structures import Step
 
 from .base import register_head_adapter
 from .dense import (
+    BOX_LOSS,
     Assignment,
     DenseHeadAdapter,
     DenseOutputs,
     Places,
     SampledTargetsAdapter,
+    boxes_in_loss,
     fingerprint,
     nearest_object,
 )
@@ -51,6 +53,8 @@ class RegressedTargetsAdapter(DenseHeadAdapter):
     :func:`mmkd.heads.dense.nearest_object`. Every weight is 1.
     """
 
+    taps: Mapping[str, str] = {**DenseHeadAdapter.taps, **BOX_LOSS}
+
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
         """See :meth:`DenseHeadAdapter.assignments`."""
         points = self.decoder(self.student_head, outputs, step.inputs)
@@ -68,6 +72,10 @@ class RegressedTargetsAdapter(DenseHeadAdapter):
                 Assignment(labels, torch.ones_like(labels, dtype=torch.float), object_ids)
             )
         return assignments
+
+    def num_foreground(self, step: Step) -> int | None:
+        """See :meth:`DenseHeadAdapter.num_foreground`."""
+        return boxes_in_loss(self.student_head, step)
 
     def flat_targets(self, targets: Sequence[Any]) -> tuple[Tensor, Tensor]:
         """(P,) labels and (P, 4) regression targets of an image, of what ``_get_targets_single`` returned."""
@@ -149,6 +157,12 @@ class VFNetHeadAdapter(RTMDetHeadAdapter, FCOSHeadAdapter):
             return super().assignments(step, outputs)
         return FCOSHeadAdapter.assignments(self, step, outputs)
 
+    def num_foreground(self, step: Step) -> int | None:
+        """See :meth:`DenseHeadAdapter.num_foreground`."""
+        if self.student_head.use_atss:
+            return super().num_foreground(step)
+        return FCOSHeadAdapter.num_foreground(self, step)
+
 
 @register_head_adapter('AutoAssignHead')
 class AutoAssignHeadAdapter(DenseHeadAdapter):
@@ -218,6 +232,10 @@ class YOLOXHeadAdapter(DenseHeadAdapter):
                 )
             )
         return assignments
+
+    def num_foreground(self, step: Step) -> int | None:
+        """See :meth:`DenseHeadAdapter.num_foreground`."""
+        return sum(len(boxes) for _, _, _, boxes, *_ in step.record('targets'))
 
 
 @register_head_adapter('CenterNetHead')

@@ -242,6 +242,7 @@ class QueryHeadAdapter(HeadAdapter):
             labels=_pick(ours, 'labels', kept),
             weights=student_rows.new_ones(len(student_rows)),
             object_ids=_pick(ours, 'object_ids', kept),
+            num_foreground=len(student_rows),  # each is of an object
             student_rows=student_rows,
             teacher_rows=classes.logits(_pick(theirs, 'logits', kept_theirs)),
             student_box_rows=_pick(ours, 'boxes', kept),

@@ -220,6 +220,7 @@ class RoIHeadAdapter(HeadAdapter):
             labels=loss['labels'],
             weights=loss['label_weights'],
             object_ids=torch.cat([_object_ids(one) for one in sampled]),
+            num_foreground=sum(len(one.pos_inds) for one in sampled),
             student_rows=loss['cls_score'],
             student_code=loss['bbox_pred'],
             rois=loss['rois'],

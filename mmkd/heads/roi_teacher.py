@@ -151,15 +151,18 @@ class RoITeacherAdapter(DerivedAdapter):
             rois = _rois(table, places, step.image_sizes)
             has_area = (rois[:, 1:3] < rois[:, 3:5]).all(dim=1)
             places, rois = places[has_area], rois[has_area]
-            images = table.image_ids[places]
+            foreground = table.is_foreground()[places].sum()
+            per_image = table.image_ids[places].bincount(minlength=len(step.inputs))
+            *counts, positives = torch.cat([per_image, foreground[None]]).tolist()
             tables.append(
                 ScoredBoxes(
                     activation=table.activation,
                     num_classes=table.num_classes,
-                    samples_per_image=images.bincount(minlength=len(step.inputs)).tolist(),
+                    samples_per_image=counts,
                     labels=None if table.labels is None else table.labels[places],
                     weights=table.weights[places],
                     object_ids=table.object_ids[places],
+                    num_foreground=positives,
                     table=table,
                     places=places,
                     rois=rois,

@@ -31,7 +31,7 @@ class Positives:
 
     def __call__(self, table: SampleTable) -> Tensor:
         """(S,) indices, ascending."""
-        return table.is_foreground().nonzero().flatten()
+        return table.foreground()
 
 
 @SAMPLERS.register_module()

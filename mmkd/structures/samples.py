@@ -27,6 +27,7 @@ class SampleTable(ABC):
         labels: (N,) class given by the student's own assignment, or None.
         weights: (N,) weight in the student's own classification loss.
         object_ids: (N,) index of the ground truth a sample belongs to, -1 for none.
+        num_foreground: How many samples are positive, where the host knows it; None where it has to ask the device.
     """
 
     activation: Activation
@@ -36,6 +37,7 @@ class SampleTable(ABC):
     weights: Tensor
     object_ids: Tensor
     image_ids: Tensor = field(init=False)
+    num_foreground: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         images = [
@@ -116,6 +118,23 @@ class SampleTable(ABC):
         if self.labels is None:
             return torch.zeros(len(self), dtype=torch.bool, device=self.weights.device)
         return (self.labels >= 0) & (self.labels < self.num_classes) & (self.weights > 0)
+
+    def foreground(self) -> Tensor:
+        """(S,) indices of these samples, ascending; their number is waited for only where the host does not know it.
+
+        Raises:
+            RuntimeError: :attr:`num_foreground` is not their number. On a GPU it is its own assertion that fails.
+        """
+        positive = self.is_foreground()
+        if self.num_foreground is None:
+            return positive.nonzero().flatten()
+        torch._assert_async(
+            positive.sum() == self.num_foreground,
+            'SampleTable.num_foreground is not the number of positives: a head adapter that overrides assignments() '
+            'has to override num_foreground() as well',
+        )
+        nth = torch.arange(1, self.num_foreground + 1, device=positive.device)
+        return torch.searchsorted(positive.cumsum(0), nth)
 
     def highest_foreground(self, logits: Tensor) -> Tensor:
         """(S,) the highest probability of a foreground class in each of (S, C) rows of logits."""

@@ -49,15 +49,16 @@ DENSE = dict(
     ckd=CKD,
     clkd=dict(type='mmkd.CLKDLoss', **TOP_K),
     qfl=dict(type='mmkd.QFLKDLoss'),
-    aekt=dict(type='mmkd.AEKTLoss', serial='distill_then_task', **TOP_K),
+    aekt=dict(type='mmkd.AEKTLoss', serial='distill_then_task'),
     pkd=dict(type='mmkd.PKDLoss', weight=dict(type='mmkd.GradientShare', share=0.2)),
     cwd=dict(type='mmkd.CWDLoss'),
     class_maps=dict(type='mmkd.CWDLoss', at='class_maps'),
     review=dict(type='mmkd.ReviewKDLoss'),
     cross=dict(type='mmkd.CrossKDLoss', layer=1),
-    giou=dict(type='mmkd.BoxGIoULoss', **TOP_K),
-    l1=dict(type='mmkd.BoxL1Loss', **TOP_K),
+    giou=dict(type='mmkd.BoxGIoULoss'),
+    l1=dict(type='mmkd.BoxL1Loss'),
 )
+POSITIVES = dict(ckd=CKD, positives=dict(type='mmkd.CKDLoss', samples=dict(type='mmkd.Positives')))
 CLASSIFIER = {
     name: dict(type=f'mmkd.{name}Loss')
     for name in ('KD', 'DKD', 'NKD', 'DIST', 'AEKT', 'CKD', 'RKD', 'CLKD', 'QuadraticKD')
@@ -120,17 +121,24 @@ def test_a_retinanet_waits_no_more() -> None:
 
 @pytest.mark.parametrize(
     'name',
-    ['FCOS', 'FoveaBox', 'TOOD', 'FreeAnchor', 'PAA', 'YOLOX', 'CenterNet', 'CenterNet-update'],
+    ['GFL', 'RTMDet', 'RepPoints', 'FCOS', 'FoveaBox', 'TOOD', 'PAA', 'YOLOX'],
 )
-def test_heads_that_do_not_say_which_object_a_sample_is_of_wait_no_more(name: str) -> None:
-    model = zoo.distiller(*dense_runs.pair(name), losses=dict(ckd=CKD))
+def test_heads_whose_own_step_tells_the_number_of_positives_wait_no_more(name: str) -> None:
+    model = zoo.distiller(*dense_runs.pair(name), losses=POSITIVES)
     assert not added(model, zoo.batch(num_images=2, boxes=(3, 0)))
+
+
+@pytest.mark.parametrize('name', ['FSAF', 'FreeAnchor', 'CenterNet', 'CenterNet-update'])
+def test_heads_whose_own_step_does_not_tell_it_wait_for_positives_only(name: str) -> None:
+    model = zoo.distiller(*dense_runs.pair(name), losses=POSITIVES)
+    assert added(model, zoo.batch(num_images=2, boxes=(3, 0))) == Counter(nonzero=1)
 
 
 def test_a_faster_rcnn_waits_no_more() -> None:
     pair = zoo.pair('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
     names = ('KD', 'CKD', 'DKD', 'DIST', 'AEKT')
-    losses = {name.lower(): dict(type=f'mmkd.{name}Loss') for name in names}
+    losses = {name.lower(): dict(type=f'mmkd.{name}Loss') for name in names} | POSITIVES
+    losses |= dict(l1=dict(type='mmkd.BoxL1Loss'))
     assert not added(zoo.distiller(*pair, losses=losses), zoo.batch())
 
 
@@ -163,9 +171,9 @@ def test_with_other_pixels_and_classes_and_several_teachers_it_waits_no_more() -
 
 
 def test_a_sampler_whose_number_of_samples_is_unknown_is_noticed() -> None:
-    """The named exceptions; without them, the tests above could be blind."""
-    for sampler in ('Positives', 'PositivesAndTeacherTopK'):
-        losses = dict(ckd=dict(type='mmkd.CKDLoss', samples=dict(type=f'mmkd.{sampler}')))
-        model = zoo.distiller(student_model(), teacher_model(), losses)
-        found = added(model, zoo.batch(size=64, num_classes=NUM_CLASSES))
-        assert found == Counter(nonzero=1)
+    """How many of the teacher's samples are positive, too, follows from what the teacher outputs."""
+    samples = dict(type='mmkd.PositivesAndTeacherTopK', k=8)
+    losses = dict(ckd=dict(type='mmkd.CKDLoss', samples=samples))
+    model = zoo.distiller(student_model(), teacher_model(), losses)
+    found = added(model, zoo.batch(size=64, num_classes=NUM_CLASSES))
+    assert found == Counter(nonzero=1)

@@ -72,6 +72,17 @@ def test_a_positive_that_the_student_ignores_is_not_picked() -> None:
     assert Positives()(table).tolist() == [4]
 
 
+def test_positives_whose_number_is_known_are_the_same() -> None:
+    assert Positives()(make_table([3, 4], LABELS, num_foreground=2)).tolist() == [2, 4]
+    assert Positives()(make_table([3, 4], [3] * 7, num_foreground=0)).tolist() == []
+
+
+@pytest.mark.parametrize('number', [0, 1, 3])
+def test_a_number_of_positives_that_is_wrong_is_noticed(number: int) -> None:
+    with pytest.raises(RuntimeError, match=r'SampleTable\.num_foreground'):
+        Positives()(make_table([3, 4], LABELS, num_foreground=number))
+
+
 @pytest.mark.parametrize(
     'sampler', [AllSamples(), Positives(), TeacherTopK(k=3), PositivesAndTeacherTopK(k=3)]
 )
