@@ -75,6 +75,12 @@ class DenseOutputs:
     objectness: Sequence[Tensor] | None = None
     probabilities: bool = False
 
+    @property
+    def maps(self) -> list[Tensor]:
+        """All maps."""
+        boxes = [level for levels in self.box_maps for level in levels]
+        return [*self.class_maps, *boxes, *(self.objectness or ())]
+
     def cut(self, sizes: Sequence[Sequence[int]]) -> DenseOutputs:
         """Without the cells beyond these heights and widths, a level: those of a network that pads more."""
 

@@ -260,7 +260,7 @@ class FrozenTeacher(Teacher):
             if family is None or not issubclass(family, DenseHeadAdapter):
                 return flat(features)
             with self.precision():
-                return [*flat(features), *family.run(head, features).class_maps]
+                return [*flat(features), *family.run(head, features).maps]
 
         for size in PROBE_SIZES:
             try:

@@ -132,7 +132,7 @@ def test_a_detector_outputs_the_same_to_rounding(name: str) -> None:
     @torch.no_grad()
     def outputs() -> list[Tensor]:
         features = teacher.features(pixels, [])
-        return [*features, *family.run(teacher.model.bbox_head, features).class_maps]
+        return [*features, *family.run(teacher.model.bbox_head, features).maps]
 
     before, count = outputs(), norms(teacher)
     teacher.tap([])
@@ -140,6 +140,20 @@ def test_a_detector_outputs_the_same_to_rounding(name: str) -> None:
     for ours, theirs in zip(before, outputs(), strict=True):
         assert (ours - theirs).abs().max() < 1e-4 * ours.abs().max()
     assert all(not parameter.requires_grad for parameter in teacher.model.parameters())
+
+
+def test_boxes_that_read_what_is_before_a_normalisation_stay_as_they_are() -> None:
+    model = teacher_model(bbox_head__norm_cfg=dict(type='BN'))
+    teacher = frozen(model)
+    head = teacher.model.bbox_head
+    tower = head.reg_convs[0]
+    tower.forward = lambda x: (lambda raw: raw + tower.bn(raw))(tower.conv(x))
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        before = head(teacher.features(pixels, []))[1]
+        teacher.tap([])
+        for ours, theirs in zip(before, head(teacher.features(pixels, []))[1], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
