@@ -39,5 +39,6 @@ class Holding:
         where = ' of all layers' if self.layers == 'all' else ''
         samples = 'all samples' if self.top is None else f'the top {self.top}'
         if self.positives:
-            samples += f' and the positives of assignment {self.positives}'
+            positives = f'the positives of assignment {self.positives}'
+            samples = f'{samples} and {positives}' if self.top else positives
         return f'{what} of {samples}{where}'
