@@ -278,7 +278,7 @@ def build(cfg: Config, args: argparse.Namespace, out: Path) -> Source:
     key = (
         teacher_key(teacher, config, distiller.student)
         | class_key(distiller.class_map(name), head.num_classes, names)
-        | data_key(dataset, cfg.train_dataloader.dataset)
+        | data_key(dataset, cfg)
     )
     loader = cfg.train_dataloader
     return Source(

@@ -32,6 +32,6 @@ class TeacherStoreHook(Hook):
         ]
         if not stored:
             return
-        key = data_key(runner.train_dataloader.dataset, runner.cfg.train_dataloader.dataset)
+        key = data_key(runner.train_dataloader.dataset, runner.cfg)
         for teacher in stored:
             teacher.check_data(key)

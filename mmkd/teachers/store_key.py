@@ -23,6 +23,9 @@ _WHERE = (
 )  # fmt: skip
 """Parts of a data set's config that say where files are, and not what is in them."""
 
+_SWITCHES = ('PipelineSwitchHook', 'YOLOXModeSwitchHook', 'SwitchRecipeHook')
+"""Hooks of MMDetection and MMPretrain that change the pipeline during training."""
+
 
 def teacher_key(teacher: FrozenTeacher, config: Any, student: Any) -> dict[str, Any]:
     """The fields that follow from teacher and student.
@@ -57,28 +60,36 @@ def class_key(classes: ClassMap, num_student: int, names: Any) -> dict[str, Any]
     }
 
 
-def data_key(dataset: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+def data_key(dataset: Any, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that follow from the training data.
 
     Args:
         dataset: The data set, within :class:`mmkd.SeededViews`.
-        config: ``train_dataloader.dataset`` of the recipe.
+        recipe: The recipe, of which ``train_dataloader.dataset`` and ``custom_hooks`` are looked at.
 
     Raises:
         StoreError: The data set's views do not repeat themselves.
     """
+    for hook in recipe.get('custom_hooks') or ():
+        kind = hook.get('type') if isinstance(hook, Mapping) else type(hook)
+        name = getattr(kind, '__name__', str(kind)).rpartition('.')[2]
+        if name in _SWITCHES:
+            raise StoreError(
+                f'custom_hooks: {name} changes the pipeline during training, and a store is of one pipeline: take it '
+                'out, or train with the live teacher'
+            )
     views = getattr(dataset, 'views', None)
     if not views:
         raise StoreError(
             'train_dataloader.dataset: a stored teacher knows a finite number of views of each image: wrap the data '
-            "set, dict(type='mmkd.SeededViews', views=2, dataset=dict(...))"
+            "set, dict(type='mmkd.SeededViews', views=2, dataset=dict(...)), as the outermost one"
         )
     return {
         'samples': len(dataset),
         'views': views,
         'seed': dataset.seed,
         'annotations': _annotations_digest(dataset),
-        'pipeline': digest(_without(config['dataset'], _WHERE)),
+        'pipeline': digest(_without(recipe['train_dataloader']['dataset']['dataset'], _WHERE)),
     }
 
 

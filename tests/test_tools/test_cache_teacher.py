@@ -181,8 +181,8 @@ def begin(config: Config) -> Distiller:
     """What a run does before its first step."""
     model = build(config)
     model.match_classes()
-    node = config.train_dataloader.dataset
-    model.teacher.check_data(data_key(DATASETS.build(node), node))
+    dataset = DATASETS.build(config.train_dataloader.dataset)
+    model.teacher.check_data(data_key(dataset, config))
     return model
 
 
@@ -282,6 +282,12 @@ def another_seed(config: Config) -> None:
     config.train_dataloader.dataset.seed = 3
 
 
+def a_pipeline_that_is_switched(config: Config) -> None:
+    pipeline = config.train_dataloader.dataset.dataset.pipeline
+    switch = dict(type='PipelineSwitchHook', switch_epoch=1, switch_pipeline=pipeline)
+    config.custom_hooks.append(ConfigDict(switch))
+
+
 def no_views(config: Config) -> None:
     config.train_dataloader.dataset = config.train_dataloader.dataset.dataset
 
@@ -322,6 +328,7 @@ def images_in_another_order(config: Config) -> None:
         (another_number_of_views, 'views'),
         (another_seed, 'seed'),
         (no_views, 'train_dataloader.dataset'),
+        (a_pipeline_that_is_switched, 'custom_hooks'),
         (other_classes, 'classes'),
         (another_annotation_file_of_the_same_name, 'annotations'),
         (images_in_another_order, 'annotations'),
@@ -381,8 +388,12 @@ def test_a_loss_that_asks_for_more_is_refused_by_name_or_answered_by_the_live_te
         build(stored(detector, made))
     data = samples(detector, (3, 1), (6, 0))
     live, _ = step(build(detector), data)
-    found, _ = step(build(stored(detector, made, store_miss='live')), data)
+    model = build(stored(detector, made, store_miss='live'))
+    calls = TeacherCalls(model)
+    found, _ = step(model, data)
     assert found == pytest.approx(live, rel=2e-3)
+    assert calls.backbone == 1
+    assert calls.head == (loss['type'] != 'mmkd.PKDLoss')  # beside it, CKD reads its rows
 
 
 def test_store_miss_is_checked(detector: Config, made: Path) -> None:
