@@ -12,6 +12,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from mmkd.structures import Progress, Step
+from mmkd.teachers.stored import StoredPass
 
 _ITERATIONS = 1000
 
@@ -128,11 +129,19 @@ def _fault_of_teacher(step: Step) -> str | None:
                 if values is None or torch.isfinite(values).all():
                     continue
                 bad = int((~torch.isfinite(values)).flatten(1).any(dim=1).sum())
-                return (
+                fault = (
                     f'the outputs of {request.teacher!r} ({type(request).__name__} {number}) hold NaN or Inf in '
-                    f'{bad} of '
-                    f'{len(values)} samples: check teacher.checkpoint (a diverged run?); under --amp the teacher may '
-                    "overflow in float16: train without it, or with optim_wrapper.dtype='bfloat16'"
+                    f'{bad} of {len(values)} samples: '
+                )
+                if isinstance(step.teachers.get(request.teacher), StoredPass):
+                    return fault + (
+                        "teacher.store has no rows of samples that the student's assigner did not make positive when "
+                        'it was made, be it by rounding on another machine: make it where the student trains, or set '
+                        "samples=dict(type='mmkd.TeacherTopK', k=64)"
+                    )
+                return fault + (
+                    'check teacher.checkpoint (a diverged run?); under --amp the teacher may overflow in float16: '
+                    "train without it, or with optim_wrapper.dtype='bfloat16'"
                 )
     return None
 

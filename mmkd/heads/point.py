@@ -113,6 +113,7 @@ class FCOSHeadAdapter(RegressedTargetsAdapter):
         if type(self) is not FCOSHeadAdapter:
             return None
         return fingerprint(
+            type(head)._get_targets_single.__qualname__,  # a derived head may assign otherwise
             [list(limits) for limits in head.regress_ranges],
             head.center_sampling,
             head.center_sample_radius,

@@ -601,6 +601,10 @@ def test_positives_of_a_static_assigner_are_kept_for_the_same_assigner_only(
     found, _ = step(build(stored(detector, tmp_path / 'store')), data)
     assert live['giou'] > 0
     assert found == pytest.approx(live, rel=2e-3)
+    model = build(stored(detector, tmp_path / 'store'))
+    model.student.bbox_head.assigner.pos_iou_thr = 0.2  # as if by the rounding of another machine
+    with pytest.raises(FloatingPointError, match=r'teacher\.store has no rows'):
+        step(model, data)
     detector.model.student.train_cfg.assigner.pos_iou_thr = 0.3
     with pytest.raises(ValueError, match=r'losses\.ckd: .*assignment'):
         build(stored(detector, tmp_path / 'store'))
