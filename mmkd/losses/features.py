@@ -71,14 +71,21 @@ class FeatureLoss(DistillLoss, ABC):
         super().__init__(weight, teacher, **options)
         if at is None:
             at = PRE_LOGITS if self.pooled else NECK
-        self.at = [at] if isinstance(at, str) else list(at)
-        theirs = [teacher_at] * len(self.at) if teacher_at is None else teacher_at
-        self.teacher_at = [theirs] if isinstance(theirs, str) else list(theirs)
+        self.at = _paths(at, f'{type(self).__name__}.at')
+        self.teacher_at: list[str] | list[None] = [None] * len(self.at)
+        if teacher_at is not None:
+            self.teacher_at = _paths(teacher_at, f'{type(self).__name__}.teacher_at')
         if len(self.at) != len(self.teacher_at) or not self.at:
             raise ValueError(
                 f'{type(self).__name__}: at names {len(self.at)} modules, teacher_at {len(self.teacher_at)}: name the '
                 "teacher's modules in the order of the student's"
             )
+        for ours, theirs in zip(self.at, self.teacher_at, strict=True):
+            if theirs not in (None, ours) and CLASS_MAPS in (ours, theirs):
+                raise ValueError(
+                    f'{type(self).__name__}.teacher_at: {CLASS_MAPS!r} are compared with those of the other network '
+                    f'only, not with what is at {theirs if ours == CLASS_MAPS else ours!r}: leave teacher_at out'
+                )
         if strides is not None and not isinstance(strides, list | tuple):
             raise ValueError(
                 f'{type(self).__name__}.strides: {strides!r} is no list of strides, such as [8, 16]'
@@ -200,6 +207,16 @@ class FeatureLoss(DistillLoss, ABC):
                 f'levels of stride {list(strides)}'
             )
         return [place for place in places if strides[place] in self.strides]
+
+
+def _paths(at: Any, setting: str) -> list[str]:
+    """One path or several, as a list."""
+    paths = [at] if isinstance(at, str) else at
+    if not isinstance(paths, list | tuple) or not all(isinstance(path, str) for path in paths):
+        raise TypeError(
+            f"{setting}: {at!r} is no path of a module, such as 'backbone.layer3', and no list of paths"
+        )
+    return list(paths)
 
 
 def _gather(pair: FeaturePair) -> FeaturePair:

@@ -34,7 +34,9 @@ class AveragedTeacher(Teacher):
 
     def __init__(self, momentum: float = 0.999, *, student: Any) -> None:
         if not 0 <= momentum < 1:
-            raise ValueError(f'teacher.momentum: {momentum} is not at least 0 and less than 1')
+            raise ValueError(
+                f'model.teacher.momentum: {momentum} is not at least 0 and less than 1'
+            )
         super().__init__(copy.deepcopy(student), student)
         self.momentum = momentum
         self._student = student

@@ -180,6 +180,14 @@ def test_modules_of_student_and_teacher_are_named_in_pairs() -> None:
     assert pairs.requests()[0] == Features(at='backbone.layer1', teacher_at='backbone.stage1')
     with pytest.raises(ValueError, match=r'LevelSum: at names 2 modules, teacher_at 1'):
         LevelSum(at=['backbone.layer1', 'neck'], teacher_at='neck')
+    for at in (3, ['neck', 3]):
+        with pytest.raises(TypeError, match=r'LevelSum\.at: .* is no path'):
+            LevelSum(at=at)
+        with pytest.raises(TypeError, match=r'LevelSum\.teacher_at: .* is no path'):
+            LevelSum(teacher_at=at)
+    for places in (dict(at='class_maps', teacher_at='neck'), dict(teacher_at='class_maps')):
+        with pytest.raises(ValueError, match=r"LevelSum\.teacher_at: 'class_maps' .* 'neck'"):
+            LevelSum(**places)
 
 
 def test_options_are_those_of_the_class_its_bases_and_its_function() -> None:
