@@ -9,6 +9,7 @@ stopped goes on where it was; one that is finished makes anew only what is missi
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os.path as osp
 import random
 import shutil
@@ -233,13 +234,28 @@ class Source:
             data = pseudo_collate([samples[place] for place in places])
             data = self.distiller.data_preprocessor(data, True)
             inputs, data_samples = data['inputs'], data['data_samples']
-            rows = self.distiller.teacher_rows(inputs, data_samples, self.holding, self.teacher)
+            with alone():
+                rows = self.distiller.teacher_rows(inputs, data_samples, self.holding, self.teacher)
             pixels = probe(inputs, data_samples, self.distiller.data_preprocessor).half().cpu()
             canvas = torch.tensor(inputs.shape[-2:], dtype=torch.int32)
             for place, own, seen in zip(places, rows, pixels, strict=True):
                 own = {name: part.cpu() for name, part in own.items()}
                 kept[place] = own, {'probe': seen, 'canvas': canvas}
         return [kept[place] for place in range(len(samples))]
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Let nothing in the block wait for other processes, which have other numbers of batches.
+
+    The student's own loss would, whose assigner says which samples are positive: it averages its divisor over them.
+    """
+    is_initialized = torch_dist.is_initialized
+    torch_dist.is_initialized = lambda: False
+    try:
+        yield
+    finally:
+        torch_dist.is_initialized = is_initialized
 
 
 def build(cfg: Config, args: argparse.Namespace, out: Path) -> Source:

@@ -628,6 +628,30 @@ def test_images_that_are_mixed_after_the_data_set_are_refused(
     assert 'batch_augments: ' in said
 
 
+def test_processes_with_other_numbers_of_batches_do_not_wait_for_each_other(
+    detector: Config,
+    load_tool: Callable[[str], ModuleType],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """ATSS's own loss, whose assigner says which samples are positive, sums over the processes."""
+    for model in (detector.model.student, detector.model.teacher.config.model):
+        head = dict(type='ATSSHead', norm_cfg=dict(type='BN'), loss_bbox=dict(type='GIoULoss'))
+        model.bbox_head.update(head)
+        model.train_cfg.assigner = dict(type='ATSSAssigner', topk=9)
+    detector.model.teacher.checkpoint = 'random_init'
+    detector.model.losses.ckd.samples = dict(type='mmkd.PositivesAndTeacherTopK', k=4)
+    detector.dump(str(tmp_path / 'recipe.py'))
+    fresh_hub()
+    tool = load_tool('cache_teacher')
+    args = tool.parse_args([str(tmp_path / 'recipe.py')])
+    source = tool.build(detector, args, tmp_path)
+    monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: True)
+    monkeypatch.setattr(torch.distributed, 'get_world_size', lambda *_: 2)
+    ((rows, _),) = source.compute([source.dataset[0, 0]])
+    assert len(rows['logits']) >= 4
+
+
 def test_several_processes_write_the_same_store(
     detector: Config, made: Path, tmp_path: Path
 ) -> None:
