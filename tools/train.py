@@ -48,6 +48,7 @@ from mmkd.utils import (
     setting_at_fault,
     warn_of_overwriting,
 )
+from mmkd.utils.settings import settings
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -194,7 +195,8 @@ def train(cfg: Config, *hooks: Hook) -> None:
         if type(hook) is CheckpointHook:
             runner.hooks[index] = WholeCheckpointHook.take_over(hook)
     kinds: list[type[Hook]] = [ResumeStateHook, FiniteLossHook]
-    if cfg.train_dataloader.dataset.get('type') in (SeededViews, 'mmkd.SeededViews'):
+    data = settings(cfg.train_dataloader.dataset)
+    if any(value in (SeededViews, 'mmkd.SeededViews') for _, value in data):
         kinds.append(SeededViewsHook)
     if is_distiller(cfg.model):
         kinds += [TeacherStoreHook, StartReportHook]

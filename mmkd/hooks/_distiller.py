@@ -13,11 +13,11 @@ def distiller_of(runner: Runner, hook: Hook) -> Distiller:
     """The model that ``runner`` trains, out of what wraps it.
 
     Raises:
-        TypeError: It is no distiller.
+        ValueError: It is no distiller.
     """
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     if not isinstance(model, Distiller):
-        raise TypeError(
+        raise ValueError(  # MMEngine makes a traceback of a TypeError in a hook
             f'{type(hook).__name__} looks at a distillation, but the model is a plain {type(model).__name__}: '
             'take the hook out of custom_hooks, or train a recipe with a teacher'
         )

@@ -63,7 +63,7 @@ class DistillMonitorHook(Hook):
     Raises:
         ValueError: ``interval`` is less than 1; no trainable parameter has such a name, or it is in a head and there
             are several processes.
-        TypeError: The run has no distiller.
+        ValueError: The run has no distiller.
     """
 
     priority = 'NORMAL'

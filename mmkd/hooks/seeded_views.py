@@ -23,7 +23,7 @@ class SeededViewsHook(Hook):
     with the same samples.
 
     Raises:
-        TypeError: ``train_dataloader.dataset`` is no SeededViews.
+        ValueError: ``train_dataloader.dataset`` is no SeededViews.
     """
 
     priority = 'HIGHEST'  # before what skips batches of a resumed run
@@ -32,13 +32,13 @@ class SeededViewsHook(Hook):
         """Let the indices of the training loader carry their epoch."""
         loader, loop = runner.train_dataloader, runner.train_loop
         if not isinstance(getattr(loader.dataset, 'seeded_views', None), SeededViews):
-            raise TypeError(
+            raise ValueError(
                 'SeededViewsHook: train_dataloader.dataset is '
                 f'{type(loader.dataset).__name__}: let SeededViews be the outermost data set, '
                 "dataset=dict(type='mmkd.SeededViews', dataset=...), or take the hook out"
             )
         if loader.batch_sampler is None:
-            raise TypeError('SeededViewsHook: train_dataloader.batch_size is None: set it')
+            raise ValueError('SeededViewsHook: train_dataloader.batch_size is None: set it')
         if isinstance(loader.batch_sampler, ViewedBatches):
             return
         if type(sampler_of(loader)).__name__ == 'RepeatAugSampler':

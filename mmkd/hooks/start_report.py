@@ -45,7 +45,7 @@ class StartReportHook(Hook):
         """Log the block.
 
         Raises:
-            TypeError: The model is no distiller.
+            ValueError: The model is no distiller.
         """
         model = distiller_of(runner, self)
         parts = describe(model, Progress.current())

@@ -51,7 +51,7 @@ class TeacherCheckHook(Hook):
 
     Raises:
         ValueError: The run has no validation set, or its evaluator gives no such metric.
-        TypeError: The run has no distiller.
+        ValueError: The run has no distiller.
     """
 
     priority = 'NORMAL'

@@ -20,7 +20,7 @@ class TeacherStoreHook(Hook):
 
     Raises:
         StoreError: They differ; the message names the field.
-        TypeError: The run has no distiller.
+        ValueError: The run has no distiller.
     """
 
     def before_train(self, runner: Runner) -> None:

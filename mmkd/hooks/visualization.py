@@ -56,7 +56,7 @@ class DistillVisualizationHook(Hook):
 
     Raises:
         ValueError: ``interval`` is less than 1.
-        TypeError: The run has no distiller.
+        ValueError: The run has no distiller.
     """
 
     priority = 'NORMAL'

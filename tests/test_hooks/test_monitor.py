@@ -202,7 +202,7 @@ def test_several_processes_measure_only_what_all_of_them_reach(
 
 def test_a_plain_model_is_refused() -> None:
     runner = FakeRunner(distiller(student_model(), teacher_model(), {}).student)
-    with pytest.raises(TypeError, match=r'but the model is a plain RetinaNet: take the hook out'):
+    with pytest.raises(ValueError, match=r'but the model is a plain RetinaNet: take the hook out'):
         DistillMonitorHook().before_train(runner)  # type: ignore[arg-type]
 
 

@@ -153,7 +153,7 @@ def test_batches_per_epoch_may_be_fewer(tmp_path: Path) -> None:
 
 
 def test_another_data_set_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match=r'train_dataloader\.dataset is Noise'):
+    with pytest.raises(ValueError, match=r'train_dataloader\.dataset is Noise'):
         seen(tmp_path, loop=EPOCHS, dataset=Noise())
 
 

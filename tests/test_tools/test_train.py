@@ -336,6 +336,23 @@ def test_a_teacher_that_cannot_be_is_one_message(
     assert re.search(message, said)
 
 
+def test_seeded_views_within_another_data_set_are_named_before_the_first_step(
+    train: ModuleType,
+    tiny_config: Config,
+    tmp_path: Path,
+    fresh_names: Callable[[], list[str]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    loader = tiny_config.train_dataloader
+    views = dict(type='mmkd.SeededViews', dataset=loader.dataset)
+    loader.dataset = dict(type='RepeatDataset', times=2, dataset=views)
+    tiny_config.custom_imports = dict(imports=['mmkd'], allow_failed_imports=False)
+    tiny_config.dump(str(tmp_path / 'config.py'))
+    options = ['--work-dir', str(tmp_path / 'run'), '--cfg-options', *fresh_names()]
+    assert train.main([str(tmp_path / 'config.py'), *options]) == 2
+    assert 'train_dataloader.dataset is RepeatDataset: let SeededViews' in capsys.readouterr().err
+
+
 def test_a_mistake_of_the_code_keeps_its_traceback(
     train: ModuleType,
     run_tiny: Callable[..., int],
