@@ -2,7 +2,7 @@
 ckd = dict(
     ckd=dict(
         type='mmkd.CKDLoss',
-        weight=1.0,
+        weight=3.0,
         temperature=1.0,
         samples=dict(type='mmkd.TeacherTopK', k=64),
     )
