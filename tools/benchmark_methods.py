@@ -1,378 +1,223 @@
-"""Compare distillation methods with plain training over several seeds, at equal schedule."""
+"""Compare distillation methods with plain training over families of detectors and classifiers and over seeds."""
 
 import argparse
-import json
-import math
 import os
-import shlex
 import sys
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 # Works from a clone as well, before `pip install -e .`.
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from mmkd.datasets import make_default_set
 from mmkd.experiments import (
-    Display,
-    EvaluationRun,
-    StageError,
-    Task,
-    TrainingRun,
-    relative_path,
-    resolve_config,
-    run_stages,
-    task_of,
+    PLAIN,
+    TEACHER,
+    Cell,
+    Comparison,
+    Family,
+    JobError,
+    NoSuchCell,
+    Status,
+    check_seeds,
+    preload_for,
+    run_jobs,
 )
-from mmkd.report import Columns, mean_and_deviation, paired_difference, replace_block, table
-from mmkd.utils import PreflightError, is_distiller
+from mmkd.report import (
+    comparable,
+    difference_table,
+    draw_differences,
+    family_table,
+    read_rows,
+    replace_block,
+)
+from mmkd.utils import PreflightError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PLAIN = 'plain'
-
-
-@dataclass(frozen=True)
-class Method:
-    """A row of the comparison.
-
-    Attributes:
-        name: its name in the table.
-        config: what its students are trained with.
-        options: further ``key=value`` settings.
-    """
-
-    name: str
-    config: str
-    options: tuple[str, ...] = ()
-
-    @property
-    def needs_teacher(self) -> bool:
-        return is_distiller(resolve_config(self.config, self.options).model)
-
-
-class Usage(ValueError):
-    """The arguments name something that is not there."""
+SEEDS = {'test': [0, 1, 2, 3, 4], 'val': [100, 101, 102]}
+# The columns of the overview: methods that stand for each other share one.
+OVERVIEW = {
+    'KD or QFL-KD': ('kd', 'qfl_kd'),
+    'DKD': ('dkd',),
+    'DIST': ('dist',),
+    'CrossKD': ('cross_kd',),
+    'PKD': ('pkd',),
+    'CKD': ('ckd',),
+    'AEKT': ('aekt',),
+    'CKD + AEKT': ('ckd+aekt',),
+    'CKD + PKD': ('ckd+pkd',),
+}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    path = partial(relative_path, root=REPOSITORY)
     parser = argparse.ArgumentParser(
-        description='Trains students with each method and seed, evaluates the last epoch of each, '
-        'and writes mean, standard deviation and the paired difference from plain training. Each '
-        'student is trained with one thread. Finished runs are reused, interrupted ones '
-        'continued. The method NAME of a model is the config CONFIG_DIR/MODEL_NAME.py, plain is '
-        'CONFIG_DIR/MODEL_student.py.',
-        epilog='Example of an ablation: --variant ckd-t4:ckd model.losses.ckd.temperature=4',
+        description='Trains a student for each family, method and seed, evaluates its last epoch and adds a row to '
+        'RESULTS/FAMILY.json. Rows that are there are kept, interrupted trainings go on. A family is a pair of '
+        'configs, FAMILY_teacher.py and FAMILY_student.py; a method is a recipe FAMILY_METHOD.py, or a preset of '
+        '`tools/train.py --losses`.',
+        epilog='Settings are chosen on the validation images, with seeds from 100 on: --split val --variant '
+        'ckd-t4:ckd model.losses.ckd.temperature=4; methods are compared on the test images, with seeds below 100.',
     )
-    parser.add_argument('--methods', nargs='+', default=[PLAIN, 'ckd'], metavar='NAME')
-    parser.add_argument(
+    add = parser.add_argument
+    add('--families', nargs='+', metavar='NAME', help='default: all')
+    add(
+        '--methods',
+        nargs='+',
+        default=[PLAIN, 'kd', 'qfl_kd', 'ckd', 'aekt', 'ckd+aekt'],
+        metavar='NAME',
+        help='default: %(default)s; one that means nothing on a family is left out there',
+    )
+    add('--seeds', nargs='+', type=int, metavar='SEED', help='default: 0 to 4; of val 100 to 102')
+    add('--split', choices=tuple(SEEDS), default='test', help='default: test')
+    add(
         '--variant',
         nargs='+',
         action='append',
         default=[],
         metavar=('NAME:METHOD', 'KEY=VALUE'),
-        help='a further row: METHOD with other settings of the config; may be given several times',
+        help='a further row: METHOD with other settings; may be given several times',
     )
-    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2, 3, 4], metavar='SEED')
-    parser.add_argument('--model', default='retinanet', help='default: retinanet')
-    parser.add_argument(
-        '--config-dir', type=path, default=Path('configs/shapes'), help='default: configs/shapes'
-    )
-    parser.add_argument(
-        '--teacher',
-        type=path,
-        metavar='CHECKPOINT',
-        help='default: CONFIG_DIR/MODEL_teacher.py is trained once, with seed 0',
-    )
-    parser.add_argument(
+    add('--jobs', type=int, default=2, metavar='N', help='runs at a time, each with one thread')
+    add('--train-teacher', action='store_true', help='train the teachers, from nothing')
+    add('--tables', action='store_true', help='only write the tables and the plot, from the rows')
+    add('--list', action='store_true', help='only say which cells are missing')
+    path = partial(_path, root=REPOSITORY)
+    add('--results', type=path, default=Path('docs/results'), help='default: docs/results')
+    add('--docs', type=path, default=Path('.'), help='where --tables finds README.md and docs/')
+    add('--work-dir', type=path, default=Path('work_dirs/benchmark'))
+    add('--config-dir', type=path, nargs='+', help='folders of families (default: the embedded)')
+    add('--data-root', type=path, help="default: the config's, made if it is embedded data")
+    add(
         '--cfg-options',
         nargs='+',
         default=[],
         metavar='KEY=VALUE',
-        help='settings for all students and the teacher',
-    )
-    parser.add_argument(
-        '--data-root',
-        type=path,
-        help="a folder in COCO layout, for classifiers in ImageNet layout (default: the config's, made if it is "
-        'embedded data)',
-    )
-    parser.add_argument('--jobs', type=int, default=2, metavar='N', help='runs at a time')
-    parser.add_argument(
-        '--work-dir',
-        type=path,
-        default=Path('work_dirs/benchmark'),
-        help='default: work_dirs/benchmark',
-    )
-    parser.add_argument(
-        '--write', type=path, metavar='FILE.md', help='put the table into this document, too'
-    )
-    parser.add_argument(
-        '--block',
-        default='benchmark',
-        help='name of the marked block of the document that is replaced (default: benchmark)',
+        help='settings of everything, to try the command: with --results of another folder only',
     )
     args = parser.parse_args(argv)
     if args.jobs < 1:
-        parser.error(f'--jobs must be 1 or more, not {args.jobs}')
-    if len(set(args.seeds)) < len(args.seeds):
-        parser.error('--seeds: each one once')
+        parser.error(f'--jobs: {args.jobs} is not a number from 1 on')
+    if args.cfg_options and args.results == Path('docs/results'):
+        parser.error('--cfg-options: give --results of another folder; for single rows, --variant')
+    args.seeds = args.seeds or SEEDS[args.split]
     return args
 
 
-def methods_of(args: argparse.Namespace) -> list[Method]:
-    """The rows that the arguments ask for, plain training first.
+def _path(text: str, root: Path) -> Path:
+    """A path of the command line as seen from the repository, so that recorded commands hold in every clone."""
+    absolute = Path(text).absolute()
+    return absolute.relative_to(root) if absolute.is_relative_to(root) else absolute
+
+
+def families_of(args: argparse.Namespace) -> list[Family]:
+    folders = {'folders': args.config_dir} if args.config_dir else {}
+    names = args.families or list(Family.all(**folders))
+    return [Family.find(name, **folders) for name in names]
+
+
+def cells_of(args: argparse.Namespace, comparison: Comparison, status: Status) -> list[Cell]:
+    """All cells, seed by seed, so that an early look at the results compares equal numbers of seeds.
 
     Raises:
-        Usage: a method has no config, a variant is misspelt, or two rows have one name.
+        NoSuchCell: A family, a method, a variant or a seed is none.
     """
-    methods = [Method(name, config_of(args, name)) for name in args.methods]
+    check_seeds(args.split, args.seeds, bool(args.variant))
+    methods: dict[str, tuple[str, tuple[str, ...]]] = {name: (name, ()) for name in args.methods}
     for head, *options in args.variant:
         name, colon, base = head.partition(':')
-        if not (name and colon and base):
-            raise Usage(f'--variant {head}: must be NAME:METHOD and then settings, key=value')
-        methods.append(Method(name, config_of(args, base), tuple(options)))
-    names = [method.name for method in methods]
-    if PLAIN not in names:
-        raise Usage(f'--methods: {PLAIN} must be among them, the others are compared with it')
-    for name in names:
-        if (
-            names.count(name) > 1
-            or not name.replace('-', '').replace('.', '').replace('_', '').isalnum()
-        ):
-            raise Usage(f'{name}: rows need different names of letters, digits, -, _ and .')
-    return sorted(methods, key=lambda method: method.name != PLAIN)
-
-
-def config_of(args: argparse.Namespace, method: str) -> str:
-    suffix = 'student' if method == PLAIN else method
-    path = args.config_dir / f'{args.model}_{suffix}.py'
-    if not path.is_file():
-        others = sorted(
-            file.stem.removeprefix(f'{args.model}_')
-            for file in args.config_dir.glob(f'{args.model}_*.py')
-        )
-        known = [PLAIN if name == 'student' else name for name in others if name != 'teacher']
-        if not others:
-            models = sorted(
-                file.stem.removesuffix('_student') for file in args.config_dir.glob('*_student.py')
-            )
-            raise Usage(
-                f'--model {args.model}: there is no {path}; {args.config_dir} has the models: '
-                + (', '.join(models) or 'none, give another --config-dir')
-            )
-        raise Usage(f'{method}: there is no {path}; of {args.model} there is: {", ".join(known)}')
-    return str(path)
-
-
-def plan(
-    args: argparse.Namespace, methods: Sequence[Method], task: Task, data_root: Path
-) -> tuple[TrainingRun | None, dict[tuple[str, int], EvaluationRun]]:
-    """The teacher's training, if there is one, and an evaluation per (method, seed).
-
-    An evaluation holds the training that it belongs to.
-    """
-    validation = task.inputs(data_root, 'val')
-    inputs = task.inputs(data_root, 'train') + validation
-    data = f'data_root={data_root}/'
-    common = (data, 'default_hooks.checkpoint.max_keep_ckpts=2', *args.cfg_options)
-
-    teacher, checkpoint = None, args.teacher
-    if checkpoint is None and any(method.needs_teacher for method in methods):
-        teacher = TrainingRun(
-            'teacher', config_of(args, 'teacher'), args.work_dir / f'{args.model}_teacher',
-            without_validation(config_of(args, 'teacher'), (*common, 'randomness.seed=0')), inputs,
-        )  # fmt: skip
-        checkpoint = teacher.checkpoint
-
-    evaluations = {}
-    # Seed by seed, so that an early look at the results compares equal numbers of seeds.
-    for seed in args.seeds:
-        for method in methods:
-            options = (*common, f'randomness.seed={seed}', *method.options)
-            own_inputs, after = inputs, ()
-            if method.needs_teacher:
-                options += (f'model.teacher.checkpoint={checkpoint}',)
-                own_inputs += (checkpoint,)
-                after = (teacher.name,) if teacher else ()
-            work_dir = args.work_dir / f'{args.model}_{method.name}' / f'seed_{seed}'
-            training = TrainingRun(
-                f'{method.name}, seed {seed}',
-                method.config,
-                work_dir,
-                without_validation(method.config, options),
-                own_inputs,
-                after,
-                threads=1,
-            )
-            evaluations[method.name, seed] = EvaluationRun(
-                f'{method.name}, seed {seed}, test',
-                # tools/test.py takes the student out of a recipe, with what a variant made of it.
-                method.config,
-                training,
-                work_dir / 'test',
-                options,
-                validation,
-                threads=1,
-            )
-    return teacher, evaluations
-
-
-def without_validation(config: str, options: tuple[str, ...]) -> tuple[str, ...]:
-    """Options for a training that does not validate: only the last epoch is evaluated, after it."""
-    epochs = resolve_config(config, options).train_cfg.max_epochs
-    return (*options, f'train_cfg.val_begin={epochs + 1}')
-
-
-def summarize(
-    names: Sequence[str], results: dict[tuple[str, int], dict[str, Any]], columns: Columns
-) -> list[tuple[str, ...]]:
-    """The rows of the table: one per method, in the order of ``names``.
-
-    Args:
-        names: the methods.
-        results: by (method, seed), ``metrics`` and ``seconds``.
-        columns: the metrics.
-    """
-    rows = []
-    plain = points_of(PLAIN, columns.main, results, columns)
-    for name in names:
-        cells = [
-            spread(points_of(name, column, results, columns).values()) for column in columns.keys
-        ]
-        difference = '–'
-        if name != PLAIN:
-            paired = paired_difference(points_of(name, columns.main, results, columns), plain)
-            difference = f'{paired.mean:+.2f}'
-            if not math.isnan(paired.low):
-                difference += f' [{paired.low:+.2f}, {paired.high:+.2f}]'
-        seconds = [run['seconds'] for (method, _), run in results.items() if method == name]
-        minutes = f'{sum(seconds) / len(seconds) / 60:.1f} min'
-        rows.append((name, *cells, difference, str(len(seconds)), minutes))
-    return rows
-
-
-def points_of(
-    method: str, column: str, results: dict[tuple[str, int], dict[str, Any]], columns: Columns
-) -> dict[int, float]:
-    """A metric in points by seed; empty where the data has no object of the size."""
-    by_seed = {
-        seed: columns.points(run['metrics'], column)
-        for (name, seed), run in results.items()
-        if name == method
-    }
-    return {seed: value for seed, value in by_seed.items() if value is not None}
-
-
-def spread(values: Collection[float]) -> str:
-    if not values:
-        return '–'
-    mean, deviation = mean_and_deviation(list(values))
-    return f'{mean:.2f}' if math.isnan(deviation) else f'{mean:.2f} ± {deviation:.2f}'
-
-
-def report(
-    args: argparse.Namespace,
-    methods: Sequence[Method],
-    columns: Columns,
-    evaluations: dict[tuple[str, int], EvaluationRun],
-) -> str:
-    """Write results.json and the document; return the table with its caption."""
-    results: dict[tuple[str, int], dict[str, Any]] = {
-        key: {'metrics': run.metrics, 'seconds': run.training.seconds}
-        for key, run in evaluations.items()
-    }
-    rows = summarize([method.name for method in methods], results, columns)
-    header = (
-        'Method', *columns.keys, f'{columns.main} − plain [95 %]', 'Seeds', 'Time per run',
-    )  # fmt: skip
-    epochs = next(iter(evaluations.values())).training.epochs
-    settings = ''.join(
-        f'\n- {method.name}: `{method.config}`'
-        + (f' with `{" ".join(method.options)}`' if method.options else '')
-        for method in methods
-    )
-    text = (
-        f'{table(header, rows)}\n\n'
-        f'{columns.title} in points on the validation images after the last of {epochs} epochs: mean ± '
-        'standard deviation over the seeds, and the mean of the differences seed by seed with its '
-        f'Student-t interval. Made by\n\n    {command_line(args)}\n{settings}'
-    )
-    content = {
-        'command': command_line(args),
-        'runs': [
-            {
-                'method': method,
-                'seed': seed,
-                'config': run.training.config,
-                'options': list(run.training.options),
-                'checkpoint': str(run.training.checkpoint),
-                **results[method, seed],
-            }
-            for (method, seed), run in evaluations.items()
-        ],
-        'table': [dict(zip(header, row, strict=True)) for row in rows],
-    }
-    path = args.work_dir / f'{args.model}_results.json'
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
-    if args.write is not None:
-        replace_block(args.write, args.block, text)
-    return text
-
-
-def command_line(args: argparse.Namespace) -> str:
-    """The command that repeats the comparison, without how it runs and where its results go."""
-    words = ['--methods', *args.methods, '--seeds', *map(str, args.seeds)]
-    if args.model != 'retinanet':
-        words += ['--model', args.model]
-    if args.config_dir != Path('configs/shapes'):
-        words += ['--config-dir', str(args.config_dir)]
-    if args.teacher is not None:
-        words += ['--teacher', str(args.teacher)]
-    if args.data_root is not None:
-        words += ['--data-root', str(args.data_root)]
-    for variant in args.variant:
-        words += ['--variant', *variant]
-    if args.cfg_options:
-        words += ['--cfg-options', *args.cfg_options]
-    return 'python tools/benchmark_methods.py ' + shlex.join(words)
-
-
-def benchmark(args: argparse.Namespace, display: Display) -> None:
-    methods = methods_of(args)
-    plain = resolve_config(config_of(args, PLAIN))
-    task = task_of(plain)
-    data_root = args.data_root
-    if data_root is None:
+        if not (colon and base and name.replace('-', '').replace('.', '').isalnum()):
+            raise NoSuchCell(f'--variant {head}: NAME:METHOD, NAME of letters, digits, - and .')
+        if name in methods:
+            raise NoSuchCell(f'--variant {head}: there is a row {name} already')
+        methods[name] = (base, tuple(options))
+    families = families_of(args)
+    cells = [Cell(family, TEACHER, 0, args.split) for family in families]
+    trained = [
+        Cell(family, name, seed, args.split, base, options)
+        for seed in args.seeds
+        for name, (base, options) in methods.items()
+        for family in families
+    ]
+    meaningless: set[tuple[Family, str]] = set()
+    for cell in trained[: len(methods) * len(families)]:
         try:
-            data_root = make_default_set(plain.data_root, log=display.say)
+            comparison.check(cell)
+        except NoSuchCell as error:
+            elsewhere = any(family.has_method(cell.base) for family in Family.all().values())
+            if cell.family.has_method(cell.base) or not elsewhere:
+                raise
+            meaningless.add((cell.family, cell.method))
+            status.say(f'left out: {error}')
+    return cells + [cell for cell in trained if (cell.family, cell.method) not in meaningless]
+
+
+def benchmark(args: argparse.Namespace, status: Status) -> None:
+    families = families_of(args)
+    for family in families if args.data_root is None else ():
+        try:
+            make_default_set(family.student.data_root, log=status.say)
         except ValueError as error:
-            raise Usage(f'--data-root: {error}') from None
-    teacher, evaluations = plan(args, methods, task, data_root)
-    stages: list[TrainingRun | EvaluationRun] = [teacher] if teacher else []
-    for run in evaluations.values():
-        stages += [run.training, run]
-    args.work_dir.mkdir(parents=True, exist_ok=True)
-    run_stages(stages, args.jobs, display, preload=task.preload)
-    display.say('\n' + report(args, methods, task.columns, evaluations))
+            raise NoSuchCell(f'--data-root: {error}') from None
+    comparison = Comparison(
+        args.work_dir,
+        args.results,
+        tuple(args.cfg_options),
+        args.data_root,
+        args.train_teacher,
+    )
+    cells = cells_of(args, comparison, status)
+    missing = [cell for cell in cells if not comparison.is_done(cell)]
+    status.say(f'{len(cells) - len(missing)} of {len(cells)} cells are in {args.results}')
+    if args.list:
+        for cell in missing:
+            status.say(f'{cell.name}, {cell.split}')
+        return
+    run_jobs(comparison.jobs(cells), args.jobs, 1, status, preload_for(families))
+
+
+def write_tables(args: argparse.Namespace, status: Status) -> None:
+    """The overview and a table per family in docs/benchmark.md; README's table and plot."""
+    rows = {}
+    families = families_of(args)
+    for family in families:
+        rows[family.name], left_out = comparable(read_rows(args.results, family.name), 'test')
+        if left_out:
+            names = ', '.join(left_out)
+            status.say(f'{family.name}: rows with older settings are not shown: {names}')
+    document, readme = args.docs / 'docs/benchmark.md', args.docs / 'README.md'
+    seeds = len(SEEDS['test'])
+    for family in families:
+        named = [TEACHER, PLAIN, *(name for names in OVERVIEW.values() for name in names)]
+        others = sorted({row.method for row in rows[family.name]} - set(named))
+        means = [name for name in named if family.has_method(name)]
+        replace_block(
+            document, family.name, family_table(rows[family.name], [*means, *others], seeds)
+        )
+    replace_block(document, 'overview', difference_table(rows, OVERVIEW, seeds))
+    short = {name: OVERVIEW[name] for name in ('KD or QFL-KD', 'CKD', 'AEKT', 'CKD + AEKT')}
+    replace_block(readme, 'benchmark', difference_table(rows, short, seeds))
+    picture = args.docs / 'docs/images/benchmark.png'
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    draw_differences(picture, rows, OVERVIEW)
+    status.say(f'written: {document}, {readme}, {picture}')
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     os.chdir(REPOSITORY)
-    display = Display(sys.stdout)
+    status = Status(sys.stdout)
     try:
-        benchmark(args, display)
+        if args.tables:
+            write_tables(args, status)
+        else:
+            benchmark(args, status)
     except KeyboardInterrupt:
-        display.say('interrupted: finished epochs are kept, the same command goes on from there')
+        status.say('interrupted: what is finished is kept, the same command goes on from there')
         return 130
-    except Usage as error:
+    except NoSuchCell as error:
         print(f'benchmark_methods: error: {error}', file=sys.stderr)
         return 2
-    except (StageError, PreflightError, OSError) as error:
+    except (JobError, PreflightError, OSError) as error:
         print(f'benchmark_methods: error: {error}', file=sys.stderr)
         return 1
     return 0

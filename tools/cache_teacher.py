@@ -51,6 +51,7 @@ from mmkd.teachers.stored import wanted
 from mmkd.utils import (
     PreflightError,
     add_common_arguments,
+    add_recipe_arguments,
     check_before_training,
     close_process_group,
     is_distiller,
@@ -64,6 +65,10 @@ from mmkd.utils import (
 )
 
 Sample = tuple[StoredRows, StoredRows]
+
+
+class NothingToStoreError(PreflightError):
+    """No loss of the recipe can be answered from a store."""
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -100,13 +105,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='write nothing: compute so many random samples and views again, and compare',
     )
     parser.add_argument('--info', action='store_true', help='say what the store holds, and end')
+    add_recipe_arguments(parser)
     add_common_arguments(parser)
     parser.set_defaults(work_dir=None)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Make, verify or describe a store; the exit code: 0, 1 if rows differ, 2 if something is missing or in the way."""
+    """Make, verify or describe a store.
+
+    Returns:
+        The exit code: 0, 1 if rows differ, 2 if something is missing or in the way, 3 if no loss of the recipe can be
+        answered from a store.
+    """
     args = parse_args(argv)
     try:
         for option in ('views', 'top', 'batch_size', 'shard_samples', 'verify'):
@@ -126,7 +137,8 @@ def main(argv: list[str] | None = None) -> int:
         with lock_work_dir(str(out), args.launcher, '--out'):
             make(build(cfg, args, out), args, out)
     except PreflightError as error:
-        return report_missing(error, args.launcher)
+        code = report_missing(error, args.launcher)
+        return 3 if isinstance(error, NothingToStoreError) else code
     except OSError as error:
         reason = f'{error.strerror or error} ({error.filename or out})'
         problem = (
@@ -280,7 +292,7 @@ def build(cfg: Config, args: argparse.Namespace, out: Path) -> Source:
     for loss, problem in problems.items():
         say(f"{loss}: left to the live teacher, with store_miss='live': {problem}")
     if asked is None:
-        raise PreflightError(
+        raise NothingToStoreError(
             [
                 f'model.losses: no store answers any of them: {"; ".join(problems.values()) or "there is none"}'
             ]

@@ -1,13 +1,10 @@
-"""Teacher, plain student and distilled students on the embedded data, compared by COCO mAP or top-1 accuracy."""
+"""Teacher, plain student and distilled students on the embedded data, compared by COCO AP or top-1 accuracy."""
 
 import argparse
-import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 # Works from a clone as well, before `pip install -e .`.
@@ -15,363 +12,203 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from mmengine.registry import MODELS, init_default_scope
 
-from mmkd.datasets import make_shapes
+from mmkd.datasets import make_default_set, make_shapes
 from mmkd.experiments import (
-    CLASSIFICATION,
-    DETECTION,
-    Display,
-    EvaluationRun,
-    StageError,
-    Task,
-    TrainingRun,
-    relative_path,
-    resolve_config,
-    run_stages,
+    PLAIN,
+    TEACHER,
+    Cell,
+    Comparison,
+    Family,
+    JobError,
+    NoSuchCell,
+    Status,
+    class_similarities,
+    preload_for,
+    run_jobs,
 )
 from mmkd.report import (
-    draw_correlations,
+    Objects,
+    Scene,
+    choose_scenes,
+    columns_of,
     draw_report,
+    match,
     read_curve,
     read_predictions,
+    read_rows,
     read_scenes,
-    read_scores,
-    spread_scenes,
     table,
 )
 from mmkd.utils import PreflightError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SEED = 0
 SCORE_THRESHOLD = 0.3
 
 
 @dataclass(frozen=True)
-class Model:
-    """One row of the comparison.
+class Demonstration:
+    """What is shown for a task: the family, its methods, and the smallest set of data and settings."""
 
-    Attributes:
-        name: name of its folder.
-        title: its name in the table and the picture.
-        config: what it is trained with.
-        test_config: what it is evaluated with: for a distilled student its plain config.
-        teacher: name of the row that teaches it.
-    """
-
-    name: str
-    title: str
-    config: str
-    test_config: str
-    teacher: str | None = None
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much is done: the images of the data, settings, images in the picture."""
-
-    data_root: Path
-    train_images: int
-    val_images: int
-    train_options: tuple[str, ...]
-    test_options: tuple[str, ...]
-    pictures: int
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What is compared for a task.
-
-    Attributes:
-        task: the task.
-        folder: name of the folder of the results in ``work_dirs``.
-        models: the rows.
-        columns: the metrics in the table.
-        full: the size by default.
-        smoke: the size with ``--smoke``.
-        draw: draws the picture of the results.
-    """
-
-    task: Task
-    folder: str
-    models: tuple[Model, ...]
+    family: str
+    methods: tuple[str, ...]
     columns: tuple[str, ...]
-    full: Size
-    smoke: Size
-    draw: Callable[
-        [Path, Size, dict[str, TrainingRun], dict[str, EvaluationRun], dict[str, dict[int, float]]],
-        None,
-    ]
-
-    @property
-    def distilled(self) -> list[Model]:
-        return [model for model in self.models if model.teacher is not None]
+    smoke_data: dict[str, int]
+    smoke_batch: int
 
 
-def models_of(prefix: str, methods: dict[str, str]) -> tuple[Model, ...]:
-    """Teacher, plain student and a student of each method, from the configs ``PREFIX_NAME.py``."""
-    teacher, student = f'{prefix}_teacher.py', f'{prefix}_student.py'
-    return (
-        Model('teacher', 'teacher', teacher, teacher),
-        Model('plain', 'plain student', student, student),
-        *(
-            Model(name, f'{title} student', f'{prefix}_{name}.py', student, teacher='teacher')
-            for name, title in methods.items()
-        ),
-    )
+DEMONSTRATIONS = {
+    'detection': Demonstration(
+        'retinanet', ('ckd',), ('AP', 'AP50', 'AP_S', 'AP_M', 'AP_L'), dict(train=8, val=4), 4
+    ),
+    'classification': Demonstration(
+        'textured', ('ckd', 'aekt'), ('top-1', 'top-5'), dict(train=60, val=30), 10
+    ),
+}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog='quickstart.sh',
-        description='Makes the embedded data, trains a teacher, a plain student and students '
-        'distilled from it (detection: by CKD; classification: by CKD and by AEKT) at equal schedule '
-        'and seed, and compares them by COCO mAP or top-1 accuracy. What is finished is reused, what '
-        'was interrupted is continued.',
+        description='Makes the embedded data, trains a plain student and students distilled from a teacher '
+        '(detection: by CKD; classification: by CKD and by AEKT) at equal schedule and seed, and compares them on '
+        'the test images. What is finished is kept, what was interrupted goes on.',
     )
-    parser.add_argument(
-        '--task', choices=tuple(COMPARISONS), default='detection', help='default: detection'
+    add = parser.add_argument
+    add('--task', choices=tuple(DEMONSTRATIONS), default='detection', help='default: detection')
+    add(
+        '--train-teacher',
+        action='store_true',
+        help='train the teacher, from nothing, in place of taking the one that comes with the repository',
     )
-    parser.add_argument(
+    add(
         '--work-dir',
-        type=partial(relative_path, root=REPOSITORY),
+        type=lambda text: Path(text).absolute(),
         help='folder for all results (default: work_dirs/quickstart, for classification '
         'work_dirs/quickstart_classification; with --smoke, _smoke is added)',
     )
-    parser.add_argument(
-        '--jobs', type=int, default=2, metavar='N', help='trainings at a time (default: 2)'
-    )
-    parser.add_argument(
+    add('--jobs', type=int, default=2, metavar='N', help='trainings at a time (default: 2)')
+    add(
         '--smoke',
         action='store_true',
         help='only see that all parts work: a few images, one epoch; the numbers mean nothing',
     )
     args = parser.parse_args(argv)
     if args.jobs < 1:
-        parser.error(f'--jobs must be 1 or more, not {args.jobs}')
+        parser.error(f'--jobs: {args.jobs} is not a number from 1 on')
     if args.work_dir is None:
-        folder = COMPARISONS[args.task].folder
-        args.work_dir = Path('work_dirs') / (f'{folder}_smoke' if args.smoke else folder)
+        folder = 'quickstart' + '_classification' * (args.task == 'classification')
+        args.work_dir = Path('work_dirs') / (folder + '_smoke' * args.smoke)
     return args
 
 
-def plan(
-    comparison: Comparison, size: Size, work_dir: Path
-) -> tuple[dict[str, TrainingRun], dict[str, EvaluationRun]]:
-    """The training and the evaluation of each model, by the model's name. The data is there."""
-    validation = comparison.task.inputs(size.data_root, 'val')
-    annotations = comparison.task.inputs(size.data_root, 'train') + validation
-    data = (f'data_root={size.data_root}/',)
-    trainings: dict[str, TrainingRun] = {}
-    evaluations: dict[str, EvaluationRun] = {}
-    for model in comparison.models:
-        options = (
-            *data,
-            f'randomness.seed={SEED}',
-            'default_hooks.logger.interval=10',
-            # MMEngine removes an old checkpoint before it writes the new one: with one kept, an
-            # interruption between the two would lose both.
-            'default_hooks.checkpoint.max_keep_ckpts=2',
-            *size.train_options,
-        )
-        inputs = annotations
-        after: tuple[str, ...] = ()
-        threads = None
-        if model.teacher is not None:
-            teacher = trainings[model.teacher]
-            options += (f'model.teacher.checkpoint={teacher.checkpoint}',)
-            inputs += (teacher.checkpoint,)
-            after = (teacher.name,)
-            # They come last: only the short evaluations of the others run beside them.
-            threads = max(1, len(os.sched_getaffinity(0)) // len(comparison.distilled))
-        training = TrainingRun(
-            model.title, model.config, work_dir / model.name, options, inputs, after, threads
-        )
-        trainings[model.name] = training
-        evaluations[model.name] = EvaluationRun(
-            f'{model.title}, test',
-            model.test_config,
-            training,
-            work_dir / model.name / 'test',
-            data + size.test_options,
-            validation,
-        )
-    return trainings, evaluations
+def title(cell: Cell) -> str:
+    if cell.method == TEACHER:
+        return 'teacher'
+    return 'plain student' if cell.method == PLAIN else f'{cell.method.upper()} student'
 
 
-def count_parameters(config: str) -> int:
-    cfg = resolve_config(config)
+def count_parameters(family: Family, part: str) -> int:
+    cfg = family.load(part)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     return sum(parameter.numel() for parameter in MODELS.build(cfg.model).parameters())
 
 
-def write_results(
-    comparison: Comparison,
-    work_dir: Path,
-    trainings: dict[str, TrainingRun],
-    evaluations: dict[str, EvaluationRun],
-) -> str:
-    """Write results.json and results.md; return the table."""
-    results = {
-        model.title: {
-            'config': model.config,
-            'test_config': model.test_config,
-            'options': list(trainings[model.name].options),
-            'checkpoint': str(trainings[model.name].checkpoint),
-            'epochs': trainings[model.name].epochs,
-            'training_seconds': round(trainings[model.name].seconds, 1),
-            'parameters': count_parameters(model.test_config),
-            'metrics': evaluations[model.name].metrics,
-        }
-        for model in comparison.models
+def detections_of(
+    comparison: Comparison, cells: list[Cell], data: Path
+) -> tuple[list[Scene], dict[str, dict[int, Objects]]]:
+    """The test images with their objects, and what each model detected in them."""
+    classes = cells[0].family.student.metainfo.classes
+    dataset = comparison.resolved(cells[1]).test_dataloader.dataset
+    scenes = read_scenes(data / dataset.ann_file, data / dataset.data_prefix.img, classes)
+    detections = {
+        title(cell): read_predictions(comparison.predicted(cell), SCORE_THRESHOLD) for cell in cells
     }
-    (work_dir / 'results.json').write_text(json.dumps(results, indent=2) + '\n', encoding='utf-8')
-    points = comparison.task.columns.points
-    text = table(
-        ('', *comparison.columns, 'parameters', 'trained in'),
-        [
-            (
-                title,
-                *(cell(points(row['metrics'], column)) for column in comparison.columns),
-                f'{row["parameters"] / 1e6:.2f} M',
-                f'{row["training_seconds"] / 60:.1f} min',
+    return scenes, detections
+
+
+def compare(args: argparse.Namespace, comparison: Comparison, cells: list[Cell], data: Path) -> str:
+    """Write the table and the picture; return the table."""
+    family = cells[0].family
+    shown = DEMONSTRATIONS[args.task].columns
+    rows = {row.cell: row for row in read_rows(comparison.results, family.name)}
+    columns = columns_of(rows[cells[0].split, TEACHER, 0].metrics)
+    scenes: list[Scene] = []
+    detections: dict[str, dict[int, Objects]] = {}
+    if args.task == 'detection':
+        scenes, detections = detections_of(comparison, cells, data)
+    lines, curves, similarities = [], {}, {}
+    for cell in cells:
+        name, row = title(cell), rows[cell.split, cell.method, cell.seed]
+        line = [name, *(columns.text(row.metrics, column) for column in shown)]
+        if detections:
+            found = sum(match(detections[name][each.id], each).found.sum() for each in scenes)
+            line.append(f'{found} of {sum(len(each.objects) for each in scenes)}')
+        parameters = count_parameters(family, TEACHER if cell.method == TEACHER else 'student')
+        line.append(f'{parameters / 1e6:.2f} M')
+        line.append(f'{row.seconds / 60:.1f} min' if row.seconds else 'before')
+        lines.append(line)
+        if cell.method != TEACHER:
+            key = columns.keys[columns.main]
+            curve = read_curve(comparison.folder(cell), key)
+            curves[name] = {epoch: columns.scale * value for epoch, value in curve.items()}
+            teacher, student = class_similarities(
+                comparison.resolved(cells[2]), comparison.checkpoint(cell)
             )
-            for title, row in results.items()
-        ],
+            similarities |= {'teacher': teacher, name: student}
+    header = ('', *shown, *(['found'] if detections else []), 'parameters', 'trained in')
+    text = table(header, lines)
+    (args.work_dir / 'results.md').write_text(text + '\n', encoding='utf-8')
+    draw_report(
+        args.work_dir / 'report.png',
+        similarities,
+        curves,
+        f'{columns.main} on the validation images',
+        choose_scenes(scenes, 2 if args.smoke else 4),
+        detections,
+        family.student.get('metainfo', {}).get('classes', ()),
+        SCORE_THRESHOLD,
     )
-    (work_dir / 'results.md').write_text(text + '\n', encoding='utf-8')
     return text
 
 
-def cell(value: float | None) -> str:
-    return '–' if value is None else f'{value:.1f}'
-
-
-def read_curves(
-    comparison: Comparison,
-    trainings: dict[str, TrainingRun],
-    evaluations: dict[str, EvaluationRun],
-) -> dict[str, dict[int, float]]:
-    """The main metric by epoch, by the model's title."""
-    columns = comparison.task.columns
-    metric = columns.keys[columns.main]
-    curves = {}
-    for model in comparison.models:
-        training, evaluation = trainings[model.name], evaluations[model.name]
-        curve = read_curve(training.work_dir, metric)
-        # Not in the log if an interruption fell between the last epoch and its validation.
-        curve[training.epochs] = evaluation.metrics.get(metric, columns.absent)
-        curves[model.title] = curve
-    return curves
-
-
-def draw_detection(
-    path: Path,
-    size: Size,
-    trainings: dict[str, TrainingRun],
-    evaluations: dict[str, EvaluationRun],
-    curves: dict[str, dict[int, float]],
-) -> None:
-    """Detections side by side, and mAP against the epoch."""
-    classes = resolve_config(trainings['teacher'].config).metainfo.classes
-    scenes = read_scenes(
-        size.data_root / 'annotations/instances_val2017.json', size.data_root / 'val2017', classes
-    )
-    detections = {
-        trainings[name].name: read_predictions(evaluation.predictions, SCORE_THRESHOLD)
-        for name, evaluation in evaluations.items()
-    }
-    draw_report(
-        path, spread_scenes(scenes, size.pictures), detections, classes, curves, SCORE_THRESHOLD
-    )
-
-
-def draw_classification(
-    path: Path,
-    size: Size,
-    trainings: dict[str, TrainingRun],
-    evaluations: dict[str, EvaluationRun],
-    curves: dict[str, dict[int, float]],
-) -> None:
-    """Correlation matrices of the logits, and top-1 accuracy against the epoch."""
-    logits = {
-        trainings[name].name: read_scores(evaluation.predictions)
-        for name, evaluation in evaluations.items()
-    }
-    draw_correlations(path, logits, curves)
-
-
-COMPARISONS = {
-    'detection': Comparison(
-        DETECTION,
-        'quickstart',
-        models_of('configs/shapes/retinanet', {'ckd': 'CKD'}),
-        ('AP', 'AP50', 'AP_S', 'AP_M', 'AP_L'),
-        Size(Path('data/shapes'), 2000, 500, (), (), 5),
-        Size(
-            Path('data/shapes_smoke'),
-            8,
-            4,
-            ('train_cfg.max_epochs=1', 'train_dataloader.batch_size=4'),
-            # After two steps no score reaches the usual threshold, and without detections there is no mAP.
-            ('model.test_cfg.score_thr=0.0',),
-            2,
-        ),
-        draw_detection,
-    ),
-    'classification': Comparison(
-        CLASSIFICATION,
-        'quickstart_classification',
-        models_of('configs/shapes_cls/textured', {'ckd': 'CKD', 'aekt': 'AEKT'}),
-        ('top-1', 'top-5'),
-        Size(Path('data/textured_cls'), 3000, 1500, (), (), 0),
-        Size(
-            Path('data/textured_cls_smoke'),
-            60,
-            30,
-            ('train_cfg.max_epochs=1', 'train_dataloader.batch_size=10'),
-            (),
-            0,
-        ),
-        draw_classification,
-    ),
-}
-
-
-def quickstart(args: argparse.Namespace, display: Display) -> None:
+def quickstart(args: argparse.Namespace, status: Status) -> None:
     started = time.monotonic()
-    comparison = COMPARISONS[args.task]
-    size = comparison.smoke if args.smoke else comparison.full
-    last = 2 * len(comparison.models) + 2
-
-    def say_data(line: str) -> None:
-        display.say(f'[1/{last}] data: {line}')
-
-    make_shapes(size.data_root, size.train_images, size.val_images, log=say_data, task=args.task)
-    trainings, evaluations = plan(comparison, size, args.work_dir)
-    stages: Sequence[TrainingRun | EvaluationRun] = [*trainings.values(), *evaluations.values()]
-    args.work_dir.mkdir(parents=True, exist_ok=True)
-    preload = comparison.task.preload
-    run_stages(stages, args.jobs, display, first_number=2, total=last, preload=preload)
-    text = write_results(comparison, args.work_dir, trainings, evaluations)
-    picture = args.work_dir / 'report.png'
-    curves = read_curves(comparison, trainings, evaluations)
-    comparison.draw(picture, size, trainings, evaluations, curves)
-    display.say(f'[{last}/{last}] report: {picture}')
-    title = comparison.task.columns.title
-    display.say(f'\n{title} on {size.val_images} validation images, after the last epoch:\n')
-    display.say(text)
-    display.say(f'\n{time.monotonic() - started:.0f} s; everything is in {args.work_dir}')
+    demonstration = DEMONSTRATIONS[args.task]
+    family = Family.find(demonstration.family)
+    data, options = Path(family.student.data_root), ()
+    if args.smoke:
+        data = Path(f'{data}_smoke')
+        make_shapes(data, **demonstration.smoke_data, log=status.say, task=args.task)
+        batch = f'train_dataloader.batch_size={demonstration.smoke_batch}'
+        options = ('train_cfg.max_epochs=1', batch)
+    else:
+        make_default_set(data, log=status.say)
+    comparison = Comparison(
+        args.work_dir, args.work_dir / 'results', options, data if args.smoke else None,
+        args.train_teacher, validate=True, predictions=True,
+    )  # fmt: skip
+    cells = [Cell(family, method, 0) for method in (TEACHER, PLAIN, *demonstration.methods)]
+    threads = max(1, len(os.sched_getaffinity(0)) // args.jobs)
+    run_jobs(comparison.jobs(cells), args.jobs, threads, status, preload_for([family]))
+    text = compare(args, comparison, cells, data)
+    status.say(f'\nOn the test images, after the last epoch:\n\n{text}\n')
+    if args.task == 'detection':
+        status.say(
+            f'found: with a score of {SCORE_THRESHOLD} or more, IoU at least 0.5, class right'
+        )
+    status.say(f'{time.monotonic() - started:.0f} s; table and picture are in {args.work_dir}')
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     os.chdir(REPOSITORY)
-    display = Display(sys.stdout)
+    status = Status(sys.stdout)
     try:
-        quickstart(args, display)
+        quickstart(args, status)
     except KeyboardInterrupt:
-        display.say('interrupted: finished epochs are kept, the same command goes on from there')
+        status.say('interrupted: finished epochs are kept, the same command goes on from there')
         return 130
-    except (StageError, PreflightError, OSError) as error:
+    except (JobError, NoSuchCell, PreflightError, OSError) as error:
         print(f'quickstart: error: {error}', file=sys.stderr)
         return 1
     return 0

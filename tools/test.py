@@ -46,6 +46,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--wait-time', type=float, default=2, help='seconds that --show shows an image'
     )
+    parser.add_argument(
+        '--split',
+        choices=['test', 'val'],
+        default='test',
+        help="evaluate on the config's test_dataloader (the default) or on its val_dataloader",
+    )
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     add_common_arguments(parser)
     args = parser.parse_args(argv)
@@ -114,6 +120,8 @@ def run(args: argparse.Namespace) -> int:
         quiet_packages(cfg.get('default_scope'))
         cfg.load_from = args.checkpoint
         cfg.resume = False
+        if args.split == 'val':
+            cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
         if args.show or args.show_dir:
             apply_show(cfg, args)
         if args.tta:

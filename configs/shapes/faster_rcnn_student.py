@@ -1,7 +1,7 @@
 # The plain student on the embedded shapes.
 _base_ = [
     '../_base_/models/faster_rcnn_shapes.py',
-    '../_base_/datasets/shapes_detection.py',
+    '../_base_/datasets/shapes_detection_views.py',
     '../_base_/schedules/shapes.py',
     'mmdet::_base_/default_runtime.py',
 ]

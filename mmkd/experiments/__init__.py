@@ -1,32 +1,31 @@
-"""Several trainings as one command: what is done is reused, what was interrupted is continued."""
+"""Trainings and evaluations of a comparison: what is done is kept, what was interrupted goes on."""
 
-from mmkd.experiments.progress import Display
-from mmkd.experiments.runs import (
-    Action,
-    Decision,
-    EvaluationRun,
-    Stage,
-    StageError,
-    TrainingRun,
-    relative_path,
-    resolve_config,
+from mmkd.experiments.cells import (
+    PLAIN,
+    TEACHER,
+    Cell,
+    Comparison,
+    Family,
+    NoSuchCell,
+    check_seeds,
+    preload_for,
 )
-from mmkd.experiments.schedule import run_stages
-from mmkd.experiments.tasks import CLASSIFICATION, DETECTION, Task, task_of
+from mmkd.experiments.jobs import Command, Job, JobError, Status, run_jobs
+from mmkd.experiments.similarity import class_similarities
 
 __all__ = [
-    'CLASSIFICATION',
-    'DETECTION',
-    'Action',
-    'Decision',
-    'Display',
-    'EvaluationRun',
-    'Stage',
-    'StageError',
-    'Task',
-    'TrainingRun',
-    'relative_path',
-    'resolve_config',
-    'run_stages',
-    'task_of',
+    'PLAIN',
+    'TEACHER',
+    'Cell',
+    'Command',
+    'Comparison',
+    'Family',
+    'Job',
+    'JobError',
+    'NoSuchCell',
+    'Status',
+    'check_seeds',
+    'class_similarities',
+    'preload_for',
+    'run_jobs',
 ]

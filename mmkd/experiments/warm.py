@@ -13,74 +13,54 @@ import random
 import runpy
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 
-class WarmProcess:
-    """A running script, to be asked as a :class:`subprocess.Popen` is."""
-
-    def __init__(self, process: Any) -> None:
-        self._process = process
-        self.pid: int = process.pid
-
-    @property
-    def returncode(self) -> int | None:
-        """The exit code, negative after a signal; None while it runs."""
-        return self._process.exitcode
-
-    def poll(self) -> int | None:
-        """The exit code; None while it runs."""
-        return self._process.exitcode
-
-    def wait(self) -> None:
-        """Wait for its end."""
-        self._process.join()
-
-
-def start_warm(
-    command: Sequence[str],
-    environment: Mapping[str, str],
-    log: Path,
-    threads: int,
-    modules: Sequence[str],
-) -> WarmProcess:
+def start_script(
+    words: Sequence[str], log: Path, threads: int, modules: Sequence[str]
+) -> BaseProcess:
     """Run ``python SCRIPT ARGUMENTS`` in a session of its own, forked where ``modules`` are imported.
 
     Args:
-        command: interpreter (the one that runs this), script and arguments.
-        environment: its environment variables. Those that libraries read while they are imported have no effect.
+        words: script and arguments.
         log: the file that its output is added to.
-        threads: PyTorch's threads.
+        threads: PyTorch's and OpenMP's threads.
         modules: what the fork server imports; only the first call of a process decides.
+
+    Returns:
+        The process; its ``exitcode`` is None while it runs.
     """
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(['__main__', __name__, *modules])
     with _silence():  # what packages say about themselves while they are imported
         forkserver.ensure_running()
     process = context.Process(
-        target=_run_script,
-        args=(list(command[1:]), dict(environment), str(log), os.getcwd(), threads),
+        target=_run, args=(list(words), dict(os.environ), str(log), os.getcwd(), threads)
     )
     process.start()
-    return WarmProcess(process)
+    return process
 
 
-def _run_script(
-    argv: list[str], environment: dict[str, str], log: str, folder: str, threads: int
-) -> None:
+def _run(argv: list[str], environment: dict[str, str], log: str, folder: str, threads: int) -> None:
+    # Ctrl-C in the terminal reaches the process that started this one, which stops it once, in order.
     os.setsid()
+    # As in any script; the fork server's children would start theirs as it does.
+    multiprocessing.set_start_method('fork', force=True)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _redirect(log)
     os.chdir(folder)
     os.environ.clear()
-    os.environ.update(environment)
-    _forget_random_state()
+    os.environ.update(environment, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
+    import numpy as np
     import torch
 
     torch.set_num_threads(threads)
+    # What is forked from one process must not draw the same numbers where no seed is set.
+    for seed in (random.seed, np.random.seed, torch.seed):
+        seed()
     sys.argv = argv
     sys.path.insert(0, str(Path(argv[0]).resolve().parent))
     runpy.run_path(argv[0], run_name='__main__')
@@ -109,13 +89,3 @@ def _redirect(log: str) -> None:
         os.dup2(source, target)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-
-
-def _forget_random_state() -> None:
-    """What is forked from one process must not draw the same numbers where no seed is set."""
-    import numpy as np
-    import torch
-
-    random.seed()
-    np.random.seed()
-    torch.seed()

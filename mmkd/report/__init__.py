@@ -1,40 +1,50 @@
-"""What came out of trainings: logs, detections and statistics as tables and pictures."""
+"""What came out of trainings: rows of results, logs and detections as tables and pictures."""
 
-from mmkd.report.correlation import draw_correlations, logit_correlations, read_scores
-from mmkd.report.curves import read_curve
+from mmkd.report.comparison import (
+    comparable,
+    difference,
+    difference_table,
+    draw_differences,
+    family_table,
+)
 from mmkd.report.detections import (
-    Matches,
     Objects,
     Scene,
+    choose_scenes,
     match,
     read_predictions,
     read_scenes,
-    spread_scenes,
 )
 from mmkd.report.markdown import replace_block, table
-from mmkd.report.metrics import COCO_COLUMNS, TOP_K_COLUMNS, Columns
-from mmkd.report.picture import draw_report
+from mmkd.report.metrics import COCO_COLUMNS, TOP_K_COLUMNS, Columns, columns_of
+from mmkd.report.picture import draw_report, read_curve
+from mmkd.report.results import Row, read_rows, record
 from mmkd.report.statistics import PairedDifference, mean_and_deviation, paired_difference
 
 __all__ = [
     'COCO_COLUMNS',
     'TOP_K_COLUMNS',
     'Columns',
-    'Matches',
     'Objects',
     'PairedDifference',
+    'Row',
     'Scene',
-    'draw_correlations',
+    'choose_scenes',
+    'columns_of',
+    'comparable',
+    'difference',
+    'difference_table',
+    'draw_differences',
     'draw_report',
-    'logit_correlations',
+    'family_table',
     'match',
     'mean_and_deviation',
     'paired_difference',
     'read_curve',
     'read_predictions',
+    'read_rows',
     'read_scenes',
-    'read_scores',
+    'record',
     'replace_block',
-    'spread_scenes',
     'table',
 ]

@@ -19,12 +19,10 @@ class Objects:
     Attributes:
         boxes: (N, 4) x1, y1, x2, y2 in pixels.
         labels: (N,) index of the class.
-        scores: (N,) confidence in [0, 1]; None for annotations.
     """
 
     boxes: np.ndarray
     labels: np.ndarray
-    scores: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -35,9 +33,9 @@ class Scene:
     """An annotated image.
 
     Attributes:
-        id: number of the image in the annotations.
-        path: the image file.
-        objects: its objects.
+        id: Number of the image in the annotations.
+        path: The image file.
+        objects: Its objects.
         crowds: (M, 4) boxes of crowd regions, where detections are neither right nor wrong.
     """
 
@@ -66,37 +64,31 @@ def read_scenes(annotations: str | Path, images: str | Path, classes: Sequence[s
     """Read a COCO annotation file.
 
     Args:
-        annotations: the JSON file.
-        images: the folder of the images.
-        classes: names of the classes in the order of the model's labels.
+        annotations: The JSON file.
+        images: The folder of the images.
+        classes: Names of the classes in the order of the model's labels.
 
     Returns:
         The images in the order of their ids. Objects of other classes are left out.
     """
     content = json.loads(Path(annotations).read_text(encoding='utf-8'))
+    names = {category['id']: category['name'] for category in content['categories']}
     label_of = {
-        category['id']: list(classes).index(category['name'])
-        for category in content['categories']
-        if category['name'] in classes
+        number: list(classes).index(name) for number, name in names.items() if name in classes
     }
-    by_image: dict[int, list[dict[str, Any]]] = {}
+    by_image: dict[int, list[dict[str, Any]]] = {image['id']: [] for image in content['images']}
     for annotation in content['annotations']:
         if annotation['category_id'] in label_of:
-            by_image.setdefault(annotation['image_id'], []).append(annotation)
+            by_image[annotation['image_id']].append(annotation)
     scenes = []
     for image in sorted(content['images'], key=lambda image: image['id']):
-        own = by_image.get(image['id'], [])
+        own = by_image[image['id']]
         single = [annotation for annotation in own if not annotation.get('iscrowd')]
         labels = np.array([label_of[annotation['category_id']] for annotation in single], dtype=int)
         crowds = [annotation for annotation in own if annotation.get('iscrowd')]
-        scenes.append(
-            Scene(
-                image['id'],
-                Path(images) / image['file_name'],
-                Objects(_corner_boxes(single), labels),
-                _corner_boxes(crowds),
-            )
-        )
+        objects = Objects(_corner_boxes(single), labels)
+        path = Path(images) / image['file_name']
+        scenes.append(Scene(image['id'], path, objects, _corner_boxes(crowds)))
     return scenes
 
 
@@ -104,8 +96,8 @@ def read_predictions(path: str | Path, score_threshold: float) -> dict[int, Obje
     """Read the predictions that ``tools/test.py --out`` dumped.
 
     Args:
-        path: the pickle file. Unpickling runs code: read only files of your own.
-        score_threshold: detections below are left out.
+        path: The pickle file. Unpickling runs code: read only files of your own.
+        score_threshold: Detections below are left out.
 
     Returns:
         The detections by image id, the most certain first.
@@ -118,9 +110,8 @@ def read_predictions(path: str | Path, score_threshold: float) -> dict[int, Obje
         scores = instances['scores'].numpy()
         order = np.argsort(-scores, kind='stable')
         order = order[scores[order] >= score_threshold]
-        predictions[sample['img_id']] = Objects(
-            instances['bboxes'].numpy()[order], instances['labels'].numpy()[order], scores[order]
-        )
+        boxes, labels = instances['bboxes'].numpy(), instances['labels'].numpy()
+        predictions[sample['img_id']] = Objects(boxes[order], labels[order])
     return predictions
 
 
@@ -133,15 +124,17 @@ def match(detections: Objects, scene: Scene, iou_threshold: float = 0.5) -> Matc
 
     Args:
         detections: D detections, the most certain first.
-        scene: the image with its N objects.
-        iou_threshold: the overlap that counts as found.
+        scene: The image with its N objects.
+        iou_threshold: The overlap that counts as found.
     """
+    from mmdet.evaluation.functional import (
+        bbox_overlaps,
+    )  # classifiers' reports need no MMDetection
+
     objects = scene.objects
-    overlap = _intersection(detections.boxes, objects.boxes)
-    areas = _area(detections.boxes)
-    union = areas[:, None] + _area(objects.boxes) - overlap
-    iou = np.where(detections.labels[:, None] == objects.labels, overlap / union, 0.0)
-    in_crowd = _intersection(detections.boxes, scene.crowds) / areas[:, None]
+    iou = bbox_overlaps(detections.boxes, objects.boxes)
+    iou = np.where(detections.labels[:, None] == objects.labels, iou, 0.0)
+    in_crowd = bbox_overlaps(detections.boxes, scene.crowds, mode='iof')
 
     correct = np.zeros(len(detections), dtype=bool)
     found = np.zeros(len(objects), dtype=bool)
@@ -153,32 +146,30 @@ def match(detections: Objects, scene: Scene, iou_threshold: float = 0.5) -> Matc
     return Matches(correct, ignored, found)
 
 
-def spread_scenes(scenes: Sequence[Scene], count: int) -> list[Scene]:
-    """Choose images to show: evenly spread over those with 3 to 6 objects and no crowd region.
+def choose_scenes(scenes: Sequence[Scene], count: int) -> list[Scene]:
+    """Choose images to show, without a look at any detection.
 
-    The choice does not look at any detection. With fewer such images than ``count``, all images
-    are taken into account.
+    Those with 2 to 4 objects that can be seen (a 64th of the largest image side squared or more each) and no crowd
+    region; of these one after the other the image that shows most classes which none before it shows, the first of
+    several. With fewer such images than ``count``, all images are taken into account.
     """
-    suitable = [scene for scene in scenes if 3 <= len(scene.objects) <= 6 and not len(scene.crowds)]
-    if len(suitable) < count:
-        suitable = list(scenes)
-    count = min(count, len(suitable))
-    return [suitable[index * len(suitable) // count] for index in range(count)]
+    suitable = [scene for scene in scenes if 2 <= len(scene.objects) <= 4 and not len(scene.crowds)]
+    if suitable:
+        side = max(scene.objects.boxes.max() for scene in suitable)
+        sizes = [(s, s.objects.boxes[:, 2:] - s.objects.boxes[:, :2]) for s in suitable]
+        suitable = [scene for scene, size in sizes if size.prod(axis=1).min() >= side**2 / 64]
+    left = suitable if len(suitable) >= count else list(scenes)
+    chosen: list[Scene] = []
+    seen: set[int] = set()
+    while left and len(chosen) < count:
+        best = max(left, key=lambda scene: len(set(scene.objects.labels.tolist()) - seen))
+        left = [scene for scene in left if scene is not best]
+        chosen.append(best)
+        seen |= set(best.objects.labels.tolist())
+    return chosen
 
 
 def _corner_boxes(annotations: Sequence[dict[str, Any]]) -> np.ndarray:
     boxes = np.array([annotation['bbox'] for annotation in annotations], dtype=float).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     return boxes
-
-
-def _area(boxes: np.ndarray) -> np.ndarray:
-    # A box without extent overlaps nothing; its area must not be divided by.
-    return np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), 1e-9)
-
-
-def _intersection(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The areas shared by each of (D, 4) and each of (N, 4) boxes, (D, N)."""
-    top_left = np.maximum(first[:, None, :2], second[None, :, :2])
-    bottom_right = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    return np.clip(bottom_right - top_left, 0, None).prod(axis=2)

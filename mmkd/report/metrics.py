@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+DASH = '–'
+
 
 @dataclass(frozen=True)
 class Columns:
     """The metrics of a task as columns of a table.
 
     Attributes:
-        title: what they are, for the text below the table.
+        title: What they are, for the text below the table.
         keys: MMDetection's or MMPretrain's name of the metric by the column's header; the first column is the one
             that models are compared by.
-        scale: points per unit of the metric.
-        absent: the value of a metric that is not reported.
+        scale: Points per unit of the metric.
+        absent: The value of a metric that is not reported.
     """
 
     title: str
@@ -29,17 +31,14 @@ class Columns:
         return next(iter(self.keys))
 
     def points(self, metrics: Mapping[str, float], column: str) -> float | None:
-        """A metric in points.
-
-        Args:
-            metrics: by the names in ``keys``.
-            column: a header.
-
-        Returns:
-            The points, or None for a negative value, which says that there is nothing to measure.
-        """
+        """A metric in points; None for a negative value, which says that there is nothing to measure."""
         value = metrics.get(self.keys[column], self.absent)
         return None if value < 0 else self.scale * value
+
+    def text(self, metrics: Mapping[str, float], column: str) -> str:
+        """The same as a cell of a table."""
+        value = self.points(metrics, column)
+        return DASH if value is None else f'{value:.1f}'
 
 
 COCO_COLUMNS = Columns(
@@ -62,3 +61,8 @@ TOP_K_COLUMNS = Columns(
     scale=1.0,  # MMPretrain's are percentages
     absent=-1.0,
 )
+
+
+def columns_of(metrics: Mapping[str, float]) -> Columns:
+    """The columns of the task that an evaluator's metrics are of."""
+    return TOP_K_COLUMNS if 'accuracy/top1' in metrics else COCO_COLUMNS

@@ -1,61 +1,72 @@
-"""The picture of a comparison: detections side by side, and a metric against the epoch."""
+"""The picture of a comparison: detections side by side, class similarities, and a metric against the epoch."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
 
 from mmkd.report.detections import Objects, Scene, match
 
 _TILE_INCHES = 2.6
 _CURVE_INCHES = 3.2
-_DPI = 110
+_DASHED = (0, (3, 2))
 
 
 def draw_report(
     path: str | Path,
-    scenes: Sequence[Scene],
-    detections: Mapping[str, Mapping[int, Objects]],
-    classes: Sequence[str],
+    similarities: Mapping[str, np.ndarray],
     curves: Mapping[str, Mapping[int, float]],
-    score_threshold: float,
-    metric: str = 'COCO mAP (validation)',
+    metric: str,
+    scenes: Sequence[Scene] = (),
+    detections: Mapping[str, Mapping[int, Objects]] | None = None,
+    classes: Sequence[str] = (),
+    score_threshold: float = 0.3,
 ) -> Figure:
-    """Draw detections of several models beside the annotations, and their curves below.
+    """Draw detections of several models beside the annotations, and below what they make of the classes.
 
-    One row per image: first the annotated objects, then each model's detections. A colour is a
-    class; a solid box is right, a dashed one wrong (no object of that class there, or found
-    already), a dotted white one an object that was missed.
+    A row per image: the annotated objects with their classes, then each model's detections. A colour is a class; a
+    solid box is right, a dashed one with a name wrong (no object of that class there, or found already), a dotted
+    white one an object that was missed. Then the models' class similarities, and their curves.
 
     Args:
-        path: the PNG file to write.
-        scenes: the images, one row each.
-        detections: by name of the model, its detections by image id, the most certain first.
-        classes: names of the classes in the order of the labels.
-        curves: by name, the metric by epoch.
-        score_threshold: the score that the detections were cut at, to be named in the picture.
-        metric: what the curves show.
+        path: The PNG file to write.
+        similarities: By name of the model, its (C, C) class similarities in [-1, 1]; the teacher's come first.
+        curves: By name, the metric in points by epoch.
+        metric: What the curves show.
+        scenes: The images.
+        detections: By name of the model, its detections by image id, the most certain first.
+        classes: Names of the classes in the order of the labels.
+        score_threshold: The score that the detections were cut at, to be named in the picture.
 
     Returns:
-        The figure: one panel per image and column, row by row, and the panel of the curves.
+        The figure: a panel per image and column, row by row, those of the similarities, and that of the curves.
     """
-    columns = 1 + len(detections)
-    height = len(scenes) * (_TILE_INCHES + 0.1) + _CURVE_INCHES + 1.0
-    figure = Figure(figsize=(columns * _TILE_INCHES, height), dpi=_DPI, layout='constrained')
+    detections = detections or {}
+    columns, rows = 1 + len(similarities), len(scenes) + 1
+    figure = Figure(
+        figsize=(columns * _TILE_INCHES, rows * (_TILE_INCHES + 0.1) + _CURVE_INCHES + 1.0),
+        dpi=110,
+        layout='constrained',
+    )
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
-        len(scenes) + 1, columns, height_ratios=[_TILE_INCHES] * len(scenes) + [_CURVE_INCHES]
+        rows + 1, columns, height_ratios=[_TILE_INCHES] * rows + [_CURVE_INCHES]
     )
+    labels: list[tuple[Axes, np.ndarray, str, Any]] = []
     for row, scene in enumerate(scenes):
         image = cv2.imread(str(scene.path))
         if image is None:
@@ -65,39 +76,51 @@ def draw_report(
             axes.imshow(image[..., ::-1], interpolation='bicubic')
             axes.set_axis_off()
             if column == 0:
-                _draw_annotations(axes, scene, classes)
                 title = f'{len(scene.objects)} objects'
+                labels += _draw_annotations(axes, scene, classes)
             else:
                 own = detections[name].get(scene.id)
                 if own is None:
                     raise KeyError(f'{name}: no detections for image {scene.id}')
-                title = _draw_detections(axes, own, scene, classes)
-            axes.set_title(title, fontsize=9, color='0.25', pad=3)
-            if row == 0:
-                axes.annotate(
-                    name,
-                    xy=(0.5, 1.0),
-                    xytext=(0, 20),
-                    xycoords='axes fraction',
-                    textcoords='offset points',
-                    ha='center',
-                    fontsize=14,
-                    weight='bold',
-                )
-    draw_curves(figure.add_subplot(grid[-1, :]), curves, metric)
-    figure.legend(
-        handles=[
-            Line2D([], [], color='black', lw=2, label='found, class right'),
-            Line2D([], [], color='black', lw=2, ls=(0, (3, 2)), label='false'),
-            Line2D([], [], color='0.6', lw=2, ls=':', label='missed'),
-        ],
-        title=f'detections with a score of {score_threshold:g} or more, IoU at least 0.5',
-        loc='outside lower center',
-        ncols=3,
-        frameon=False,
-    )
+                title, wrong = _draw_detections(axes, own, scene, classes)
+                labels += wrong
+            axes.set_title(f'{name}\n{title}' if row == 0 else title, fontsize=9)
+    _draw_similarities(figure, grid[rows - 1, :], similarities)
+    _draw_curves(figure.add_subplot(grid[rows, :]), curves, metric)
+    if scenes:
+        _add_legend(figure, score_threshold)
+    figure.draw_without_rendering()  # only then the panels have their places
+    figure.set_layout_engine('none')
+    _place_labels(figure, labels)
     figure.savefig(path)
     return figure
+
+
+def read_curve(work_dir: str | Path, metric: str) -> dict[int, float]:
+    """Read the values of a validation metric from ``WORK_DIR/TIMESTAMP/vis_data/scalars.json``.
+
+    A training that was resumed has one such file per call; where an epoch is in several, the last
+    call's value counts, for that is the training that went on.
+
+    Args:
+        work_dir: Folder of a training, with epochs counted by MMEngine.
+        metric: Name of the metric, such as ``coco/bbox_mAP``.
+
+    Returns:
+        Value by epoch, in order of epochs; empty if nothing has been validated.
+    """
+    curve: dict[int, float] = {}
+    # MMEngine's timestamps (20261121_032716) sort by time.
+    for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
+        for line in path.read_text(encoding='utf-8').splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # A kill cut this line short.
+            # Training records name their epoch and count steps in iterations.
+            if metric in entry and 'epoch' not in entry:
+                curve[int(entry['step'])] = float(entry[metric])
+    return dict(sorted(curve.items()))
 
 
 def class_colours(number: int) -> list[tuple[float, float, float]]:
@@ -109,84 +132,115 @@ def class_colours(number: int) -> list[tuple[float, float, float]]:
     return [hues(index / number)[:3] for index in range(number)]
 
 
-def _draw_annotations(axes: Axes, scene: Scene, classes: Sequence[str]) -> None:
-    for box in scene.crowds:
-        _add_box(axes, box, 'white', '--')
-        _add_label(axes, box, 'crowd', '0.4')
+def _draw_annotations(
+    axes: Axes, scene: Scene, classes: Sequence[str]
+) -> list[tuple[Axes, np.ndarray, str, Any]]:
+    """Draw the boxes; return the labels that belong to them."""
     colours = class_colours(len(classes))
+    labels = []
+    for box in scene.crowds:
+        _add_box(axes, box, 'white', _DASHED)
+        labels.append((axes, box, 'crowd', '0.4'))
     for box, label in zip(scene.objects.boxes, scene.objects.labels, strict=True):
         _add_box(axes, box, colours[label], '-')
-        _add_label(axes, box, classes[label], colours[label])
+        labels.append((axes, box, classes[label], colours[label]))
+    return labels
 
 
-def _draw_detections(axes: Axes, detections: Objects, scene: Scene, classes: Sequence[str]) -> str:
-    """Draw the boxes; return how many were found and how many are wrong, in words."""
+def _draw_detections(
+    axes: Axes, detections: Objects, scene: Scene, classes: Sequence[str]
+) -> tuple[str, list[tuple[Axes, np.ndarray, str, Any]]]:
+    """Draw the boxes; return what was found, in words, and the labels of what is wrong."""
     matches = match(detections, scene)
+    colours = class_colours(len(classes))
+    labels = []
     for box in scene.objects.boxes[~matches.found]:
         _add_box(axes, box, 'white', ':')
-    colours = class_colours(len(classes))
     # The most certain last, on top.
     for index in reversed(range(len(detections))):
-        colour = colours[detections.labels[index]]
+        box, label = detections.boxes[index], detections.labels[index]
         sure = matches.correct[index] or matches.ignored[index]
-        _add_box(axes, detections.boxes[index], colour, '-' if sure else (0, (3, 2)))
-        text = classes[detections.labels[index]]
-        if detections.scores is not None:
-            text += f' {detections.scores[index]:.2f}'.replace('0.', '.')
-        _add_label(axes, detections.boxes[index], text, colour)
-    false = int((~matches.correct & ~matches.ignored).sum())
-    return f'{int(matches.found.sum())} of {len(scene.objects)} found, {false} false'
+        _add_box(axes, box, colours[label], '-' if sure else _DASHED)
+        if not sure:
+            labels.append((axes, box, classes[label], colours[label]))
+    found, false = int(matches.found.sum()), len(labels)
+    return f'{found} of {len(scene.objects)} found, {false} false', labels[::-1]
 
 
-def _add_box(axes: Axes, box: Sequence[float], colour: object, style: object) -> None:
+def _add_box(axes: Axes, box: Sequence[float], colour: Any, style: Any) -> None:
     left, top, right, bottom = box
+    # A box along the image's edge is shown at full width; images have any colour, so a box has a dark rim.
+    rim = [withStroke(linewidth=3.2, foreground='#202020')]
     axes.add_patch(
         Rectangle(
-            (left, top),
-            right - left,
-            bottom - top,
-            fill=False,
-            ec=colour,
-            ls=style,
-            lw=1.8,
-            # A box along the image's edge is shown at full width.
-            clip_on=False,
-            # Images have any colour, so a box has a dark rim.
-            path_effects=[withStroke(linewidth=3.2, foreground='#202020')],
+            (left, top), right - left, bottom - top,
+            fill=False, ec=colour, ls=style, lw=1.8, clip_on=False, path_effects=rim,
         )
-    )
+    )  # fmt: skip
 
 
-def _add_label(axes: Axes, box: Sequence[float], text: str, colour: object) -> None:
-    axes.text(
-        max(box[0], 0.0),
-        max(box[1], 0.0),
-        text,
-        fontsize=6.5,
-        color='white',
-        va='top',
-        bbox=dict(facecolor=colour, edgecolor='none', pad=0.8, alpha=0.85),
-        clip_on=True,
-    )
+def _place_labels(
+    figure: Figure, labels: Sequence[tuple[Axes, np.ndarray, str, Any]]
+) -> list[Text]:
+    """Write each label at its box, where it covers no other one and no other panel; where there is no room, none."""
+    renderer = figure.canvas.get_renderer()
+    placed: list[tuple[Axes, Any]] = []
+    texts = []
+    for axes, (left, top, right, bottom), name, colour in labels:
+        text = axes.text(
+            left, top, name, fontsize=6.5, color='white',
+            bbox=dict(facecolor=colour, edgecolor='none', pad=0.8, alpha=0.85),
+        )  # fmt: skip
+        room = axes.get_window_extent(renderer).padded(2)
+        others = [extent for own, extent in placed if own is axes]
+        for x, y, ha, va in (
+            (left, top, 'left', 'bottom'), (left, bottom, 'left', 'top'), (right, top, 'right', 'bottom'),
+            (right, bottom, 'right', 'top'), (left, top, 'left', 'top'), (left, bottom, 'left', 'bottom'),
+            (right, top, 'right', 'top'), (right, bottom, 'right', 'bottom'),
+            (right, (top + bottom) / 2, 'left', 'center'), (left, (top + bottom) / 2, 'right', 'center'),
+        ):  # fmt: skip
+            text.set(x=x, y=y, ha=ha, va=va)
+            text.update_bbox_position_size(renderer)
+            extent = text.get_bbox_patch().get_window_extent(renderer)
+            inside = room.x0 <= extent.x0 and extent.x1 <= room.x1
+            inside = inside and room.y0 <= extent.y0 and extent.y1 <= room.y1
+            if inside and not any(extent.overlaps(other) for other in others):
+                placed.append((axes, extent))
+                texts.append(text)
+                break
+        else:
+            text.remove()
+    return texts
 
 
-def draw_curves(
-    axes: Axes, curves: Mapping[str, Mapping[int, float]], metric: str, digits: int = 3
-) -> None:
-    """Draw a metric against the epoch, with each curve's name and last value at its end.
+def _draw_similarities(figure: Figure, place: Any, similarities: Mapping[str, np.ndarray]) -> None:
+    """How far each model is from the first, and the matrices."""
+    panels = place.subgridspec(1, 1 + len(similarities)).subplots()
+    (teacher, reference), *others = similarities.items()
+    distances = {name: float(np.abs(matrix - reference).mean()) for name, matrix in others}
+    bars = panels[0].barh(list(distances), list(distances.values()), color='0.6', height=0.5)
+    panels[0].bar_label(bars, fmt='%.3f', padding=3, fontsize=9)
+    panels[0].invert_yaxis()
+    panels[0].margins(x=0.25)
+    panels[0].set_title(f"mean |difference|\nfrom the {teacher}'s similarities", fontsize=9)
+    panels[0].spines[['top', 'right']].set_visible(False)
+    for axes, (name, matrix) in zip(panels[1:], similarities.items(), strict=True):
+        shown = axes.imshow(matrix, cmap='RdBu_r', vmin=-1, vmax=1, interpolation='nearest')
+        axes.set_title(f'{name}:\nsimilarity of its class logits', fontsize=9)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    figure.colorbar(shown, ax=list(panels[1:]), shrink=0.8, pad=0.01)
 
-    Args:
-        axes: the panel.
-        curves: by name, the metric by epoch.
-        metric: what the curves show.
-        digits: decimal places of the values.
-    """
-    ends: list[tuple[float, int, str, str]] = []
+
+def _draw_curves(axes: Axes, curves: Mapping[str, Mapping[int, float]], metric: str) -> None:
+    """Draw a metric in points against the epoch, with each curve's name and last value at its end."""
+    ends: list[tuple[float, int, str, Any]] = []
     for name, curve in curves.items():
         epochs = sorted(curve)
-        (line,) = axes.plot(epochs, [curve[epoch] for epoch in epochs], marker='o', ms=4, lw=2)
         if epochs:
-            ends.append((curve[epochs[-1]], epochs[-1], name, line.get_color()))
+            points = [curve[epoch] for epoch in epochs]
+            (line,) = axes.plot(epochs, points, marker='o', ms=4, lw=2)
+            ends.append((points[-1], epochs[-1], name, line.get_color()))
     axes.set_ylim(bottom=0)
     # Names at the ends of the curves, moved up where they would cover the one below.
     line_height = 0.075 * axes.get_ylim()[1]
@@ -195,15 +249,9 @@ def draw_curves(
         height = max(value, lowest)
         lowest = height + line_height
         axes.annotate(
-            f'{name} {value:.{digits}f}',
-            xy=(epoch, height),
-            xytext=(8, 0),
-            textcoords='offset points',
-            va='center',
-            color=colour,
-            weight='bold',
-            annotation_clip=False,
-        )
+            f'{name} {value:.1f}', xy=(epoch, height), xytext=(8, 0), textcoords='offset points',
+            va='center', color=colour, weight='bold', annotation_clip=False,
+        )  # fmt: skip
     # Only epochs that there are, at most about a dozen.
     epochs = sorted({epoch for curve in curves.values() for epoch in curve})
     axes.set_xticks(epochs[:: math.ceil(len(epochs) / 12) or 1])
@@ -211,6 +259,19 @@ def draw_curves(
     axes.set_ylabel(metric)
     axes.grid(alpha=0.3)
     axes.spines[['top', 'right']].set_visible(False)
-    # Room for the names.
     left, right = axes.get_xlim()
-    axes.set_xlim(left, right + 0.22 * (right - left))
+    axes.set_xlim(left, right + 0.22 * (right - left))  # room for the names
+
+
+def _add_legend(figure: Figure, score_threshold: float) -> None:
+    figure.legend(
+        handles=[
+            Line2D([], [], color='black', lw=2, label='found, class right'),
+            Line2D([], [], color='black', lw=2, ls=_DASHED, label='false, with the class that it says'),
+            Line2D([], [], color='0.6', lw=2, ls=':', label='missed'),
+        ],
+        title=f'detections with a score of {score_threshold:g} or more, IoU at least 0.5',
+        loc='outside lower center',
+        ncols=3,
+        frameon=False,
+    )  # fmt: skip

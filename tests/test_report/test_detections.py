@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mmkd.report import Objects, Scene, match, read_predictions, read_scenes, spread_scenes
+from mmkd.report import Objects, Scene, choose_scenes, match, read_predictions, read_scenes
 
 
-def objects(*rows: tuple[float, ...], scores: tuple[float, ...] | None = None) -> Objects:
+def objects(*rows: tuple[float, ...]) -> Objects:
     """Objects from rows of x1, y1, x2, y2, label."""
     values = np.array(rows, dtype=float).reshape(-1, 5)
-    labels = values[:, 4].astype(int)
-    return Objects(values[:, :4], labels, None if scores is None else np.array(scores))
+    return Objects(values[:, :4], values[:, 4].astype(int))
 
 
 def scene(annotated: Objects, crowds: tuple = (), number: int = 1) -> Scene:
@@ -99,14 +98,22 @@ def test_predictions_are_cut_at_the_threshold_and_sorted(tmp_path: Path) -> None
     assert list(predictions) == [11]
     assert predictions[11].labels.tolist() == [6, 4]
     assert predictions[11].boxes[:, 2].tolist() == [3, 1]
-    assert predictions[11].scores is not None
-    assert predictions[11].scores.tolist() == [0.75, 0.5]
 
 
-def test_scenes_are_spread_over_those_with_enough_to_see() -> None:
-    four = objects(*[(0, 0, 9, 9, 0)] * 4)
-    scenes = [scene(four, number=number) for number in range(10)]
-    scenes[0] = scene(objects(), number=0)
-    scenes[5] = scene(four, crowds=((0, 0, 9, 9),), number=5)
-    assert [chosen.id for chosen in spread_scenes(scenes, 4)] == [1, 3, 6, 8]
-    assert [chosen.id for chosen in spread_scenes(scenes[:2], 5)] == [0, 1]
+def test_scenes_are_chosen_for_the_classes_that_they_add() -> None:
+    def with_labels(number: int, *labels: int, side: float = 50) -> Scene:
+        return scene(objects(*[(0, 0, side, side, label) for label in labels]), number=number)
+
+    scenes = [
+        with_labels(0, 1, 1),
+        with_labels(1, 1, 2),
+        with_labels(2, 1, 2, 3, side=3),  # too small to be seen
+        with_labels(3, 1, 2, 4),
+        with_labels(4, 5, 6, 7, 8, 9),  # too many
+        with_labels(5, 6, 7),
+        scene(objects((0, 0, 50, 50, 8), (0, 0, 50, 50, 9)), crowds=((0, 0, 9, 9),), number=6),
+    ]
+    assert [chosen.id for chosen in choose_scenes(scenes, 3)] == [3, 5, 0]
+    # With too few of these, others are shown.
+    assert len(choose_scenes(scenes, 6)) == 6
+    assert choose_scenes([], 2) == []

@@ -6,12 +6,14 @@ import cv2
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from mmkd.report import Objects, Scene, draw_report
 from mmkd.report.picture import class_colours
 
 CLASSES = ('circle', 'square')
-CURVES = {'teacher': {1: 0.1, 2: 0.3}, 'student': {1: 0.05, 2: 0.2}}
+CURVES = {'teacher': {1: 10.0, 2: 30.0}, 'student': {1: 5.0, 2: 20.0}}
+MATRICES = {'teacher': np.eye(2), 'student': np.array([[1, 0.5], [0.5, 1]])}
 
 
 @pytest.fixture
@@ -29,8 +31,8 @@ def scenes(tmp_path: Path) -> list[Scene]:
 def detections(scenes: list[Scene]) -> dict[str, dict[int, Objects]]:
     """The teacher finds all; the student finds the first object and takes the second for a circle."""
     boxes = scenes[0].objects.boxes
-    right = Objects(boxes, np.array([0, 1]), np.array([0.9, 0.8]))
-    wrong = Objects(boxes, np.array([0, 0]), np.array([0.9, 0.4]))
+    right = Objects(boxes, np.array([0, 1]))
+    wrong = Objects(boxes, np.array([0, 0]))
     return {'teacher': {3: right, 4: right}, 'student': {3: wrong, 4: wrong}}
 
 
@@ -38,43 +40,67 @@ def line_styles(axes: Axes) -> list[object]:
     return [patch.get_linestyle() for patch in axes.patches]
 
 
-def test_a_panel_per_image_and_column_and_one_for_the_curves(
+def draw(path: Path, scenes: list[Scene], detections: dict[str, dict[int, Objects]]) -> Figure:
+    return draw_report(path, MATRICES, CURVES, 'AP', scenes, detections, CLASSES)
+
+
+def test_a_panel_per_image_and_column_then_similarities_and_curves(
     tmp_path: Path, scenes: list[Scene], detections: dict[str, dict[int, Objects]]
 ) -> None:
     path = tmp_path / 'report.png'
-    figure = draw_report(path, scenes, detections, CLASSES, CURVES, score_threshold=0.3)
-    assert len(figure.axes) == 2 * 3 + 1
-    written = cv2.imread(str(path))
-    assert written is not None
-    assert written.shape[0] > written.shape[1] / 2
-    assert [line.get_ydata().tolist() for line in figure.axes[-1].lines] == [
-        [0.1, 0.3],
-        [0.05, 0.2],
-    ]
+    figure = draw(path, scenes, detections)
+    # Two rows of three images; distances, two matrices and their scale; the curves.
+    assert len(figure.axes) == 2 * 3 + 4 + 1
+    assert cv2.imread(str(path)) is not None
+    curves = next(axes for axes in figure.axes if axes.get_xlabel() == 'epoch')
+    assert [line.get_ydata().tolist() for line in curves.lines] == [[10, 30], [5, 20]]
+    (distance,) = figure.axes[6].patches
+    assert distance.get_width() == pytest.approx(0.25)
+
+
+def test_classifiers_have_no_images(tmp_path: Path) -> None:
+    figure = draw_report(tmp_path / 'report.png', MATRICES, CURVES, 'top-1')
+    assert len(figure.axes) == 5
 
 
 def test_what_is_right_wrong_and_missed_is_told_apart(
     tmp_path: Path, scenes: list[Scene], detections: dict[str, dict[int, Objects]]
 ) -> None:
-    figure = draw_report(tmp_path / 'report.png', scenes, detections, CLASSES, CURVES, 0.3)
-    truth, teacher, student = figure.axes[:3]
-    assert truth.get_title() == '2 objects'
-    assert teacher.get_title() == '2 of 2 found, 0 false'
-    assert student.get_title() == '1 of 2 found, 1 false'
+    truth, teacher, student = draw(tmp_path / 'report.png', scenes, detections).axes[:3]
+    assert truth.get_title() == 'ground truth\n2 objects'
+    assert teacher.get_title() == 'teacher\n2 of 2 found, 0 false'
+    assert student.get_title() == 'student\n1 of 2 found, 1 false'
     assert line_styles(teacher) == ['-', '-']
     # The missed object below the false detection below the right one.
     assert line_styles(student) == [':', (0, (3, 2)), '-']
     # The same class has the same colour in all columns.
     assert student.patches[-1].get_edgecolor() == truth.patches[0].get_edgecolor()
     assert truth.patches[0].get_edgecolor() != truth.patches[1].get_edgecolor()
+    # Names of what there is, and of what is wrong.
+    assert [text.get_text() for text in truth.texts] == ['circle', 'square']
+    assert [text.get_text() for text in teacher.texts] == []
+    assert [text.get_text() for text in student.texts] == ['circle']
 
 
-def test_names_at_the_ends_of_close_curves_do_not_cover_each_other(
+def test_names_cover_neither_each_other_nor_another_panel(
     tmp_path: Path, scenes: list[Scene], detections: dict[str, dict[int, Objects]]
 ) -> None:
-    curves = {'a': {1: 0.2, 2: 0.300}, 'b': {1: 0.1, 2: 0.301}, 'c': {1: 0.1, 2: 0.302}}
-    figure = draw_report(tmp_path / 'report.png', scenes, detections, CLASSES, curves, 0.3)
-    boxes = [text.get_window_extent() for text in figure.axes[-1].texts]
+    crowded = np.array([[2.0 + 3 * i, 2 + 2 * i, 30 + 3 * i, 30 + 2 * i] for i in range(9)])
+    same = Objects(crowded, np.array([0, 1] * 4 + [0]))
+    scenes = [Scene(each.id, each.path, same) for each in scenes]
+    axes = draw(tmp_path / 'report.png', scenes, detections).axes[0]
+    boxes = [text.get_bbox_patch().get_window_extent() for text in axes.texts]
+    assert len(boxes) >= 5
+    assert not any(first.overlaps(second) for i, first in enumerate(boxes) for second in boxes[:i])
+    room = axes.get_window_extent().padded(3)
+    assert all(room.x0 <= box.x0 and box.x1 <= room.x1 for box in boxes)
+
+
+def test_names_at_the_ends_of_close_curves_do_not_cover_each_other(tmp_path: Path) -> None:
+    curves = {'a': {1: 20, 2: 30.0}, 'b': {1: 10, 2: 30.1}, 'c': {1: 10, 2: 30.2}, 'd': {}}
+    figure = draw_report(tmp_path / 'report.png', MATRICES, curves, 'AP')
+    axes = next(axes for axes in figure.axes if axes.get_xlabel() == 'epoch')
+    boxes = [text.get_window_extent() for text in axes.texts]
     assert len(boxes) == 3
     assert not any(first.overlaps(second) for i, first in enumerate(boxes) for second in boxes[:i])
 
@@ -84,10 +110,10 @@ def test_what_is_missing_is_named(
 ) -> None:
     del detections['student'][4]
     with pytest.raises(KeyError, match='student: no detections for image 4'):
-        draw_report(tmp_path / 'report.png', scenes, detections, CLASSES, CURVES, 0.3)
+        draw(tmp_path / 'report.png', scenes, detections)
     scenes[0].path.unlink()
     with pytest.raises(FileNotFoundError, match=r'3\.png'):
-        draw_report(tmp_path / 'report.png', scenes, detections, CLASSES, CURVES, 0.3)
+        draw(tmp_path / 'report.png', scenes, detections)
 
 
 @pytest.mark.parametrize('number', [1, 10, 20, 80])

@@ -1,0 +1,12 @@
+# The same for trainings of a comparison: every method and seed sees the same eight views of each image, and one store of the teacher's
+# outputs serves them all.
+_base_ = './digits_cls.py'
+train_dataloader = dict(
+    dataset=dict(
+        _delete_=True,
+        type='mmkd.SeededViews',
+        views=8,
+        seed=0,
+        dataset={{_base_.train_dataloader.dataset}},
+    )
+)
