@@ -18,10 +18,10 @@ from mmkd.experiments import (
     Family,
     JobError,
     NoSuchCell,
-    Status,
     check_seeds,
     preload_for,
     run_jobs,
+    say,
 )
 from mmkd.report import (
     comparable,
@@ -115,7 +115,7 @@ def families_of(args: argparse.Namespace) -> list[Family]:
     return [Family.find(name, **folders) for name in names]
 
 
-def cells_of(args: argparse.Namespace, comparison: Comparison, status: Status) -> list[Cell]:
+def cells_of(args: argparse.Namespace, comparison: Comparison) -> list[Cell]:
     """All cells, seed by seed, so that an early look at the results compares equal numbers of seeds.
 
     Raises:
@@ -147,15 +147,15 @@ def cells_of(args: argparse.Namespace, comparison: Comparison, status: Status) -
             if cell.family.has_method(cell.base) or not elsewhere:
                 raise
             meaningless.add((cell.family, cell.method))
-            status.say(f'left out: {error}')
+            say(f'left out: {error}')
     return cells + [cell for cell in trained if (cell.family, cell.method) not in meaningless]
 
 
-def benchmark(args: argparse.Namespace, status: Status) -> None:
+def benchmark(args: argparse.Namespace) -> None:
     families = families_of(args)
     for family in families if args.data_root is None else ():
         try:
-            make_default_set(family.student.data_root, log=status.say)
+            make_default_set(family.student.data_root, log=say)
         except ValueError as error:
             raise NoSuchCell(f'--data-root: {error}') from None
     comparison = Comparison(
@@ -165,54 +165,49 @@ def benchmark(args: argparse.Namespace, status: Status) -> None:
         args.data_root,
         args.train_teacher,
     )
-    cells = cells_of(args, comparison, status)
+    cells = cells_of(args, comparison)
     missing = [cell for cell in cells if not comparison.is_done(cell)]
-    status.say(f'{len(cells) - len(missing)} of {len(cells)} cells are in {args.results}')
+    say(f'{len(cells) - len(missing)} of {len(cells)} cells are in {args.results}')
     if args.list:
         for cell in missing:
-            status.say(f'{cell.name}, {cell.split}')
+            say(f'{cell.name}, {cell.split}')
         return
-    run_jobs(comparison.jobs(cells), args.jobs, 1, status, preload_for(families))
+    run_jobs(comparison.jobs(cells), args.jobs, 1, preload_for(families))
 
 
-def write_tables(args: argparse.Namespace, status: Status) -> None:
+def write_tables(args: argparse.Namespace) -> None:
     """The overview and a table per family in docs/benchmark.md; README's table and plot."""
-    rows = {}
-    families = families_of(args)
-    for family in families:
-        rows[family.name], left_out = comparable(read_rows(args.results, family.name), 'test')
-        if left_out:
-            names = ', '.join(left_out)
-            status.say(f'{family.name}: rows with older settings are not shown: {names}')
-    document, readme = args.docs / 'docs/benchmark.md', args.docs / 'README.md'
+    families, rows, tables = families_of(args), {}, []
     seeds = len(SEEDS['test'])
     for family in families:
-        named = [TEACHER, PLAIN, *(name for names in OVERVIEW.values() for name in names)]
-        others = sorted({row.method for row in rows[family.name]} - set(named))
-        means = [name for name in named if family.has_method(name)]
-        replace_block(
-            document, family.name, family_table(rows[family.name], [*means, *others], seeds)
-        )
-    replace_block(document, 'overview', difference_table(rows, OVERVIEW, seeds))
+        own, left_out = comparable(read_rows(args.results, family.name), 'test')
+        if left_out:
+            say(f'{family.name}: rows with older settings are not shown: {", ".join(left_out)}')
+        known = [name for names in OVERVIEW.values() for name in names if family.has_method(name)]
+        others = sorted({row.method for row in own} - {TEACHER, PLAIN, *known})
+        text = family_table(own, [TEACHER, PLAIN, *known, *others], seeds)
+        tables.append(f'### {family.name}\n\n{text}')
+        rows[family.name] = own
+    overview = difference_table(rows, OVERVIEW, seeds)
+    replace_block(args.docs / 'docs/benchmark.md', 'benchmark', '\n\n'.join([overview, *tables]))
     short = {name: OVERVIEW[name] for name in ('KD or QFL-KD', 'CKD', 'AEKT', 'CKD + AEKT')}
-    replace_block(readme, 'benchmark', difference_table(rows, short, seeds))
-    picture = args.docs / 'docs/images/benchmark.png'
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    draw_differences(picture, rows, OVERVIEW)
-    status.say(f'written: {document}, {readme}, {picture}')
+    plot = '![differences from plain training](docs/images/benchmark.png)'
+    text = f'{difference_table(rows, short, seeds)}\n\n{plot}'
+    replace_block(args.docs / 'README.md', 'benchmark', text)
+    draw_differences(args.docs / 'docs/images/benchmark.png', rows, OVERVIEW)
+    say(f'written: docs/benchmark.md, README.md and docs/images/benchmark.png in {args.docs}')
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     os.chdir(REPOSITORY)
-    status = Status(sys.stdout)
     try:
         if args.tables:
-            write_tables(args, status)
+            write_tables(args)
         else:
-            benchmark(args, status)
+            benchmark(args)
     except KeyboardInterrupt:
-        status.say('interrupted: what is finished is kept, the same command goes on from there')
+        say('interrupted: what is finished is kept, the same command goes on from there')
         return 130
     except NoSuchCell as error:
         print(f'benchmark_methods: error: {error}', file=sys.stderr)

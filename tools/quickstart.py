@@ -21,10 +21,10 @@ from mmkd.experiments import (
     Family,
     JobError,
     NoSuchCell,
-    Status,
     class_similarities,
     preload_for,
     run_jobs,
+    say,
 )
 from mmkd.report import (
     Objects,
@@ -141,7 +141,7 @@ def compare(args: argparse.Namespace, comparison: Comparison, cells: list[Cell],
         name, row = title(cell), rows[cell.split, cell.method, cell.seed]
         line = [name, *(columns.text(row.metrics, column) for column in shown)]
         if detections:
-            found = sum(match(detections[name][each.id], each).found.sum() for each in scenes)
+            found = sum(match(detections[name][each.id], each.objects)[1].sum() for each in scenes)
             line.append(f'{found} of {sum(len(each.objects) for each in scenes)}')
         parameters = count_parameters(family, TEACHER if cell.method == TEACHER else 'student')
         line.append(f'{parameters / 1e6:.2f} M')
@@ -171,42 +171,39 @@ def compare(args: argparse.Namespace, comparison: Comparison, cells: list[Cell],
     return text
 
 
-def quickstart(args: argparse.Namespace, status: Status) -> None:
+def quickstart(args: argparse.Namespace) -> None:
     started = time.monotonic()
     demonstration = DEMONSTRATIONS[args.task]
     family = Family.find(demonstration.family)
     data, options = Path(family.student.data_root), ()
     if args.smoke:
         data = Path(f'{data}_smoke')
-        make_shapes(data, **demonstration.smoke_data, log=status.say, task=args.task)
+        make_shapes(data, **demonstration.smoke_data, log=say, task=args.task)
         batch = f'train_dataloader.batch_size={demonstration.smoke_batch}'
         options = ('train_cfg.max_epochs=1', batch)
     else:
-        make_default_set(data, log=status.say)
+        make_default_set(data, log=say)
     comparison = Comparison(
         args.work_dir, args.work_dir / 'results', options, data if args.smoke else None,
         args.train_teacher, validate=True, predictions=True,
     )  # fmt: skip
     cells = [Cell(family, method, 0) for method in (TEACHER, PLAIN, *demonstration.methods)]
     threads = max(1, len(os.sched_getaffinity(0)) // args.jobs)
-    run_jobs(comparison.jobs(cells), args.jobs, threads, status, preload_for([family]))
+    run_jobs(comparison.jobs(cells), args.jobs, threads, preload_for([family]))
     text = compare(args, comparison, cells, data)
-    status.say(f'\nOn the test images, after the last epoch:\n\n{text}\n')
+    say(f'\nOn the test images, after the last epoch:\n\n{text}\n')
     if args.task == 'detection':
-        status.say(
-            f'found: with a score of {SCORE_THRESHOLD} or more, IoU at least 0.5, class right'
-        )
-    status.say(f'{time.monotonic() - started:.0f} s; table and picture are in {args.work_dir}')
+        say(f'found: with a score of {SCORE_THRESHOLD} or more, IoU at least 0.5, class right')
+    say(f'{time.monotonic() - started:.0f} s; table and picture are in {args.work_dir}')
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     os.chdir(REPOSITORY)
-    status = Status(sys.stdout)
     try:
-        quickstart(args, status)
+        quickstart(args)
     except KeyboardInterrupt:
-        status.say('interrupted: finished epochs are kept, the same command goes on from there')
+        say('interrupted: finished epochs are kept, the same command goes on from there')
         return 130
     except (JobError, NoSuchCell, PreflightError, OSError) as error:
         print(f'quickstart: error: {error}', file=sys.stderr)

@@ -10,7 +10,7 @@ from mmkd.experiments.cells import (
     check_seeds,
     preload_for,
 )
-from mmkd.experiments.jobs import Command, Job, JobError, Status, run_jobs
+from mmkd.experiments.jobs import Command, Job, JobError, run_jobs, say
 from mmkd.experiments.similarity import class_similarities
 
 __all__ = [
@@ -23,9 +23,9 @@ __all__ = [
     'Job',
     'JobError',
     'NoSuchCell',
-    'Status',
     'check_seeds',
     'class_similarities',
     'preload_for',
     'run_jobs',
+    'say',
 ]

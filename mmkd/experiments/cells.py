@@ -34,8 +34,8 @@ FOLDERS = (Path('configs/shapes'), Path('configs/shapes_cls'))
 NOTHING_TO_STORE = 3
 """What tools/cache_teacher.py exits with where no loss can be answered from a store."""
 _RESULT_DEPENDS_ON = (
-    'model', 'data_preprocessor', 'train_dataloader', 'test_dataloader', 'test_evaluator', 'optim_wrapper',
-    'param_scheduler', 'train_cfg', 'custom_hooks', 'tta_model',
+    'model', 'data_preprocessor', 'train_dataloader', 'val_dataloader', 'val_evaluator', 'test_dataloader',
+    'test_evaluator', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'custom_hooks',
 )  # fmt: skip
 _OF_NO_EFFECT = ('num_workers', 'persistent_workers', 'pin_memory', 'backend_args')
 
@@ -205,8 +205,8 @@ class Comparison:
                 jobs.append(self._teacher_job(family))
             if distilled and family.student.train_dataloader.dataset.get('views'):
                 jobs.append(self._store_job(family, distilled))
-        made = {job.name for job in jobs}
-        return jobs + [self._cell_job(cell, made) for cell in cells]
+        made, commit = {job.name for job in jobs}, code_version()
+        return jobs + [self._cell_job(cell, made, commit) for cell in cells]
 
     def folder(self, cell: Cell) -> Path:
         """Where a cell's log, checkpoints and predictions are; other settings have another folder."""
@@ -253,7 +253,7 @@ class Comparison:
         file = family.config(cell.base.replace('+', '_'))
         teacher = ('--teacher', self._teacher(family))
         if file.exists():
-            return (str(file), *teacher)
+            return (str(file), *(teacher if self.train_teacher else ()))
         return (str(family.config('student')), *teacher, '--losses', cell.base)
 
     def _options(self, cell: Cell) -> tuple[str, ...]:
@@ -283,11 +283,11 @@ class Comparison:
         return self.work_dir / family.name / name
 
     def _teacher_job(self, family: Family) -> Job:
-        checkpoint = self._teacher_checkpoint(family)
+        checkpoint, commands = self._teacher_checkpoint(family), [self._teacher_training(family)]
         return Job(
             _training_of_teacher(family),
             checkpoint.parent,
-            lambda: [] if checkpoint.exists() else [self._teacher_training(family)],
+            lambda: [] if checkpoint.exists() else commands,
         )
 
     def _teacher_training(self, family: Family) -> Command:
@@ -298,7 +298,7 @@ class Comparison:
     def _store_job(self, family: Family, distilled: Sequence[Cell]) -> Job:
         folder = self._store(family)
 
-        def say() -> str:
+        def finish() -> str:
             spared = self.teacher_seconds(distilled[0])
             if spared is None:
                 return 'no loss can be answered from a store: the teacher runs in every step'
@@ -306,7 +306,7 @@ class Comparison:
 
         commands = self._store_commands(family, distilled)
         after = (_training_of_teacher(family),) if self.train_teacher else ()
-        return Job(_store_of(family), folder, lambda: commands, after, say)
+        return Job(_store_of(family), folder, lambda: commands, after, finish)
 
     def _store_commands(self, family: Family, distilled: Iterable[Cell]) -> list[Command]:
         """The methods without a file of their own ask together, so that the store is made once."""
@@ -322,7 +322,7 @@ class Comparison:
             for each in files
         ]
 
-    def _cell_job(self, cell: Cell, made: set[str]) -> Job:
+    def _cell_job(self, cell: Cell, made: set[str], commit: str) -> Job:
         family, folder = cell.family, self.folder(cell)
         needed = {_training_of_teacher(family)} if cell.needs_teacher else set()
         needed |= {_store_of(family)} if cell.is_distilled else set()
@@ -340,7 +340,7 @@ class Comparison:
                     metrics=metrics,
                     seconds=round(spent(trained, 'train'), 1) or None,
                     settings=self.settings(cell),
-                    commit=code_version(),
+                    commit=commit,
                     date=datetime.now(UTC).isoformat(timespec='seconds'),
                     commands=[
                         shlex.join(['python', *command.words]) for command in self._commands(cell)
@@ -421,11 +421,15 @@ def resolve(recipe: tuple[str, ...], options: tuple[str, ...] = ()) -> Config:
     return load_config(parser.parse_args([*recipe, *_cfg_options(options)]))
 
 
-@cache
 def code_version() -> str:
-    """The commit, with ``+`` if files differ from it; empty outside of a clone."""
-    git = ['git', 'describe', '--always', '--dirty=+', '--abbrev=10', '--exclude=*']
-    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    """The commit, with ``+`` if code or configs differ from it; empty outside of a clone."""
+
+    def git(*words: str) -> str:
+        run = subprocess.run(['git', *words], capture_output=True, text=True, check=False)
+        return run.stdout.strip()
+
+    changed = git('status', '--porcelain', '--', 'mmkd', 'configs', 'tools')
+    return git('rev-parse', '--short=10', 'HEAD') + '+' * bool(changed)
 
 
 def _cfg_options(options: Sequence[str]) -> tuple[str, ...]:

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TextIO
 
 from mmkd.experiments.warm import start_script
 
 _POLL_SECONDS = 0.3
+_STATUS_SECONDS = 20.0
 _PATIENCE_SECONDS = 15.0
 _LINES_OF_A_FAILURE = 15
 
@@ -58,29 +58,9 @@ class Job:
     finish: Callable[[], str] | None = None
 
 
-class Status:
-    """Messages, and below them what is going on: rewritten in a terminal, once a minute elsewhere."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._terminal = stream.isatty()
-        self._shown = float('-inf')
-
-    def say(self, message: str) -> None:
-        """Write a line that stays."""
-        self._write(f'\r\x1b[K{message}\n' if self._terminal else f'{message}\n')
-
-    def show(self, text: str) -> None:
-        """Say what is going on now."""
-        if self._terminal:
-            self._write(f'\r\x1b[K{text[: os.get_terminal_size().columns - 1]}')
-        elif time.monotonic() - self._shown > 60:
-            self._write(f'{text}\n')
-            self._shown = time.monotonic()
-
-    def _write(self, text: str) -> None:
-        self._stream.write(text)
-        self._stream.flush()
+def say(message: str) -> None:
+    """Print a line at once, also into a file."""
+    print(message, flush=True)
 
 
 def spent(folder: Path, kind: str) -> float:
@@ -100,9 +80,7 @@ def progress(folder: Path) -> str:
     return 'running'
 
 
-def run_jobs(
-    jobs: Sequence[Job], parallel: int, threads: int, status: Status, preload: Sequence[str] = ()
-) -> None:
+def run_jobs(jobs: Sequence[Job], parallel: int, threads: int, preload: Sequence[str] = ()) -> None:
     """Run all jobs, in the given order as far as they need each other. Must be called in the main thread.
 
     On an error, on Ctrl-C, on SIGTERM and when the terminal is closed, all processes get SIGINT, as from Ctrl-C.
@@ -111,7 +89,6 @@ def run_jobs(
         jobs: A job comes after those named in its ``after``.
         parallel: How many run at a time.
         threads: Of each process.
-        status: Where progress is shown.
         preload: Modules that the scripts import anyway, see :func:`mmkd.experiments.warm.start_script`.
 
     Raises:
@@ -125,6 +102,7 @@ def run_jobs(
             raise ValueError(f'{job.name}: no job before it is called {set(job.after) - names}')
         names.add(job.name)
     waiting, running, done = list(jobs), list[_Running](), set[str]()
+    said = time.monotonic()
     with _interruptions() as interruptions:
         try:
             while waiting or running:
@@ -138,16 +116,16 @@ def run_jobs(
                         running.remove(each)
                         done.add(each.job.name)
                         result = each.job.finish() if each.job.finish else 'done'
-                        status.say(f'[{len(done)}/{len(jobs)}] {each.job.name}: {result}')
+                        say(f'[{len(done)}/{len(jobs)}] {each.job.name}: {result}')
                 if interruptions:
                     raise KeyboardInterrupt
                 if running:
-                    status.show(
-                        ' | '.join(f'{each.job.name}: {each.describe()}' for each in running)
-                    )
+                    if time.monotonic() - said > _STATUS_SECONDS:
+                        say(' | '.join(f'{each.job.name}: {each.describe()}' for each in running))
+                        said = time.monotonic()
                     time.sleep(_POLL_SECONDS)
         except BaseException:
-            status.say('stopping ...')
+            say('stopping ...')
             _stop(running, interruptions)
             raise
 

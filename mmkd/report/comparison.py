@@ -144,6 +144,7 @@ def draw_differences(
         axes.spines[['top', 'right']].set_visible(False)
     panels[0].set_yticks(list(places), list(methods))
     panels[0].set_ylim(len(methods) - 0.5, -0.5)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     return figure
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,29 +35,14 @@ class Scene:
     Attributes:
         id: Number of the image in the annotations.
         path: The image file.
-        objects: Its objects.
-        crowds: (M, 4) boxes of crowd regions, where detections are neither right nor wrong.
+        objects: Its objects, without crowd regions.
+        crowded: Whether it has crowd regions.
     """
 
     id: int
     path: Path
     objects: Objects
-    crowds: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
-
-
-@dataclass(frozen=True)
-class Matches:
-    """Which detections are right.
-
-    Attributes:
-        correct: (D,) bool, whether a detection found an object of its class.
-        ignored: (D,) bool, whether it lies in a crowd region and does not count.
-        found: (N,) bool, whether an annotated object was found.
-    """
-
-    correct: np.ndarray
-    ignored: np.ndarray
-    found: np.ndarray
+    crowded: bool = False
 
 
 def read_scenes(annotations: str | Path, images: str | Path, classes: Sequence[str]) -> list[Scene]:
@@ -85,10 +70,10 @@ def read_scenes(annotations: str | Path, images: str | Path, classes: Sequence[s
         own = by_image[image['id']]
         single = [annotation for annotation in own if not annotation.get('iscrowd')]
         labels = np.array([label_of[annotation['category_id']] for annotation in single], dtype=int)
-        crowds = [annotation for annotation in own if annotation.get('iscrowd')]
-        objects = Objects(_corner_boxes(single), labels)
+        boxes = np.array([each['bbox'] for each in single], dtype=float).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
         path = Path(images) / image['file_name']
-        scenes.append(Scene(image['id'], path, objects, _corner_boxes(crowds)))
+        scenes.append(Scene(image['id'], path, Objects(boxes, labels), len(single) < len(own)))
     return scenes
 
 
@@ -115,35 +100,34 @@ def read_predictions(path: str | Path, score_threshold: float) -> dict[int, Obje
     return predictions
 
 
-def match(detections: Objects, scene: Scene, iou_threshold: float = 0.5) -> Matches:
+def match(
+    detections: Objects, objects: Objects, iou_threshold: float = 0.5
+) -> tuple[np.ndarray, np.ndarray]:
     """Assign detections to annotated objects as COCO's evaluation does at one IoU.
 
     Each detection in turn, the most certain first, takes the object of its class that it overlaps
-    most, of those not taken before, if their IoU reaches the threshold. One that finds none but
-    lies in a crowd region by at least the threshold (part of its own area) is ignored.
+    most, of those not taken before, if their IoU reaches the threshold.
 
     Args:
         detections: D detections, the most certain first.
-        scene: The image with its N objects.
+        objects: N annotated objects.
         iou_threshold: The overlap that counts as found.
-    """
-    from mmdet.evaluation.functional import (
-        bbox_overlaps,
-    )  # classifiers' reports need no MMDetection
 
-    objects = scene.objects
+    Returns:
+        (D,) bool, whether a detection found an object, and (N,) bool, whether an object was found.
+    """
+    # Here: classifiers' reports need no MMDetection.
+    from mmdet.evaluation.functional import bbox_overlaps
+
     iou = bbox_overlaps(detections.boxes, objects.boxes)
     iou = np.where(detections.labels[:, None] == objects.labels, iou, 0.0)
-    in_crowd = bbox_overlaps(detections.boxes, scene.crowds, mode='iof')
-
     correct = np.zeros(len(detections), dtype=bool)
     found = np.zeros(len(objects), dtype=bool)
     for index in range(len(detections)):
         candidates = np.where(found, 0.0, iou[index])
         if candidates.size and candidates.max() >= iou_threshold:
             correct[index] = found[candidates.argmax()] = True
-    ignored = ~correct & (in_crowd >= iou_threshold).any(axis=1)
-    return Matches(correct, ignored, found)
+    return correct, found
 
 
 def choose_scenes(scenes: Sequence[Scene], count: int) -> list[Scene]:
@@ -153,7 +137,7 @@ def choose_scenes(scenes: Sequence[Scene], count: int) -> list[Scene]:
     region; of these one after the other the image that shows most classes which none before it shows, the first of
     several. With fewer such images than ``count``, all images are taken into account.
     """
-    suitable = [scene for scene in scenes if 2 <= len(scene.objects) <= 4 and not len(scene.crowds)]
+    suitable = [scene for scene in scenes if 2 <= len(scene.objects) <= 4 and not scene.crowded]
     if suitable:
         side = max(scene.objects.boxes.max() for scene in suitable)
         sizes = [(s, s.objects.boxes[:, 2:] - s.objects.boxes[:, :2]) for s in suitable]
@@ -167,9 +151,3 @@ def choose_scenes(scenes: Sequence[Scene], count: int) -> list[Scene]:
         chosen.append(best)
         seen |= set(best.objects.labels.tolist())
     return chosen
-
-
-def _corner_boxes(annotations: Sequence[dict[str, Any]]) -> np.ndarray:
-    boxes = np.array([annotation['bbox'] for annotation in annotations], dtype=float).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return boxes

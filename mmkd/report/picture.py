@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import matplotlib
@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.text import Text
 
 from mmkd.report.detections import Objects, Scene, match
 
@@ -62,7 +61,7 @@ def draw_report(
         dpi=110,
         layout='constrained',
     )
-    FigureCanvasAgg(figure)
+    canvas = FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
         rows + 1, columns, height_ratios=[_TILE_INCHES] * rows + [_CURVE_INCHES]
     )
@@ -85,13 +84,13 @@ def draw_report(
                 title, wrong = _draw_detections(axes, own, scene, classes)
                 labels += wrong
             axes.set_title(f'{name}\n{title}' if row == 0 else title, fontsize=9)
-    _draw_similarities(figure, grid[rows - 1, :], similarities)
+    _draw_similarities(figure, grid[rows - 1, :], similarities, classes)
     _draw_curves(figure.add_subplot(grid[rows, :]), curves, metric)
     if scenes:
         _add_legend(figure, score_threshold)
     figure.draw_without_rendering()  # only then the panels have their places
     figure.set_layout_engine('none')
-    _place_labels(figure, labels)
+    _place_labels(canvas, labels)
     figure.savefig(path)
     return figure
 
@@ -123,13 +122,11 @@ def read_curve(work_dir: str | Path, metric: str) -> dict[int, float]:
     return dict(sorted(curve.items()))
 
 
-def class_colours(number: int) -> list[tuple[float, float, float]]:
-    """As many well separated colours: Matplotlib's ten or twenty, or hues around the circle."""
-    if number <= 20:
-        listed = matplotlib.colormaps['tab10' if number <= 10 else 'tab20']
-        return [listed(index)[:3] for index in range(number)]
-    hues = matplotlib.colormaps['hsv']
-    return [hues(index / number)[:3] for index in range(number)]
+def class_colours(number: int) -> list[tuple[float, ...]]:
+    """As many well separated colours: Matplotlib's ten, or hues around the circle."""
+    if number <= 10:
+        return [matplotlib.colormaps['tab10'](index) for index in range(number)]
+    return [matplotlib.colormaps['hsv'](index / number) for index in range(number)]
 
 
 def _draw_annotations(
@@ -138,9 +135,6 @@ def _draw_annotations(
     """Draw the boxes; return the labels that belong to them."""
     colours = class_colours(len(classes))
     labels = []
-    for box in scene.crowds:
-        _add_box(axes, box, 'white', _DASHED)
-        labels.append((axes, box, 'crowd', '0.4'))
     for box, label in zip(scene.objects.boxes, scene.objects.labels, strict=True):
         _add_box(axes, box, colours[label], '-')
         labels.append((axes, box, classes[label], colours[label]))
@@ -151,20 +145,18 @@ def _draw_detections(
     axes: Axes, detections: Objects, scene: Scene, classes: Sequence[str]
 ) -> tuple[str, list[tuple[Axes, np.ndarray, str, Any]]]:
     """Draw the boxes; return what was found, in words, and the labels of what is wrong."""
-    matches = match(detections, scene)
+    correct, found = match(detections, scene.objects)
     colours = class_colours(len(classes))
     labels = []
-    for box in scene.objects.boxes[~matches.found]:
+    for box in scene.objects.boxes[~found]:
         _add_box(axes, box, 'white', ':')
     # The most certain last, on top.
     for index in reversed(range(len(detections))):
         box, label = detections.boxes[index], detections.labels[index]
-        sure = matches.correct[index] or matches.ignored[index]
-        _add_box(axes, box, colours[label], '-' if sure else _DASHED)
-        if not sure:
+        _add_box(axes, box, colours[label], '-' if correct[index] else _DASHED)
+        if not correct[index]:
             labels.append((axes, box, classes[label], colours[label]))
-    found, false = int(matches.found.sum()), len(labels)
-    return f'{found} of {len(scene.objects)} found, {false} false', labels[::-1]
+    return f'{found.sum()} of {len(found)} found, {len(labels)} false', labels[::-1]
 
 
 def _add_box(axes: Axes, box: Sequence[float], colour: Any, style: Any) -> None:
@@ -180,12 +172,11 @@ def _add_box(axes: Axes, box: Sequence[float], colour: Any, style: Any) -> None:
 
 
 def _place_labels(
-    figure: Figure, labels: Sequence[tuple[Axes, np.ndarray, str, Any]]
-) -> list[Text]:
+    canvas: FigureCanvasAgg, labels: Sequence[tuple[Axes, np.ndarray, str, Any]]
+) -> None:
     """Write each label at its box, where it covers no other one and no other panel; where there is no room, none."""
-    renderer = figure.canvas.get_renderer()
+    renderer = canvas.get_renderer()
     placed: list[tuple[Axes, Any]] = []
-    texts = []
     for axes, (left, top, right, bottom), name, colour in labels:
         text = axes.text(
             left, top, name, fontsize=6.5, color='white',
@@ -201,19 +192,19 @@ def _place_labels(
         ):  # fmt: skip
             text.set(x=x, y=y, ha=ha, va=va)
             text.update_bbox_position_size(renderer)
-            extent = text.get_bbox_patch().get_window_extent(renderer)
+            extent = cast(Any, text.get_bbox_patch()).get_window_extent(renderer)
             inside = room.x0 <= extent.x0 and extent.x1 <= room.x1
             inside = inside and room.y0 <= extent.y0 and extent.y1 <= room.y1
             if inside and not any(extent.overlaps(other) for other in others):
                 placed.append((axes, extent))
-                texts.append(text)
                 break
         else:
             text.remove()
-    return texts
 
 
-def _draw_similarities(figure: Figure, place: Any, similarities: Mapping[str, np.ndarray]) -> None:
+def _draw_similarities(
+    figure: Figure, place: Any, similarities: Mapping[str, np.ndarray], classes: Sequence[str]
+) -> None:
     """How far each model is from the first, and the matrices."""
     panels = place.subgridspec(1, 1 + len(similarities)).subplots()
     (teacher, reference), *others = similarities.items()
@@ -229,6 +220,8 @@ def _draw_similarities(figure: Figure, place: Any, similarities: Mapping[str, np
         axes.set_title(f'{name}:\nsimilarity of its class logits', fontsize=9)
         axes.set_xticks([])
         axes.set_yticks([])
+    if 0 < len(classes) <= 12:
+        panels[1].set_yticks(range(len(classes)), classes, fontsize=6)
     figure.colorbar(shown, ax=list(panels[1:]), shrink=0.8, pad=0.01)
 
 

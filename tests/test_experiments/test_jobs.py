@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mmkd.experiments import Command, Job, JobError, Status, run_jobs
+from mmkd.experiments import Command, Job, JobError, run_jobs
 from mmkd.experiments.jobs import progress, spent
 
 MakeJob = Callable[..., Job]
@@ -47,14 +46,14 @@ def job(tmp_path: Path, events: list[str]) -> MakeJob:
     return make
 
 
-def run(jobs: list[Job], parallel: int = 2, threads: int = 1) -> str:
-    stream = io.StringIO()
-    run_jobs(jobs, parallel, threads, Status(stream), preload=['torch'])
-    return stream.getvalue()
+def run(jobs: list[Job], threads: int = 1) -> None:
+    run_jobs(jobs, 2, threads, preload=['torch'])
 
 
-def test_a_job_waits_for_what_it_needs_and_others_do_not(job: MakeJob, events: list[str]) -> None:
-    output = run(
+def test_a_job_waits_for_what_it_needs_and_others_do_not(
+    job: MakeJob, events: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(
         [
             job('teacher', 'import time; time.sleep(1)'),
             job('student', after=('teacher',)),
@@ -64,7 +63,7 @@ def test_a_job_waits_for_what_it_needs_and_others_do_not(job: MakeJob, events: l
     assert events == [
         'start teacher', 'start plain', 'finish plain', 'finish teacher', 'start student', 'finish student',
     ]  # fmt: skip
-    assert '[1/3] plain: fine' in output
+    assert '[1/3] plain: fine' in capsys.readouterr().out
 
 
 def test_a_script_runs_as_from_the_shell(job: MakeJob, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_from_training_to_a_row_and_again_without_training(
     args = benchmark.parse_args(arguments)
     os.chdir(REPOSITORY)
     comparison = Comparison(args.work_dir, args.results, (), args.data_root, args.train_teacher)
-    cells = benchmark.cells_of(args, comparison, benchmark.Status(sys.stdout))
+    cells = benchmark.cells_of(args, comparison)
     assert [cell.name for cell in cells] == ['tiny teacher', 'tiny ckd 1']
     assert comparison.jobs(cells) == []
 
@@ -91,7 +91,7 @@ def test_cells_go_seed_by_seed(
     variant = ['--variant', 'hot:ckd', 'model.losses.ckd.temperature=4']
     args = benchmark.parse_args([*base, '--split', 'val', '--methods', 'plain', *variant])
     comparison = Comparison(tmp_path, tmp_path, (), args.data_root, True)
-    cells = benchmark.cells_of(args, comparison, benchmark.Status(sys.stdout))
+    cells = benchmark.cells_of(args, comparison)
     assert [cell.name.removeprefix('tiny ') for cell in cells] == [
         'teacher', 'plain 100', 'hot 100', 'plain 101', 'hot 101', 'plain 102', 'hot 102',
     ]  # fmt: skip
@@ -145,9 +145,9 @@ def test_tables_and_plot_are_made_from_the_rows(
     assert benchmark.main([*arguments, '--docs', str(tmp_path)]) == 0
     assert 'retinanet: rows with older settings are not shown: aekt' in capsys.readouterr().out
     document = (tmp_path / 'docs' / 'benchmark.md').read_text()
-    assert '<!-- begin retinanet -->' in document
-    assert '<!-- begin overview -->' in document
+    assert '### retinanet' in document
     readme = (tmp_path / 'README.md').read_text()
     assert '**+3.20 [' in readme
     assert '(1 of 5)' in readme
     assert (tmp_path / 'docs' / 'images' / 'benchmark.png').exists()
+    assert 'docs/images/benchmark.png' in readme
