@@ -119,14 +119,14 @@ def draw_differences(
         for family, rows in families.items()
     }
     found = {family: row for family, row in found.items() if any(row)}
-    figure = Figure(
-        figsize=(2.2 * max(1, len(found)) + 1.2, 0.32 * len(methods) + 1.1),
-        dpi=110,
-        layout='constrained',
-    )
+    down, across = math.ceil(max(1, len(found)) / 4), min(4, max(1, len(found)))
+    size = (2.2 * across + 1.2, (0.3 * len(methods) + 0.9) * down)
+    figure = Figure(figsize=size, dpi=110, layout='constrained')
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, max(1, len(found)), sharey=True, squeeze=False)[0]
-    places = range(len(methods))
+    panels = list(figure.subplots(down, across, sharey=True, squeeze=False).flat)
+    places = list(range(len(methods)))
+    for axes in panels[len(found) :]:
+        axes.set_visible(False)
     for axes, (family, row) in zip(panels, found.items(), strict=False):
         axes.axvline(0, color='0.6', lw=1)
         for place, shown in zip(places, row, strict=True):
@@ -136,13 +136,13 @@ def draw_differences(
             clear = half > 0 and abs(shown.mean) > half
             colour = ('tab:green' if shown.mean > 0 else 'tab:red') if clear else '0.4'
             axes.errorbar(shown.mean, place, xerr=half, fmt='o', ms=4, capsize=3, color=colour)
-        columns = columns_of(families[family][0].metrics)
+        main = columns_of(families[family][0].metrics).main
         axes.set_title(family, fontsize=10)
-        axes.set_xlabel(f'{columns.main} − plain', fontsize=9)
+        axes.set_xlabel(f'{main} − plain', fontsize=9)
         axes.tick_params(labelsize=8)
         axes.grid(axis='x', alpha=0.3)
         axes.spines[['top', 'right']].set_visible(False)
-    panels[0].set_yticks(list(places), list(methods))
+    panels[0].set_yticks(places, list(methods))
     panels[0].set_ylim(len(methods) - 0.5, -0.5)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)

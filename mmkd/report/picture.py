@@ -75,7 +75,8 @@ def draw_report(
             axes.imshow(image[..., ::-1], interpolation='bicubic')
             axes.set_axis_off()
             if column == 0:
-                title = f'{len(scene.objects)} objects'
+                count = len(scene.objects)
+                title = f'{count} object{"s" * (count > 1)}'
                 labels += _draw_annotations(axes, scene, classes)
             else:
                 own = detections[name].get(scene.id)
