@@ -122,6 +122,27 @@ def stored(config: Config, folder: Path, **options: Any) -> Config:
     return config
 
 
+def test_losses_that_no_store_answers_have_an_exit_code_of_their_own(
+    detector: Config, command: Command
+) -> None:
+    detector.model.losses = ConfigDict(pkd=dict(type='mmkd.PKDLoss'))
+    code, output = command(detector)
+    assert code == 3
+    assert 'model.losses: no store answers any of them' in output
+
+
+def test_a_plain_config_is_given_its_teacher_and_losses(
+    detector: Config, command: Command, teacher_file: Path, tmp_path: Path
+) -> None:
+    teacher = Config(detector.model.teacher.config.to_dict())
+    teacher.dump(str(tmp_path / 'teacher.py'))
+    detector.model = detector.model.student
+    options = ['--teacher', f'{tmp_path}/teacher.py={teacher_file}', '--losses', 'ckd']
+    code, output = command(detector, *options)
+    assert code == 0, output
+    assert Store(tmp_path / 'store').manifest.holding.top == 64
+
+
 @pytest.fixture(scope='module')
 def made(
     tiny_coco: Path,

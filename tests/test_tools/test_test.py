@@ -81,6 +81,19 @@ def test_the_plain_config_measures_what_training_measured(
     assert images == {image['id'] for image in annotations['images']}
 
 
+def test_the_validation_images_can_be_asked_for(
+    run_test: Callable[..., dict[str, float]],
+    trained: Any,
+    metrics_of_training: dict[str, float],
+    tmp_path: Path,
+) -> None:
+    config = tmp_path / 'other_test_set.py'
+    missing = "test_dataloader = dict(dataset=dict(ann_file='annotations/missing.json'))"
+    config.write_text(f"_base_ = '{trained.config}'\n{missing}\n")
+    metrics = run_test('--split', 'val', config=config)
+    assert without_times(metrics) == metrics_of_training
+
+
 def test_a_recipe_is_tested_without_its_teacher_and_extras(
     run_test: Callable[..., dict[str, float]],
     metrics_of_training: dict[str, float],
