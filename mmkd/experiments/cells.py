@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import shlex
 import subprocess
 from collections.abc import Iterable, Sequence
@@ -105,7 +106,7 @@ class Family:
         Raises:
             NoSuchCell: It is not there.
         """
-        checkpoint = Path(self.load('ckd').model.teacher.checkpoint)
+        checkpoint = Path(os.path.relpath(self.load('ckd').model.teacher.checkpoint))
         if not checkpoint.exists():
             raise NoSuchCell(
                 f'{self.config("ckd")}: model.teacher.checkpoint: there is no {checkpoint}: with --train-teacher the '

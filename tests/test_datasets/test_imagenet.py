@@ -50,8 +50,7 @@ def build(config, split, folder):
 
     init_default_scope('mmpretrain')
     cfg = Config.fromfile(ROOT / f'configs/_base_/datasets/{config}.py')
-    dataset = cfg[f'{split}_dataloader'].dataset
-    return DATASETS.build(dataset.get('dataset', dataset) | {'data_root': str(folder)})
+    return DATASETS.build(cfg[f'{split}_dataloader'].dataset | {'data_root': str(folder)})
 
 
 class TestFiles:

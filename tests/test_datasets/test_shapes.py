@@ -373,13 +373,12 @@ class TestMMDetection:
         return DATASETS.build(settings | {'data_root': str(folder)} | changes)
 
     def test_base_config_names_the_classes(self, config):
-        loaders = (config.train_dataloader.dataset, config.val_dataloader, config.test_dataloader)
-        for loader in loaders:
+        for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
             assert loader.dataset.metainfo.classes == CLASSES
         assert len({tuple(colour) for colour in config.metainfo.palette}) == len(CLASSES)
 
     def test_training_set_keeps_images_without_objects(self, config, folder):
-        dataset = self.build(config.train_dataloader.dataset.dataset, folder)
+        dataset = self.build(config.train_dataloader.dataset, folder)
         assert len(dataset) == 24
         boxes = [len(dataset[i]['data_samples'].gt_instances) for i in range(24)]
         assert boxes[3] == 0

@@ -58,7 +58,8 @@ def test_a_family_is_found_by_its_name(folder: Path, tiny: Family) -> None:
     assert list(Family.all([folder])) == ['tiny']
     with pytest.raises(NoSuchCell, match='--families yolo: there is tiny'):
         Family.find('yolo', [folder])
-    assert tiny.checkpoint == folder / 'teacher.pth'
+    assert tiny.checkpoint.resolve() == folder / 'teacher.pth'
+    assert not tiny.checkpoint.is_absolute(), 'recorded commands are to hold in every clone'
     assert [tiny.has_method(name) for name in (PLAIN, 'ckd', 'qfl_kd', 'ckd+pkd', 'dkd')] == [
         True, True, True, True, False,
     ]  # fmt: skip
@@ -84,7 +85,7 @@ def test_cells_of_a_seed_differ_in_the_method_only(
     trainings = [words.words for words, test in commands]
     assert [test.kind for _, test in commands] == ['test'] * 4
     plain, ckd, both, hot = ([*each[: each.index('--work-dir')]] for each in trainings)
-    teacher = f'{folder}/tiny_teacher.py={folder}/teacher.pth'
+    teacher = f'{folder}/tiny_teacher.py={tiny.checkpoint}'
     assert plain == ['tools/train.py', f'{folder}/tiny_student.py']
     assert ckd == hot == ['tools/train.py', f'{folder}/tiny_ckd.py']
     assert both == [*plain, '--teacher', teacher, '--losses', 'ckd+qfl_kd']
