@@ -70,9 +70,9 @@ class Family:
         names = {
             path.name.removesuffix('_teacher.py'): folder
             for folder in folders
-            for path in sorted(folder.glob('*_teacher.py'))
+            for path in folder.glob('*_teacher.py')
         }
-        found = {name: cls(name, folder) for name, folder in names.items()}
+        found = {name: cls(name, names[name]) for name in sorted(names)}
         return {name: family for name, family in found.items() if family.config('student').exists()}
 
     def config(self, part: str) -> Path:
@@ -235,12 +235,11 @@ class Comparison:
 
     def teacher_seconds(self, cell: Cell) -> float | None:
         """The teacher's time that the store spares a training, by the time that its making took; None without."""
-        folder = self._store(cell.family)
-        if not cell.is_distilled or not (folder / 'rows' / 'manifest.json').exists():
+        if not cell.is_distilled or not self._has_store(cell.family):
             return None
         cfg = self.resolved(cell)
         views = cfg.train_dataloader.dataset.views
-        return spent(folder, 'cache') / views * cfg.train_cfg.max_epochs
+        return spent(self._store(cell.family), 'cache') / views * cfg.train_cfg.max_epochs
 
     @property
     def _common(self) -> tuple[str, ...]:
@@ -282,6 +281,9 @@ class Comparison:
         key = f'{self._teacher(family)} {self._data(family)} {dataset}'
         name = f'store-{hashlib.sha256(key.encode()).hexdigest()[:8]}'
         return self.work_dir / family.name / name
+
+    def _has_store(self, family: Family) -> bool:
+        return (self._store(family) / 'rows' / 'manifest.json').exists()
 
     def _teacher_job(self, family: Family) -> Job:
         checkpoint, commands = self._teacher_checkpoint(family), [self._teacher_training(family)]
@@ -363,9 +365,9 @@ class Comparison:
         if cell.needs_teacher and self.train_teacher:
             commands.append(self._teacher_training(cell.family))
         options = (*self._options(cell), f'randomness.seed={cell.seed}')
-        rows = self._store(cell.family) / 'rows'
-        if cell.is_distilled and (rows / 'manifest.json').exists():
+        if cell.is_distilled and self._has_store(cell.family):
             commands += self._store_commands(cell.family, [cell])
+            rows = self._store(cell.family) / 'rows'
             options += (f'model.teacher.store={rows}', 'model.teacher.store_miss=live')
         if cell.method != TEACHER:
             commands.append(_train(self._recipe(cell), options, folder))

@@ -65,8 +65,12 @@ def test_a_family_is_found_by_its_name(folder: Path, tiny: Family) -> None:
     ]  # fmt: skip
 
 
-def test_a_teacher_that_is_not_there_can_be_trained(folder: Path, tiny: Family) -> None:
+def test_a_teacher_that_is_not_there_can_be_trained(
+    folder: Path, tiny: Family, comparison: Comparison
+) -> None:
     (folder / 'teacher.pth').unlink()
+    (plain,) = comparison.jobs([Cell(tiny, PLAIN, 0)])
+    assert len(plain.commands()) == 2, 'a plain student needs no teacher'
     with pytest.raises(NoSuchCell, match=r'tiny_ckd\.py: .*teacher\.pth: with --train-teacher'):
         _ = tiny.checkpoint
 
