@@ -172,7 +172,7 @@ def benchmark(args: argparse.Namespace) -> None:
         for cell in missing:
             say(f'{cell.name}, {cell.split}')
         return
-    run_jobs(comparison.jobs(cells), args.jobs, 1, preload_for(families))
+    run_jobs(comparison.jobs(cells), args.jobs, 1, preload_for(families), keep_going=True)
 
 
 def write_tables(args: argparse.Namespace) -> None:
@@ -185,8 +185,9 @@ def write_tables(args: argparse.Namespace) -> None:
             say(f'{family.name}: rows with older settings are not shown: {", ".join(left_out)}')
         known = [name for names in OVERVIEW.values() for name in names if family.has_method(name)]
         others = sorted({row.method for row in own} - {TEACHER, PLAIN, *known})
-        text = family_table(own, [TEACHER, PLAIN, *known, *others], seeds)
-        tables.append(f'### {family.name}\n\n{text}')
+        if own:
+            text = family_table(own, [TEACHER, PLAIN, *known, *others], seeds)
+            tables.append(f'### {family.name}\n\n{text}')
         rows[family.name] = own
     overview = difference_table(rows, OVERVIEW, seeds)
     replace_block(args.docs / 'docs/benchmark.md', 'benchmark', '\n\n'.join([overview, *tables]))

@@ -80,7 +80,13 @@ def progress(folder: Path) -> str:
     return 'running'
 
 
-def run_jobs(jobs: Sequence[Job], parallel: int, threads: int, preload: Sequence[str] = ()) -> None:
+def run_jobs(
+    jobs: Sequence[Job],
+    parallel: int,
+    threads: int,
+    preload: Sequence[str] = (),
+    keep_going: bool = False,
+) -> None:
     """Run all jobs, in the given order as far as they need each other. Must be called in the main thread.
 
     On an error, on Ctrl-C, on SIGTERM and when the terminal is closed, all processes get SIGINT, as from Ctrl-C.
@@ -90,6 +96,8 @@ def run_jobs(jobs: Sequence[Job], parallel: int, threads: int, preload: Sequence
         parallel: How many run at a time.
         threads: Of each process.
         preload: Modules that the scripts import anyway, see :func:`mmkd.experiments.warm.start_script`.
+
+        keep_going: After a failure go on with the jobs that do not need the one that failed.
 
     Raises:
         KeyboardInterrupt: Interrupted in one of these ways.
@@ -102,7 +110,7 @@ def run_jobs(jobs: Sequence[Job], parallel: int, threads: int, preload: Sequence
             raise ValueError(f'{job.name}: no job before it is called {set(job.after) - names}')
         names.add(job.name)
     waiting, running, done = list(jobs), list[_Running](), set[str]()
-    said = time.monotonic()
+    said, failed = time.monotonic(), list[str]()
     with _interruptions() as interruptions:
         try:
             while waiting or running:
@@ -112,7 +120,19 @@ def run_jobs(jobs: Sequence[Job], parallel: int, threads: int, preload: Sequence
                     waiting.remove(job)
                     running.append(_Running(job, list(job.commands())))
                 for each in list(running):
-                    if not each.advance(threads, preload):
+                    try:
+                        ended = not each.advance(threads, preload)
+                    except JobError as error:
+                        if not keep_going:
+                            raise
+                        say(str(error))
+                        running.remove(each)
+                        failed.append(each.job.name)
+                        for job in [job for job in waiting if set(failed) & set(job.after)]:
+                            waiting.remove(job)
+                            failed.append(job.name)
+                        continue
+                    if ended:
                         running.remove(each)
                         done.add(each.job.name)
                         result = each.job.finish() if each.job.finish else 'done'
@@ -128,6 +148,8 @@ def run_jobs(jobs: Sequence[Job], parallel: int, threads: int, preload: Sequence
             say('stopping ...')
             _stop(running, interruptions)
             raise
+    if failed:
+        raise JobError(f'failed, or in need of what failed: {", ".join(failed)}')
 
 
 @dataclass

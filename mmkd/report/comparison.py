@@ -87,7 +87,8 @@ def difference_table(
             cells.append(text)
         plain = _spread(_points(rows, PLAIN, columns, columns.main), digits=1)
         teacher = _spread(_points(rows, TEACHER, columns, columns.main), digits=1)
-        lines.append((f'{family}, {columns.main}', teacher, plain, *cells))
+        label = f'{family}, {columns.main}' if rows else family
+        lines.append((label, teacher, plain, *cells))
     return table(('', TEACHER, PLAIN, *methods), lines)
 
 

@@ -101,6 +101,22 @@ def test_a_failure_shows_the_end_of_the_log_and_stops_the_others(
     assert events == ['start endless', 'start failing']
 
 
+def test_the_others_can_go_on_after_a_failure(
+    job: MakeJob, events: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = [
+        job('failing', 'exit(3)'),
+        job('needing', '', after=('failing',)),
+        job('later', '', after=('needing',)),
+        job('other', 'import time; time.sleep(1)'),
+        job('last', '', after=('other',)),
+    ]
+    with pytest.raises(JobError, match=r'failing, needing, later$'):
+        run_jobs(jobs, 2, 1, preload=['torch'], keep_going=True)
+    assert events == ['start failing', 'start other', 'finish other', 'start last', 'finish last']
+    assert 'failed with exit code 3' in capsys.readouterr().out
+
+
 def test_an_exit_code_that_is_allowed_is_no_failure(job: MakeJob, events: list[str]) -> None:
     run([job('store', 'exit(3)', 'print("next")', allowed=(0, 3))])
     assert events[-1] == 'finish store'
