@@ -128,9 +128,10 @@ def run_jobs(
                         say(str(error))
                         running.remove(each)
                         failed.append(each.job.name)
-                        for job in [job for job in waiting if set(failed) & set(job.after)]:
-                            waiting.remove(job)
-                            failed.append(job.name)
+                        for job in list(waiting):
+                            if set(failed) & set(job.after):
+                                waiting.remove(job)
+                                failed.append(job.name)
                         continue
                     if ended:
                         running.remove(each)
