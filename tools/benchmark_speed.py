@@ -4,7 +4,8 @@
     python tools/benchmark_speed.py RECIPE --device cuda --amp --size 800 1333 --out speed.json
 
 Images, boxes and labels are made up, the teacher is untrained. A step is the forward and the backward pass of the
-student, without an optimizer; every loss has the weight 1 if its own follows a schedule. All sides are in one process
+student, without an optimizer; every loss has the weight 1 if its own follows a schedule. Losses that a stored teacher
+can answer are timed with one, too, of these images. All sides are in one process
 and take turns, step by step, so that other work on the machine meets all alike: ratios of the medians mean something
 where seconds do not. On the CPU `cpu_seconds` is the time that the cores spent on this process. On a GPU there is the
 wall clock alone, and the peak memory beyond the weights. See docs/speed.md.
@@ -18,6 +19,7 @@ import json
 import os.path as osp
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,11 +35,16 @@ from mmengine.structures import BaseDataElement
 
 from mmkd.distillers import Distiller
 from mmkd.registry import MODELS
-from mmkd.structures import NECK, Features, Request
+from mmkd.structures import NECK, Features, Request, head_source
+from mmkd.structures import TEACHER as ONLY_TEACHER
 from mmkd.teachers.frozen import build_network, load_config
+from mmkd.teachers.store import Manifest, write_shard
+from mmkd.teachers.store_key import class_key, probe, teacher_key
+from mmkd.teachers.stored import wanted
 
 PLAIN, TEACHER, TO_NECK = 'plain step', 'teacher', 'teacher to the neck'
 ALL = 'all losses'
+STORED = ', stored'
 MIB = 2**20
 
 
@@ -86,11 +93,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def measure(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
     """Seconds of every side, and ratios of their medians."""
     device = torch.device(args.device)
-    sides, to_neck = build_sides(cfg, args, device)
-    readings: dict[str, list[Reading]] = {name: [] for name in sides}
-    for _ in range(args.warm_up + args.steps):
-        for name, side in sides.items():
-            readings[name].append(timed(side, device))
+    with tempfile.TemporaryDirectory() as stores:
+        sides, to_neck = build_sides(cfg, args, device, Path(stores))
+        readings: dict[str, list[Reading]] = {name: [] for name in sides}
+        for _ in range(args.warm_up + args.steps):
+            for name, side in sides.items():
+                readings[name].append(timed(side, device))
     result = {
         name: {
             key: statistics.median(reading[key] for reading in taken[args.warm_up :])
@@ -107,10 +115,20 @@ def measure(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
         amp=args.amp,
         threads=args.threads,
         steps=args.steps,
+        teacher_mib=teacher_mib(cfg),
         torch=torch.__version__,
         sides=result,
         ratios=ratios(result, to_neck),
     )
+
+
+def teacher_mib(cfg: Config) -> float | None:
+    """Size of the teacher's weights in float32."""
+    config = (cfg.model.get('teacher') or {}).get('config')
+    if config is None:
+        return None
+    tensors = build_network(load_config(config)).state_dict().values()
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) / MIB
 
 
 Reading = dict[str, float]
@@ -118,9 +136,16 @@ Side = Callable[[], None]
 
 
 def build_sides(
-    cfg: Config, args: argparse.Namespace, device: torch.device
+    cfg: Config, args: argparse.Namespace, device: torch.device, stores: Path
 ) -> tuple[dict[str, Side], set[str]]:
-    """What is timed, by name; and the names of those whose losses compare features up to the neck only."""
+    """What is timed, by name; and the names of those whose losses compare features up to the neck only.
+
+    Args:
+        cfg: The recipe.
+        args: The command line.
+        device: Where it is timed.
+        stores: Folder for stored teachers.
+    """
     options = cfg.model.to_dict()
     student_config, losses = options['student'], options.pop('losses')
     if 'data_preprocessor' in cfg:
@@ -171,7 +196,45 @@ def build_sides(
         ]
         if all(ends_at_neck(request) for request in requests):
             to_neck.add(name)
+        store = stores / str(len(sides))
+        if store_holds(distiller) and 'config' in options['teacher']:
+            whole, read = (
+                dict(options, teacher=dict(options['teacher'], **option))
+                for option in (dict(fuse=False), dict(store=str(store)))
+            )
+            distiller = build_distiller(whole, chosen, student_config).to(device).train()
+            write_store(distiller, options['teacher']['config'], batch, store)
+            distiller = build_distiller(read, chosen, student_config).to(device).train()
+            sides[name + STORED] = step_of(distiller)
     return sides, to_neck
+
+
+def store_holds(distiller: Distiller) -> bool:
+    """Whether a stored teacher can answer all that the losses ask."""
+    holding, problems = wanted(distiller.requests_of(ONLY_TEACHER), distiller.sources)
+    return holding is not None and not problems
+
+
+@torch.no_grad()
+def write_store(
+    distiller: Distiller, config: Any, batch: tuple[torch.Tensor, list[Any]], out: Path
+) -> None:
+    """Keep what the teacher, of this config, says of the batch."""
+    inputs, samples = batch
+    for number, sample in enumerate(samples):
+        sample.set_metainfo(dict(sample_index=number, view=0))
+    holding, _ = wanted(distiller.requests_of(ONLY_TEACHER), distiller.sources)
+    assert holding is not None
+    rows = distiller.teacher_rows(inputs, samples, holding)
+    pixels = probe(inputs, samples, distiller.data_preprocessor).half()
+    head = distiller.sources.get(head_source(ONLY_TEACHER))
+    classes = distiller.class_map(ONLY_TEACHER)
+    key = teacher_key(distiller.teacher, config, distiller.student)
+    key |= class_key(classes, head.num_classes, None)
+    out.mkdir()
+    kept = [(row, {'probe': seen}) for row, seen in zip(rows, pixels, strict=True)]
+    shard = write_shard(out, 0, 0, kept, key)
+    Manifest(key, holding, len(samples), 1, [shard]).save(out)
 
 
 def build_distiller(
@@ -185,6 +248,7 @@ def build_distiller(
         )
         for name, loss in losses.items()
     }
+    torch.manual_seed(0)  # the same teacher each time
     untrained = {'checkpoint': 'random_init'}
     if 'teacher' in options and 'config' in options['teacher']:
         options['teacher'] = {**options['teacher'], **untrained}
@@ -257,7 +321,7 @@ def ratios(sides: Mapping[str, Reading], to_neck: set[str]) -> dict[str, dict[st
         if name in (PLAIN, TEACHER, TO_NECK):
             continue
         found[name] = dict(of_plain_step=side[clock] / plain)
-        if TEACHER in sides:
+        if TEACHER in sides and not name.endswith(STORED):
             teacher = sides[TO_NECK if name in to_neck else TEACHER][clock]
             found[name]['of_step_and_teacher'] = side[clock] / (plain + teacher)
     return found
@@ -281,6 +345,8 @@ def table(report: Mapping[str, Any]) -> str:
             for key in ('of_plain_step', 'of_step_and_teacher')
         ]
         lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
+    if report['teacher_mib'] is not None:
+        lines.append(f'\nThe weights of the teacher: {report["teacher_mib"]:.0f} MiB.')
     return '\n'.join(lines)
 
 
