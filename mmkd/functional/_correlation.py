@@ -56,7 +56,8 @@ def _unit_deviations(
     finfo = torch.finfo(values.dtype)
     sizes = _norm(values.detach(), dim, total)
     is_constant = norms <= (finfo.eps**0.5 * sizes).clamp(min=finfo.tiny**0.5)
-    return torch.where(is_constant, 0.0, deviations / norms.masked_fill(is_constant, 1.0))
+    # One product over the whole map: to divide, or to choose entry by entry, takes four passes more in all.
+    return deviations * torch.where(is_constant, 0.0, 1 / norms.masked_fill(is_constant, 1.0))
 
 
 def _norm(values: Tensor, dim: int, total: Callable[[Tensor], Tensor] | None) -> Tensor:
