@@ -138,7 +138,7 @@ class Distiller(BaseModel):
             options = {} if compile is True else compile
             compile_parts(self.student, options)
             for each in self.teachers.values():
-                compile_parts(each.model, options)
+                each.compile(options)
 
     def forward(
         self, inputs: Tensor, data_samples: list[Any] | None = None, mode: str = 'tensor'
@@ -420,7 +420,7 @@ class Distiller(BaseModel):
             self._tapped = TappedNetwork(self.student, networks, self.distill_losses, head)
         self._heads: dict[str, Any] = {}
         for name, teacher in self.teachers.items():
-            teacher.tap(self._tapped.paths(name))
+            teacher.tap(*self._tapped.paths(name))
             teacher.check_requests(self.requests_of(name), self.sources)
             adapter = self._tapped.sources.get(head_source(name))
             if adapter is not None:

@@ -92,14 +92,17 @@ def tap_path(at: str) -> str:
     return 'head.pre_logits()' if at == PRE_LOGITS else at
 
 
-def teacher_taps(requests: Sequence[Any], teacher: str) -> list[str]:
-    """The paths of a teacher's modules, its neck not counted, whose outputs the requests ask for."""
-    paths = [
-        _teacher_path(request)
-        for request in requests
-        if isinstance(request, Features) and request.teacher == teacher
-    ]
-    return sorted({path for path in paths if path != NECK})
+def teacher_taps(requests: Sequence[Any], teacher: str) -> tuple[list[str], bool]:
+    """What the requests ask of a teacher's modules.
+
+    Returns:
+        The paths of the modules whose outputs they ask for, its neck not counted, and whether all that they ask of the
+        teacher is within its backbone and neck and ends with one of these.
+    """
+    asked = [request for request in requests if request.teacher == teacher]
+    paths = [_teacher_path(request) for request in asked if isinstance(request, Features)]
+    inner = [path for path in paths if path.split('.')[0] in _WITHIN_EXTRACT_FEAT and path != NECK]
+    return sorted({path for path in paths if path != NECK}), len(inner) == len(asked)
 
 
 def run_to(network: Any, path: str, features: Any) -> None:

@@ -46,8 +46,8 @@ class TappedNetwork:
         self._requests = [request for asked in requests.values() for request in asked]
         self._taps = Taps(network, self.sources.taps)
 
-    def paths(self, teacher: str) -> list[str]:
-        """The modules of a teacher whose outputs the losses ask for."""
+    def paths(self, teacher: str) -> tuple[list[str], bool]:
+        """The modules of a teacher whose outputs the losses ask for, and whether they ask for nothing behind these."""
         return teacher_taps(self._requests, teacher)
 
     def also_tap(self, paths: Mapping[str, str]) -> None:

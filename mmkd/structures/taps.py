@@ -11,17 +11,23 @@ from typing import Any
 from torch import nn
 
 
+class _EnoughError(Exception):
+    """All that was wanted of a run is recorded."""
+
+
 class OutputTap:
     """Forward hook that keeps a module's outputs while it is recording."""
 
     def __init__(self, module: nn.Module) -> None:
         self.recorded: list[Any] | None = None
+        self.then: Callable[[], None] = _go_on
         self._handle = module.register_forward_hook(self)
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         """Called by PyTorch after the module's forward."""
         if self.recorded is not None:
             self.recorded.append(output)
+            self.then()
 
     def detach(self) -> None:
         """Take the hook off."""
@@ -91,13 +97,27 @@ class Taps:
             self._taps[name] = kind(_resolve(network, owner), method)
 
     @contextmanager
-    def recording(self) -> Iterator[dict[str, list[Any]]]:
-        """Record within the block; yields tap name to the list of what it saw, in order."""
+    def recording(self, enough: Mapping[str, int] | None = None) -> Iterator[dict[str, list[Any]]]:
+        """Record within the block; yields tap name to the list of what it saw, in order.
+
+        Args:
+            enough: The block ends where each of these taps on modules has seen so many outputs; what would follow in
+                it, such as the rest of the network, does not run.
+        """
         records: dict[str, list[Any]] = {name: [] for name in self._taps}
+
+        def end_if_enough() -> None:
+            if enough and all(len(records[name]) >= count for name, count in enough.items()):
+                raise _EnoughError
+
         try:
             for name, tap in self._taps.items():
                 tap.recorded = records[name]
+                if isinstance(tap, OutputTap):
+                    tap.then = end_if_enough
             yield records
+        except _EnoughError:
+            pass
         finally:
             for tap in self._taps.values():
                 tap.recorded = None
@@ -119,6 +139,10 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
     finally:
         for child, mode in modes.items():
             child.training = mode
+
+
+def _go_on() -> None:
+    pass
 
 
 def _resolve(network: nn.Module, path: str) -> object:

@@ -26,6 +26,7 @@ from mmkd.structures import (
 )
 
 from .pixels import PixelConverter
+from .precision import compile_parts
 
 Result = TypeVar('Result')
 
@@ -57,11 +58,25 @@ class Teacher:
         self._precision: Callable[[torch.device], AbstractContextManager[Any]] = _as_the_student
         self.convert_pixels = PixelConverter(student.data_preprocessor, model.data_preprocessor)
         self.taps = Taps(model, {})
+        self.ends_at_taps = False
+        self._calls: dict[str, int] | None = None
 
-    def tap(self, paths: Sequence[str]) -> None:
-        """Record, in every step, what the modules at these paths output."""
+    def tap(self, paths: Sequence[str], only: bool = False) -> None:
+        """Record, in every step, what the modules at these paths output.
+
+        Args:
+            paths: The modules.
+            only: They are all within backbone and neck, and nothing else is asked: the network need not run further
+                than to the last of them.
+        """
         self.taps.detach()
         self.taps = Taps(self.model, {path: tap_path(path) for path in paths})
+        self.ends_at_taps = only
+
+    def compile(self, options: Mapping[str, Any]) -> None:
+        """Compile parts of the network, see :func:`compile_parts`; these run whole."""
+        compile_parts(self.model, options)
+        self.ends_at_taps = False
 
     @property
     def can_predict(self) -> bool:
@@ -102,6 +117,13 @@ class Teacher:
             self.model.to(inputs.device)  # FSDP moves the student's parameters one by one
         with self.precision():
             return self.model.extract_feat(self.convert_pixels(inputs, data_samples))
+
+    def tapped(self, inputs: Tensor, data_samples: Sequence[Any]) -> dict[str, list[Any]]:
+        """What the taps record on the student's input; after the first time nothing runs behind the last of them."""
+        with self.taps.recording(self._calls) as records:
+            self.features(inputs, data_samples)
+        self._calls = {path: len(outputs) for path, outputs in records.items()}
+        return records
 
     def precision(self) -> AbstractContextManager[Any]:
         """The context in which whatever part of the teacher runs, computes in the teacher's number type."""
@@ -234,6 +256,9 @@ class LivePass:
 
     def features_at(self, path: str) -> list[Tensor]:
         """See :meth:`mmkd.structures.TeacherPass.features_at`."""
+        if self.teacher.ends_at_taps:
+            self._records = self._records or self.teacher.tapped(self.inputs, self.data_samples)
+            return flat(self._records[path])
         features = self.features
         if path == NECK:
             return flat(features)

@@ -108,12 +108,12 @@ class FrozenTeacher(Teacher):
         self._precision = TeacherPrecision(self.model, dtype)  # of the loaded weights
         self._fuse = fuse
 
-    def tap(self, paths: Sequence[str]) -> None:
+    def tap(self, paths: Sequence[str], only: bool = False) -> None:
         """See :meth:`Teacher.tap`; from now on it is known whose own outputs are asked for."""
         if self._fuse and has_batch_norms(self.model):
             self._fuse_batch_norms([path for path in paths if path != PRE_LOGITS])
         self._fuse = False
-        super().tap(paths)
+        super().tap(paths, only)
 
     @property
     def description(self) -> str:

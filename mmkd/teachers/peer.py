@@ -103,14 +103,14 @@ class PeerTeacher(Teacher):
     def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Nothing: the peer moves with the modules that are trained."""
 
-    def tap(self, paths: Sequence[str]) -> None:
+    def tap(self, paths: Sequence[str], only: bool = False) -> None:
         """See :meth:`Teacher.tap`; of its own training step."""
         self._tapped.also_tap(guest_taps(paths))
 
     @property
     def asks(self) -> list[str]:
         """The student's modules whose outputs the peer's losses ask for."""
-        return self._tapped.paths(STUDENT)
+        return self._tapped.paths(STUDENT)[0]
 
     def begin_step(self, progress: Progress) -> None:
         """See :meth:`Teacher.begin_step`."""
