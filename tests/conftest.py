@@ -25,6 +25,15 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 TINY_RETINANET = REPOSITORY / 'tests' / 'data' / 'tiny_retinanet.py'
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked ``gpu`` want a GPU, or to be told to do without."""
+    if item.get_closest_marker('gpu') and os.environ.get('MMKD_TEST_DEVICE') != 'cpu':
+        from torch import cuda
+
+        if not cuda.is_available():
+            pytest.skip('no CUDA device here; where there is one: bash tools/gpu_check.sh')
+
+
 @pytest.fixture(scope='session')
 def tiny_coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight training and four validation images of 64 px in COCO's layout, with 10 classes."""

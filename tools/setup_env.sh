@@ -13,6 +13,8 @@
 #   MAX_JOBS          files compiled at a time (default: one per core, less where memory is short)
 #   MMKD_WHEEL_CACHE  where the compiled onedl-mmcv is kept for other clones
 #                     (default: ${XDG_CACHE_HOME:-~/.cache}/mmkd/wheels)
+#   KEEP_PACKAGES     1: a new .venv uses the packages of PYTHON, PyTorch above all, at whatever versions,
+#                     and only what is missing is installed
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -302,8 +304,29 @@ create_venv() {
   # An environment that works is adopted; anything else is (re)made in place.
   if [[ ! -e $venv/pyvenv.cfg ]] || ! "$venv_python" -m pip --version; then
     "$base_python" -m venv "$venv"
+    [[ -z ${KEEP_PACKAGES:-} ]] || keep_packages
   fi
   "$venv_python" -m pip --version
+}
+
+# --system-site-packages would not see those of a PYTHON that is in an environment itself.
+keep_packages() {
+  local folder
+  folder=$("$venv_python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
+  "$base_python" -c 'import sys
+print(*(path for path in sys.path if path.endswith("-packages")), sep="\n")' >"$folder/kept.pth"
+}
+
+keeps_packages() { compgen -G "$venv/lib/python*/site-packages/kept.pth" >/dev/null; }
+
+# Of the lines `NAME==version` those whose package is missing.
+missing() {
+  "$venv_python" -c '
+import sys
+from importlib.metadata import distributions
+names = lambda text: text.lower().replace("_", "-")
+there = {names(each.name) for each in distributions()}
+sys.stdout.writelines(line for line in sys.stdin if names(line.partition("==")[0]) not in there)'
 }
 
 install_build_tools() {
@@ -320,7 +343,7 @@ install_packages() {
   if pip show --quiet opencv-python; then
     pip uninstall --yes opencv-python opencv-python-headless
   fi
-  grep -vE '^(#|onedl-mmcv==)' "$constraints" >"$list"
+  grep -vE '^(#|onedl-mmcv==)' "$constraints" | if keeps_packages; then missing; else cat; fi >"$list"
   # --no-deps: the list is complete. --no-build-isolation: the few that come as source are pure
   # Python and find setuptools here, at its pinned version.
   pip install --no-deps --no-build-isolation -r "$list"
@@ -409,6 +432,7 @@ import mmcv
 from mmcv.ops import nms
 
 assert mmcv.__version__ == sys.argv[1], f'mmcv {mmcv.__version__} is installed'
+torch.set_default_device('cuda' if torch.cuda.is_available() else 'cpu')
 boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [1.0, 1.0, 10.0, 10.0], [20.0, 20.0, 30.0, 30.0]])
 kept = nms(boxes, torch.tensor([0.9, 0.8, 0.7]), iou_threshold=0.5)[1]
 assert kept.tolist() == [0, 2], kept
@@ -476,7 +500,7 @@ install_mmkd() {
 check_imports() {
   # From elsewhere, so that mmkd is found as installed and not as a folder at hand.
   cd /
-  "$venv_python" - "$constraints" <<'PYTHON'
+  "$venv_python" - "$constraints" "$(keeps_packages && echo kept)" <<'PYTHON'
 import importlib
 import importlib.metadata
 import pathlib
@@ -494,7 +518,8 @@ for line in pathlib.Path(sys.argv[1]).read_text(encoding='utf-8').splitlines():
     if installed != version:
         wrong.append(f'{name}: {installed}, not {version}')
 if wrong:
-    sys.exit('not as pinned: ' + '; '.join(wrong))
+    said = 'not as pinned: ' + '; '.join(wrong)
+    print(said) if sys.argv[2] else sys.exit(said)
 for module in 'torchvision mmengine mmcv.ops mmdet mmpretrain cv2 pycocotools.mask mmkd'.split():
     importlib.import_module(module)
 PYTHON
