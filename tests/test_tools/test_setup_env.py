@@ -32,6 +32,12 @@ if [[ -e $FAKE/hang && $* == *"$(cat "$FAKE/hang")"* ]]; then
 fi
 case "$*" in
   *version_info*) cat "$FAKE/version" ;;
+  *'get_paths()["purelib"])')
+    folder=${0%/bin/python}/lib/python3.11/site-packages
+    mkdir -p "$folder"
+    echo "$folder" ;;
+  *'for path in sys.path'*) echo /opt/torch/site-packages ;;
+  *'importlib.metadata import distributions'*) grep '^timm==' ;;
   *get_config_var*) echo '2.12.1 False cpython-311' ;;
   *include_paths*) echo '-I/torch/include' ;;
   '-m venv '*)
@@ -500,3 +506,14 @@ def test_everything_asked_for_is_pinned() -> None:
         assert asked <= pinned, name
     # Two builds that overwrite each other.
     assert len({'opencv-python', 'opencv-python-headless'} & pinned) == 1
+
+
+def test_a_new_environment_may_use_the_packages_that_are_there(clone: Clone) -> None:
+    code, output = clone.run(KEEP_PACKAGES='1')
+
+    assert code == 0, output
+    (kept,) = (clone.root / '.venv').glob('lib/python*/site-packages/kept.pth')
+    assert kept.read_text() == '/opt/torch/site-packages\n'
+    assert re.fullmatch(
+        r'timm==\S+\n', (clone.root / '.venv' / '.setup' / 'packages.txt').read_text()
+    )
