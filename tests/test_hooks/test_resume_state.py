@@ -115,6 +115,14 @@ def run(
         log_level='WARNING',
     )
     runner.train()
+    # Workers that live on end at once; the garbage collector would wait five seconds for each.
+    for owner in (
+        runner.train_dataloader,
+        runner.val_dataloader,
+        getattr(runner.train_loop, 'dataloader_iterator', None),
+    ):
+        if hasattr(owner, '_iterator'):
+            owner._iterator = None
     return runner
 
 
@@ -134,19 +142,25 @@ def equal(first: Runner, second: Runner) -> bool:
 
 
 EPOCHS = dict(by_epoch=True, max_epochs=3, val_interval=2)
-ITERATIONS = dict(by_epoch=False, max_iters=11, val_interval=3)
-LAYOUTS = {
-    'epochs': dict(loop=EPOCHS),
-    'epochs, persistent workers': dict(loop=EPOCHS, workers=3, persistent=True),
-    'epochs, no workers': dict(loop=EPOCHS, workers=0),
-    'accumulated gradients': dict(loop=EPOCHS, accumulate=3),
-    'no seed': dict(loop=EPOCHS, seed=None),
-    'iterations': dict(loop=ITERATIONS, workers=3),
-    'iterations, infinite': dict(loop=ITERATIONS, infinite=True, workers=3),
-    'iterations, infinite, no workers': dict(loop=ITERATIONS, infinite=True, workers=0),
-    'saved per epoch, persistent': dict(loop=EPOCHS, persistent=True, save_by_epoch=True),
-    'saved per epoch, with the best': dict(loop=EPOCHS, save_by_epoch=True, save_best='mean'),
+ONE_EPOCH = dict(by_epoch=True, max_epochs=1)
+ITERATIONS = dict(by_epoch=False, max_iters=9, val_interval=3)
+LAYOUTS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    # A pass over the data has four batches: the place within one, the worker whose turn it is, and the gradients that
+    # are being accumulated are those of the checkpoints that are resumed from.
+    'epochs': (dict(loop=EPOCHS), ['iter_5', 'iter_8']),
+    'accumulated gradients, no seed': (dict(loop=EPOCHS, accumulate=3, seed=None), ['iter_7']),
+    'persistent workers': (dict(loop=EPOCHS, workers=3, persistent=True), ['iter_4', 'iter_6']),
+    'no workers': (dict(loop=EPOCHS, workers=0), ['iter_6']),
+    'iterations': (dict(loop=ITERATIONS, workers=3), ['iter_4', 'iter_6']),
+    'infinite': (dict(loop=ITERATIONS, infinite=True, workers=3), ['iter_5']),
+    'infinite, no workers': (dict(loop=ITERATIONS, infinite=True, workers=0), ['iter_5']),
+    'saved per epoch, persistent': (
+        dict(loop=EPOCHS, persistent=True, save_by_epoch=True, save_best='mean'),
+        ['epoch_2'],
+    ),
+    'saved per epoch': (dict(loop=EPOCHS, save_by_epoch=True, save_best='mean'), ['epoch_2']),
 }
+"""Settings of a run, and the checkpoints that it is resumed from."""
 
 
 @pytest.fixture(autouse=True)
@@ -155,69 +169,76 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('mmengine.runner.runner.collect_env', dict)  # starts compilers
 
 
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The warnings about a resumed run."""
+    warnings: list[str] = []
+    monkeypatch.setattr(resume_state, '_warn', warnings.append)
+    return warnings
+
+
 @pytest.mark.parametrize('name', LAYOUTS)
-def test_a_run_resumed_from_any_of_its_checkpoints_ends_as_it_did(
-    name: str, tmp_path: Path
+def test_a_resumed_run_ends_as_the_one_that_was_not_stopped(
+    name: str, tmp_path: Path, said: list[str]
 ) -> None:
-    settings = LAYOUTS[name]
+    settings, checkpoints = LAYOUTS[name]
     whole = run(tmp_path / 'whole', **settings)
-    checkpoints = sorted(
-        (path for path in (tmp_path / 'whole').glob('*.pth') if not path.name.startswith('best')),
-        key=lambda path: int(path.stem.split('_')[1]),
-    )
-    count = len(checkpoints)
-    # Early, where a pass over the data ends, in a later pass, and a few steps before the end.
-    ends_a_pass = checkpoints[min(3, count - 1)]
-    for path in sorted({checkpoints[0], ends_a_pass, checkpoints[count // 2], checkpoints[-2]}):
-        assert equal(run(tmp_path / path.stem, resume=path, **settings), whole), path.name
+    for checkpoint in checkpoints:
+        path = tmp_path / 'whole' / f'{checkpoint}.pth'
+        assert equal(run(tmp_path / checkpoint, resume=path, **settings), whole), checkpoint
+    assert said == []
 
 
-@pytest.mark.parametrize('name', ['epochs', 'iterations', 'iterations, infinite'])
+@pytest.mark.parametrize(
+    ('name', 'iteration', 'workers'), [('epochs', 7, 3), ('iterations', 6, 0), ('infinite', 5, 1)]
+)
 def test_with_seeded_views_no_worker_is_carried_and_their_number_may_change(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, iteration: int, workers: int, tmp_path: Path, said: list[str]
 ) -> None:
-    warnings: list[str] = []
-    monkeypatch.setattr(resume_state, '_warn', warnings.append)
-    settings = dict(LAYOUTS[name], seeded=True)
+    settings = dict(LAYOUTS[name][0], seeded=True)
     whole = run(tmp_path / 'whole', **settings)
-    for iteration, workers in ((4, 1), (6, 0), (7, 3)):
-        path = tmp_path / 'whole' / f'iter_{iteration}.pth'
-        (rank,) = torch.load(path, weights_only=False)['resume_state']['ranks']
-        assert rank['workers'] == {}
-        resumed = run(tmp_path / path.stem, resume=path, **dict(settings, workers=workers))
-        assert equal(resumed, whole), path.name
-    assert warnings == []
+    path = tmp_path / 'whole' / f'iter_{iteration}.pth'
+    (rank,) = torch.load(path, weights_only=False)['resume_state']['ranks']
+    assert rank['workers'] == {}
+    assert equal(run(tmp_path / 'parts', resume=path, **dict(settings, workers=workers)), whole)
+    assert said == []
 
 
-def test_other_views_or_kept_workers_than_before_are_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_keeps_a_resumed_run_from_being_the_same_is_said(
+    tmp_path: Path, said: list[str]
 ) -> None:
-    warnings: list[str] = []
-    monkeypatch.setattr(resume_state, '_warn', warnings.append)
-    settings: dict[str, Any] = dict(loop=EPOCHS, workers=0, save_by_epoch=True)
-    run(tmp_path / 'whole', **settings)
-    run(tmp_path / 'a', resume=tmp_path / 'whole' / 'epoch_2.pth', seeded=True, **settings)
-    run(tmp_path / 'b', resume=tmp_path / 'whole' / 'epoch_2.pth', **settings)
-    assert len(warnings) == 1
-    assert 'seeded_views was None, is (None, 0)' in warnings[0]
+    settings: dict[str, Any] = dict(loop=ONE_EPOCH, save_by_epoch=True)
+    run(tmp_path / 'without the hook', hook=False, workers=0, **settings)
+    run(tmp_path / 'no workers', workers=0, **settings)
+    run(tmp_path / 'a worker', workers=1, **settings)
 
-    settings.update(workers=1)
-    run(tmp_path / 'c', **settings)
-    run(tmp_path / 'd', resume=tmp_path / 'c' / 'epoch_2.pth', persistent=True, **settings)
-    assert 'persistent_workers was False, is True' in warnings[1]
+    # All is trained already: nothing but the beginning of a resumed run is left.
+    for of, now in (
+        ('no workers', dict(workers=0)),
+        ('without the hook', dict(workers=0)),
+        ('no workers', dict(workers=1)),
+        ('no workers', dict(workers=0, seeded=True)),
+        ('a worker', dict(workers=1, persistent=True)),
+    ):
+        run(tmp_path / 'resumed', resume=tmp_path / of / 'epoch_1.pth', **now, **settings)
+
+    expected = (
+        'holds no random states',
+        'workers was 0, is 1',
+        'seeded_views was None, is (None, 0)',
+        'persistent_workers was False, is True',
+    )
+    assert len(said) == len(expected)
+    for warning, part in zip(said, expected, strict=True):
+        assert part in warning
 
 
-def test_a_run_that_is_not_resumed_is_the_same_without_the_hook(tmp_path: Path) -> None:
-    with_hook = run(tmp_path / 'with', loop=EPOCHS)
-    without = run(tmp_path / 'without', loop=EPOCHS, hook=False)
-    assert equal(with_hook, without)
-
-
-def test_without_the_hook_a_resumed_run_ends_elsewhere(tmp_path: Path) -> None:
-    settings: dict[str, Any] = dict(loop=EPOCHS, save_by_epoch=True, hook=False)
-    whole = run(tmp_path / 'whole', **settings)
-    resumed = run(tmp_path / 'parts', resume=tmp_path / 'whole' / 'epoch_2.pth', **settings)
-    assert not equal(resumed, whole)
+def test_without_the_hook_the_same_is_drawn_until_a_run_is_resumed(tmp_path: Path) -> None:
+    settings: dict[str, Any] = dict(loop=dict(EPOCHS, max_epochs=2), save_by_epoch=True)
+    whole = run(tmp_path / 'whole', hook=False, **settings)
+    assert equal(run(tmp_path / 'with', **settings), whole)
+    path = tmp_path / 'whole' / 'epoch_1.pth'
+    assert not equal(run(tmp_path / 'parts', hook=False, resume=path, **settings), whole)
 
 
 class Malicious:
@@ -231,7 +252,7 @@ class Malicious:
 
 
 def test_states_in_a_checkpoint_are_not_unpickled(tmp_path: Path) -> None:
-    settings: dict[str, Any] = dict(loop=dict(EPOCHS, max_epochs=1))
+    settings: dict[str, Any] = dict(loop=ONE_EPOCH, workers=1)
     whole = run(tmp_path / 'whole', **settings)
     checkpoint = torch.load(tmp_path / 'whole' / 'iter_1.pth', weights_only=False)
     (rank,) = checkpoint['resume_state']['ranks']
@@ -242,20 +263,3 @@ def test_states_in_a_checkpoint_are_not_unpickled(tmp_path: Path) -> None:
 
     assert equal(resumed, whole)
     assert not (tmp_path / 'executed').exists()
-
-
-def test_what_keeps_a_resumed_run_from_being_the_same_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    warnings: list[str] = []
-    monkeypatch.setattr(resume_state, '_warn', warnings.append)
-    settings: dict[str, Any] = dict(loop=EPOCHS, workers=0, save_by_epoch=True)
-    run(tmp_path / 'plain', hook=False, **settings)
-    run(tmp_path / 'whole', **settings)
-
-    run(tmp_path / 'a', resume=tmp_path / 'plain' / 'epoch_2.pth', **settings)
-    run(tmp_path / 'b', resume=tmp_path / 'whole' / 'epoch_2.pth', **dict(settings, workers=1))
-
-    assert 'holds no random states' in warnings[0]
-    assert 'workers was 0, is 1' in warnings[1]
-    assert len(warnings) == 2
