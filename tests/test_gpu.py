@@ -103,7 +103,8 @@ def assert_near(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: f
 def test_the_device_computes_what_the_cpu_does(device: str) -> None:
     expected = step(retinanet('cpu'), batch('cpu'))
     found = step(retinanet(device), batch(device))
-    assert_near({name: value.cpu() for name, value in found.items()}, expected, 1e-3)
+    # Of samples that are nearly equal another one may be picked.
+    assert_near({name: value.cpu() for name, value in found.items()}, expected, 1e-2)
 
 
 def test_half_precision_keeps_losses_and_gradient(device: str) -> None:

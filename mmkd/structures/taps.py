@@ -121,6 +121,8 @@ class Taps:
         finally:
             for tap in self._taps.values():
                 tap.recorded = None
+                if isinstance(tap, OutputTap):
+                    tap.then = _go_on  # what is recorded belongs to whom it was yielded to
 
     def detach(self) -> None:
         """Leave the network as it was, the last tap first: one method may have two."""

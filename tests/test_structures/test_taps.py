@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -124,6 +125,26 @@ def test_a_copy_has_taps_of_its_own() -> None:
     assert len(twin_records['outputs']) == len(twin_records['arguments']) == 1
     assert twin_records['results'] == [(7, 2)]
     assert twin.head.targets.method.__self__ is twin.head
+
+
+def test_recording_ends_when_enough_is_seen_and_keeps_nothing() -> None:
+    student = Student()
+    taps = Taps(student, {'inner': 'head.linear', 'outer': 'head'})
+    went_on = []
+    with taps.recording({'inner': 2}) as records:
+        for number in range(3):
+            student.head(torch.zeros(1, 2))
+            went_on.append(number)
+    assert went_on == [0]
+    assert [len(outputs) for outputs in records.values()] == [2, 1]
+
+    output = weakref.ref(records['outer'][0])
+    del records
+    assert output() is None
+    with taps.recording() as records:
+        for _ in range(3):
+            student.head(torch.zeros(1, 2))
+    assert len(records['inner']) == 3
 
 
 def test_detached_taps_leave_the_student_as_it_was() -> None:
