@@ -107,10 +107,12 @@ def _run(argv: list[str], log: str, kill: str, environment: dict[str, str]) -> N
     sys.stderr = os.fdopen(2, 'w', buffering=1)
     torch.set_num_threads(1)
     import mmengine.runner.runner
+    import yapf.yapflib.yapf_api
 
     mmengine.runner.runner.collect_env = (
         dict  # which would start compilers to ask for their versions
     )
+    yapf.yapflib.yapf_api.FormatCode = lambda text, **_: (text, True)  # slow
     spec = importlib.util.spec_from_file_location('train', REPOSITORY / 'tools' / 'train.py')
     assert spec is not None
     assert spec.loader is not None
