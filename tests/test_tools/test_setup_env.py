@@ -1,11 +1,12 @@
-"""tools/setup_env.sh with a stand-in for Python and pip that installs nothing and notes its calls.
+"""tools/setup_env.sh with a stand-in for Python, pip and uv that installs nothing and notes its calls.
 
-What is real here: the script, its stamps, its lock, its signals. The installation itself is what CI
+What is real here: the script, its stamp, its lock, its signals. The installation itself is what CI
 does on every fresh machine.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -20,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 # What the script may call: the machine it runs on has no more than a base system.
 COMMANDS = """
     awk basename bash cat cp cut df dirname env flock grep head mkdir
-    mktemp mv nproc rm sed sha256sum sleep tail touch tr uname
+    mv nproc rm sha256sum sleep touch uname
 """
 
 FAKE_PYTHON = r"""#!/usr/bin/env bash
@@ -31,6 +32,7 @@ if [[ -e $FAKE/hang && $* == *"$(cat "$FAKE/hang")"* ]]; then
   while [[ -e $FAKE/hang ]]; do sleep 0.05; done
 fi
 case "$*" in
+  *ensurepip*) [[ ! -e $FAKE/problem ]] || { cat "$FAKE/problem" >&2; exit 1; } ;;
   *version_info*) cat "$FAKE/version" ;;
   *'get_paths()["purelib"])')
     folder=${0%/bin/python}/lib/python3.11/site-packages
@@ -43,17 +45,16 @@ case "$*" in
   '-m venv '*)
     mkdir -p "$3/bin"
     cp "$0" "$3/bin/python"
-    printf 'home = /fake\nversion = %s.7\n' "$(cat "$FAKE/version")" >"$3/pyvenv.cfg" ;;
-  '-m pip show'*) exit 1 ;;
+    printf 'home = /fake\nversion = 3.11.7\ncommand = /fake/python -m venv %s\n' "$3" >"$3/pyvenv.cfg" ;;
+  '-m uv pip show'*) exit 1 ;;
+  '-m uv pip install '*' -r -') cat >"$FAKE/packages" ;;
   '-m pip wheel'*)
     printf 'CFLAGS=%s\n' "$CFLAGS" >>"$FAKE/calls"
     [[ $CFLAGS != *-include* || ! -e $FAKE/precompiled_header_fails ]] || exit 1
     while [[ $1 != --wheel-dir ]]; do shift; done
-    touch "$2/onedl_mmcv-2.3.6-cp311-cp311-linux_x86_64.whl" ;;
-  *'pip install'*onedl_mmcv*.whl) touch "$FAKE/mmcv_works" ;;
-  *'pip install'*packages.txt*)
-    [[ ! -e $FAKE/pip_output ]] || { cat "$FAKE/pip_output"; exit 1; } ;;
-  '- 2.3.6') [[ -e $FAKE/mmcv_works ]] ;;
+    touch "$2/onedl_mmcv-2.3.6-cp311-cp311-linux_x86_64.whl"
+    rm -f "$FAKE/mmcv_broken" ;;
+  *'import nms'*) [[ ! -e $FAKE/mmcv_broken ]] ;;
 esac
 """
 
@@ -110,6 +111,7 @@ class Clone:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
             # As in a terminal, also where the tests run with SIGINT ignored (in the background).
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
@@ -126,10 +128,9 @@ class Clone:
         calls.unlink(missing_ok=True)
         return lines
 
-    def stamps(self) -> set[str]:
-        state = self.root / '.venv' / '.setup'
-        names = {path.name for path in state.iterdir()} if state.is_dir() else set()
-        return names & {'venv', 'build_tools', 'packages', 'mmcv', 'mmkd', 'checked'}
+    @property
+    def finished(self) -> bool:
+        return (self.root / '.venv' / '.setup' / 'made_from').exists()
 
 
 @pytest.fixture
@@ -165,37 +166,28 @@ def installs(calls: list[str]) -> list[str]:
     """Return the calls that change the environment, each named by what it installs."""
     known = {
         r'-m venv': 'venv',
-        r'pip install .*build_tools\.txt': 'build tools',
-        r'pip install .*packages\.txt': 'packages',
-        r'pip wheel .*onedl-mmcv==': 'mmcv build',
-        r'pip install .*onedl_mmcv-.*\.whl': 'mmcv wheel',
-        r'pip install .*--editable': 'mmkd',
-        r'pip ': 'other pip call',
+        r'-m uv pip install .*--reinstall .* -r -': 'packages again',
+        r'-m uv pip install .* -r -': 'packages',
+        r'-m pip wheel .*onedl-mmcv==': 'mmcv build',
+        r'-m uv pip install .*onedl_mmcv-.*\.whl': 'mmcv wheel',
+        r'-m uv pip install .*--editable': 'mmkd',
     }
-    ignored = r'pip (--version|show)'
-    return [
-        next(name for pattern, name in known.items() if re.search(pattern, call))
+    named = (
+        next((name for pattern, name in known.items() if re.search(pattern, call)), None)
         for call in calls
-        if re.search(r'-m (venv|pip)', call) and not re.search(ignored, call)
-    ]
+    )
+    return [name for name in named if name is not None]
 
 
-ALL_STEPS = {'venv', 'build_tools', 'packages', 'mmcv', 'mmkd', 'checked'}
-
-
-def test_builds_every_step_then_nothing(clone: Clone) -> None:
+def test_builds_everything_then_nothing(clone: Clone) -> None:
     code, output = clone.run()
 
     assert code == 0, output
-    assert clone.stamps() == ALL_STEPS
-    assert installs(clone.take_calls()) == [
-        'venv',
-        'build tools',
-        'packages',
-        'mmcv build',
-        'mmcv wheel',
-        'mmkd',
-    ]
+    expected = ['venv', 'packages', 'mmcv build', 'mmcv wheel', 'mmkd']
+    assert installs(clone.take_calls()) == expected
+    packages = (clone.fake / 'packages').read_text()
+    assert 'torch==' in packages
+    assert 'mmcv' not in packages
 
     code, output = clone.run()
 
@@ -204,17 +196,16 @@ def test_builds_every_step_then_nothing(clone: Clone) -> None:
 
 
 @pytest.mark.parametrize(
-    ('file', 'old', 'new', 'expected'),
+    ('file', 'old', 'new', 'redone'),
     [
-        ('requirements/constraints.txt', 'tqdm==', 'tqdm==0.0.', ['packages']),
-        ('requirements/constraints.txt', '# Every', '# Each', []),
-        ('requirements/constraints.txt', 'psutil==', 'psutil==0.0.', ['build tools', 'packages']),
-        ('setup.py', 'mmkd-make-shapes', 'mmkd-shapes', ['mmkd']),
-        ('mmkd/__init__.py', '0.1.0', '0.2.0', ['mmkd']),
+        ('requirements/constraints.txt', 'tqdm==', 'tqdm==0.0.', True),
+        ('requirements/constraints.txt', '# Every', '# Each', False),
+        ('setup.py', "name='mmkd'", "name='mmkd2'", True),
+        ('mmkd/__init__.py', '0.1.0', '0.2.0', True),
     ],
 )
-def test_a_change_redoes_the_steps_made_from_it(
-    clone: Clone, file: str, old: str, new: str, expected: list[str]
+def test_a_change_of_what_it_is_made_from_brings_it_up_to_date(
+    clone: Clone, file: str, old: str, new: str, redone: bool
 ) -> None:
     clone.run()
     clone.take_calls()
@@ -225,23 +216,11 @@ def test_a_change_redoes_the_steps_made_from_it(
     code, output = clone.run()
 
     assert code == 0, output
-    assert installs(clone.take_calls()) == expected
-    assert clone.stamps() == ALL_STEPS
+    # The compiled operators come from the cache.
+    assert installs(clone.take_calls()) == ['packages', 'mmcv wheel', 'mmkd'] * redone
 
 
-def test_another_torch_rebuilds_the_operators(clone: Clone) -> None:
-    clone.run()
-    clone.take_calls()
-    constraints = clone.root / 'requirements' / 'constraints.txt'
-    constraints.write_text(re.sub(r'(?m)^torch==.*', 'torch==2.99.0', constraints.read_text()))
-    (clone.fake / 'mmcv_works').unlink()
-
-    clone.run(MMKD_WHEEL_CACHE=str(clone.root / 'empty_cache'))
-
-    assert installs(clone.take_calls()) == ['packages', 'mmcv build', 'mmcv wheel']
-
-
-def test_a_moved_environment_is_redone(clone: Clone) -> None:
+def test_a_moved_environment_is_installed_again(clone: Clone) -> None:
     clone.run()
     clone.take_calls()
     clone.root = clone.root.rename(clone.root.with_name('moved'))
@@ -249,50 +228,20 @@ def test_a_moved_environment_is_redone(clone: Clone) -> None:
     code, output = clone.run()
 
     assert code == 0, output
-    assert {'build tools', 'packages', 'mmkd'} <= set(installs(clone.take_calls()))
+    assert installs(clone.take_calls()) == ['venv', 'packages again', 'mmcv wheel', 'mmkd']
 
 
-def test_an_environment_made_by_hand_is_adopted(clone: Clone) -> None:
-    subprocess.run(
-        [str(clone.bin / 'python3.11'), '-m', 'venv', str(clone.root / '.venv')],
-        env=clone.environment,
-        check=True,
-    )
-    clone.set_state('mmcv_works')
+def test_a_cached_wheel_that_does_not_work_is_built_again(clone: Clone) -> None:
+    clone.run()
+    shutil.rmtree(clone.root / '.venv')
     clone.take_calls()
+    clone.set_state('mmcv_broken')  # as one compiled for another torch would be
 
     code, output = clone.run()
 
     assert code == 0, output
-    assert installs(clone.take_calls()) == ['build tools', 'packages', 'mmkd']
-    assert clone.stamps() == ALL_STEPS
-
-
-def test_a_cached_wheel_is_used_and_one_that_does_not_work_is_built_again(clone: Clone) -> None:
-    clone.run()
-    shutil.rmtree(clone.root / '.venv')
-    (clone.fake / 'mmcv_works').unlink()
-    clone.take_calls()
-
-    clone.run()
-
-    assert [name for name in installs(clone.take_calls()) if 'mmcv' in name] == ['mmcv wheel']
-
-    shutil.rmtree(clone.root / '.venv')
-    (clone.fake / 'mmcv_works').unlink()
-    python = clone.bin / 'python3.11'
-    # The first installed wheel does not import, as one compiled for another torch would not.
-    broken_once = '[[ -e $FAKE/broke ]] && touch "$FAKE/mmcv_works"; touch "$FAKE/broke"'
-    python.write_text(python.read_text().replace('touch "$FAKE/mmcv_works"', broken_once))
-
-    code, output = clone.run()
-
-    assert code == 0, output
-    assert [name for name in installs(clone.take_calls()) if 'mmcv' in name] == [
-        'mmcv wheel',
-        'mmcv build',
-        'mmcv wheel',
-    ]
+    made = [name for name in installs(clone.take_calls()) if 'mmcv' in name]
+    assert made == ['mmcv wheel', 'mmcv build', 'mmcv wheel']
 
 
 def compiled_with_header(calls: list[str]) -> list[bool]:
@@ -323,7 +272,7 @@ def test_falls_back_to_a_plain_build(clone: Clone, failure: str, expected: list[
 
     assert code == 0, output
     assert compiled_with_header(clone.take_calls()) == expected
-    assert 'building without' in (clone.root / '.venv' / 'log' / 'mmcv.log').read_text()
+    assert 'building without' in output
 
 
 def test_names_a_missing_compiler(clone: Clone) -> None:
@@ -337,34 +286,20 @@ def test_names_a_missing_compiler(clone: Clone) -> None:
     assert installs(clone.take_calls()) == []
 
 
-@pytest.mark.parametrize('version', ['3.8', '3.10', '3.13'])
-def test_names_an_unsupported_python(clone: Clone, version: str) -> None:
-    clone.set_state('version', version)
-
-    code, output = clone.run(PYTHON=str(clone.bin / 'python3.11'))
-
-    assert code == 1
-    assert f'is Python {version}; the pinned packages need 3.11 or 3.12' in output
-    assert 'set PYTHON to such an interpreter' in output
-
-
-def test_names_a_missing_python(clone: Clone) -> None:
-    (clone.bin / 'python3.11').rename(clone.bin / 'hidden')
+def test_names_what_is_wrong_with_each_python(clone: Clone) -> None:
+    clone.set_state('problem', 'it is Python 3.10')
 
     code, output = clone.run()
 
     assert code == 1
-    assert 'no Python 3.11 or 3.12 on the PATH (python3 is missing)' in output
-    assert 'PYTHON=/path/to/python3.11 bash tools/setup_env.sh' in output
+    assert 'python3.11: it is Python 3.10; python3.12: command not found' in output
+    assert 'PYTHON=/path/to/python3.11' in output
+    assert installs(clone.take_calls()) == []
 
     code, output = clone.run(PYTHON='/nowhere/python')
 
     assert code == 1
-    assert 'PYTHON=/nowhere/python does not run' in output
-
-    code, output = clone.run(PYTHON=str(clone.bin / 'hidden'))
-
-    assert code == 0, output
+    assert '/nowhere/python: No such file' in output
 
 
 def test_names_another_python_than_the_environments(clone: Clone) -> None:
@@ -374,7 +309,7 @@ def test_names_another_python_than_the_environments(clone: Clone) -> None:
     code, output = clone.run(PYTHON=str(other))
 
     assert code == 1
-    assert re.search(r'\.venv has Python 3\.11, PYTHON=\S+ is 3\.12', output)
+    assert f'PYTHON={other}' in output
     assert 'remove' in output
 
 
@@ -389,76 +324,36 @@ def test_names_missing_disk_space(clone: Clone) -> None:
     assert clone.run(FREE_KB=str(13 * 1024**2))[0] == 0
 
 
-@pytest.mark.parametrize(
-    ('pip_output', 'expected'),
-    [
-        (
-            'WARNING: Retrying: NewConnectionError\nERROR: No matching distribution found for tqdm',
-            'the package index was not reached',
-        ),
-        (
-            'ERROR: No matching distribution found for tqdm==0.0.1',
-            'the package index has no tqdm==0.0.1',
-        ),
-        ('OSError: [Errno 28] No space left on device', 'free disk space'),
-    ],
-)
-def test_names_what_pip_stumbled_over(clone: Clone, pip_output: str, expected: str) -> None:
-    clone.set_state('pip_output', pip_output)
-
-    code, output = clone.run()
-
-    assert code == 1
-    assert pip_output.splitlines()[-1] in output
-    assert expected in output
-    assert clone.stamps() == {'venv', 'build_tools'}
-
-
-STEPS_AND_CALLS = [
-    ('venv', '-m venv'),
-    ('build_tools', 'build_tools.txt'),
-    ('packages', 'packages.txt'),
-    ('mmcv', 'pip wheel'),
-    ('mmkd', '--editable'),
-    ('checked', 'constraints.txt'),
-]
-
-
-@pytest.mark.parametrize(('sent', 'expected_code'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize(('step', 'call'), STEPS_AND_CALLS)
+@pytest.mark.parametrize('call', ['-m venv', '-r -', 'pip wheel'])
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_goes_on_after_an_interruption(
     clone: Clone,
     hanging: Callable[[str], subprocess.Popen[str]],
-    step: str,
     call: str,
-    sent: signal.Signals,
-    expected_code: int,
+    number: signal.Signals,
 ) -> None:
     process = hanging(call)
-    child = int((clone.fake / 'hanging').read_text())
-    steps = [name for name, _ in STEPS_AND_CALLS]
 
-    process.send_signal(sent)
+    os.killpg(process.pid, number)  # a terminal's Ctrl-C reaches what the script started, too
 
-    output, _ = process.communicate(timeout=20)
-    assert process.returncode == expected_code
-    assert 'run it again to go on' in output
-    wait_for(lambda: not Path(f'/proc/{child}').exists())
-    assert clone.stamps() == set(steps[: steps.index(step)])
-
+    process.communicate(timeout=20)
+    assert process.returncode != 0
+    assert not clone.finished
     (clone.fake / 'hang').unlink()
     clone.take_calls()
     code, output = clone.run()
 
     assert code == 0, output
-    assert any(call in made for made in clone.take_calls())
-    assert clone.stamps() == ALL_STEPS
+    # Packages may be half installed.
+    again = 'packages' if call == 'pip wheel' else 'packages again'
+    assert again in installs(clone.take_calls()) or call == '-m venv'
+    assert clone.finished
 
 
 def test_goes_on_after_a_kill(
     clone: Clone, hanging: Callable[[str], subprocess.Popen[str]]
 ) -> None:
-    process = hanging('packages.txt')
+    process = hanging('-r -')
 
     process.kill()
     process.wait(timeout=20)
@@ -472,14 +367,13 @@ def test_goes_on_after_a_kill(
 
     assert following.returncode == 0, output
     assert 'waiting for it' in output
-    assert installs(clone.take_calls())[0] == 'packages'
-    assert clone.stamps() == ALL_STEPS
+    assert 'packages again' in installs(clone.take_calls())
 
 
 def test_two_calls_at_once_install_once(
     clone: Clone, hanging: Callable[[str], subprocess.Popen[str]]
 ) -> None:
-    first = hanging('packages.txt')
+    first = hanging('-r -')
     second = clone.start()
     time.sleep(0.3)
     assert second.poll() is None
@@ -491,7 +385,7 @@ def test_two_calls_at_once_install_once(
     assert first.returncode == 0, first_output
     assert second.returncode == 0, second_output
     assert 'another set-up of this .venv is running; waiting for it' in second_output
-    assert installs(clone.take_calls()).count('packages') == 1
+    assert installs(clone.take_calls()).count('mmkd') == 1
 
 
 def test_everything_asked_for_is_pinned() -> None:
