@@ -17,7 +17,8 @@ import os.path as osp
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from itertools import combinations
+from typing import Any
 
 # Works from a clone as well, before `pip install -e .`.
 sys.path.append(osp.dirname(osp.dirname(osp.abspath(__file__))))
@@ -26,39 +27,10 @@ from torch import Tensor
 
 from mmkd.checkpoints import load_checkpoint
 
-KEY = re.compile(r'(?:module\.)?distill\.(?P<loss>.+)\.(?:serial|task)_layer\.offset')
-
-
-class Relation(NamedTuple):
-    """Two classes and what each one's logit says for the other.
-
-    Attributes:
-        first: Class a.
-        second: Class b.
-        first_from_second: W[a, b], what the logit of b says for a.
-        second_from_first: W[b, a].
-    """
-
-    first: str
-    second: str
-    first_from_second: float
-    second_from_first: float
-
-    @property
-    def strength(self) -> float:
-        """Mean of both directions."""
-        return (self.first_from_second + self.second_from_first) / 2
+KEY = re.compile(r'(?:module\.)?distill\.(.+)\.(?:serial|task)_layer\.offset')
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    args = parse_arguments(arguments)
-    try:
-        print(report(args.checkpoint, args.loss, args.top, args.allow_pickle))
-    except (OSError, RuntimeError, ValueError) as error:
-        sys.exit(f'related_classes: {error}')
-
-
-def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -73,47 +45,38 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.top < 1:
         parser.error(f'--top {args.top}: at least 1 pair')
-    return args
+    try:
+        print(report(args.checkpoint, args.loss, args.top, args.allow_pickle))
+    except (OSError, RuntimeError, ValueError) as error:
+        sys.exit(f'related_classes: {error}')
 
 
 def report(path: str, loss: str | None, top: int, allow_pickle: bool = False) -> str:
     """The table of the most related pairs of a checkpoint.
 
-    Args:
-        path: A checkpoint of training.
-        loss: Name of the AEKT loss; None for the only one.
-        top: Number of pairs.
-        allow_pickle: Unpickle whatever the file holds, see :func:`mmkd.checkpoints.load_checkpoint`.
-
     Raises:
-        FileNotFoundError: There is no such file.
-        RuntimeError: The file is damaged, or needs unpickling.
-        ValueError: The checkpoint has no such layer, or one that was never trained.
+        OSError, RuntimeError: The file cannot be read.
+        ValueError: It has no such layer, or one that was never trained.
     """
     checkpoint = load_checkpoint(path, allow_pickle=allow_pickle, option='--allow-pickle')
     offset = find_layer(checkpoint.get('state_dict', checkpoint), loss)
     if not offset.any():
         raise ValueError(f'{path}: the layer is the identity still: nothing has been learned')
-    meta = checkpoint.get('meta') or {}
-    relations = rank(offset, class_names(meta, len(offset)))[:top]
-    width = max(len(name) for pair in relations for name in (pair.first, pair.second))
+    names = class_names(checkpoint.get('meta') or {}, len(offset))
+    strength = (offset + offset.T) / 2
+    pairs = sorted(combinations(range(len(names)), 2), key=lambda pair: -strength[pair])[:top]
+    width = max(len(names[index]) for pair in pairs for index in pair)
     lines = [f'{"class a":{width}}  {"class b":{width}}     mean  W[a, b]  W[b, a]']
     lines += [
-        f'{pair.first:{width}}  {pair.second:{width}}  {pair.strength:+.4f}  '
-        f'{pair.first_from_second:+.4f}  {pair.second_from_first:+.4f}'
-        for pair in relations
+        f'{names[a]:{width}}  {names[b]:{width}}  {strength[a, b]:+.4f}  {offset[a, b]:+.4f}  {offset[b, a]:+.4f}'
+        for a, b in pairs
     ]
     return '\n'.join(lines)
 
 
-def find_layer(state: Mapping[str, Tensor], loss: str | None = None) -> Tensor:
-    """(C, C) W - I of the AEKT loss of this name, or of the only one.
-
-    Raises:
-        ValueError: There is none, or none of this name, or several and no name.
-    """
-    matches = {key: KEY.fullmatch(key) for key in state}
-    found = {match['loss']: state[key] for key, match in matches.items() if match}
+def find_layer(state: Mapping[str, Tensor], loss: str | None) -> Tensor:
+    """(C, C) W - I of the AEKT loss of this name, or of the only one."""
+    found = {match[1]: state[key] for key in state if (match := KEY.fullmatch(key))}
     if not found:
         raise ValueError(
             'the checkpoint has no AEKT layer: take a checkpoint of the training itself (not an exported '
@@ -128,13 +91,8 @@ def find_layer(state: Mapping[str, Tensor], loss: str | None = None) -> Tensor:
 
 
 def class_names(meta: Mapping[str, Any], num_logits: int) -> list[str]:
-    """A name for every logit: the data set's classes, background where the head has a logit of it.
-
-    Raises:
-        ValueError: The checkpoint names another number of classes.
-    """
-    dataset_meta = meta.get('dataset_meta') or {}
-    names = dataset_meta.get('classes') or dataset_meta.get('CLASSES')
+    """A name for every logit: the data set's classes, background where the head has a logit of it."""
+    names = (meta.get('dataset_meta') or {}).get('classes')
     if names is None:
         return [f'class {number}' for number in range(num_logits)]
     names = [names] if isinstance(names, str) else list(names)
@@ -143,16 +101,6 @@ def class_names(meta: Mapping[str, Any], num_logits: int) -> list[str]:
     if num_logits != len(names):
         raise ValueError(f'the checkpoint names {len(names)} classes, its layer has {num_logits}')
     return names
-
-
-def rank(offset: Tensor, names: Sequence[str]) -> list[Relation]:
-    """All pairs of classes, the most related first."""
-    relations = [
-        Relation(names[a], names[b], float(offset[a, b]), float(offset[b, a]))
-        for a in range(len(names))
-        for b in range(a + 1, len(names))
-    ]
-    return sorted(relations, key=lambda relation: relation.strength, reverse=True)
 
 
 if __name__ == '__main__':

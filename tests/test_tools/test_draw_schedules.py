@@ -65,27 +65,27 @@ def test_a_picture_that_cannot_be_written_is_named(
 
 def test_a_recipe_over_a_config_of_mmdetection_is_drawn(tool: ModuleType) -> None:
     cfg = Config.fromfile(REPOSITORY / 'configs' / 'ckd' / 'retinanet_r50_r18.py')
-    rates = tool.follow_learning_rate(cfg, tool.run_length(cfg, 50))
+    rates = tool.learning_rates(cfg, tool.run_points(cfg, 50))
     # Warmed up from a thousandth of 0.01, and divided by 10 after epochs 8 and 11 of 12.
     assert (rates[0], rates[-1]) == pytest.approx((1e-5, 1e-4))
 
 
 def test_weights_over_the_whole_run(tool: ModuleType, config: Path) -> None:
     cfg = Config.fromfile(config)
-    losses, length = tool.build_losses(cfg), tool.run_length(cfg, None)
-    assert length == Progress(12, 3.0, 12, 3)
-    assert tool.follow_weights(losses, length) == {
-        'ckd': [0, 0.25, 0.5, 0.75, 1, 1, 1, 1, 0, 0, 0, 0],
-        'pkd': [1] * 8 + [0] * 4,
-    }
-    assert tool.over_from(losses, length) == 8
+    points = tool.run_points(cfg, None)
+    assert points[5] == Progress(5, 1.25, 12, 3)
+    top, _ = tool.draw(tool.build_losses(cfg), [0.1] * 12, points).axes
+    ckd, pkd, freed = top.lines
+    assert list(ckd.get_ydata()) == [0, 0.25, 0.5, 0.75, 1, 1, 1, 1, 0, 0, 0, 0]
+    assert list(pkd.get_ydata()) == [1] * 8 + [0] * 4
+    assert list(freed.get_xdata()) == [2, 2]
 
 
 def test_the_learning_rate_is_the_one_that_training_logs(
     tool: ModuleType, config: Path, tmp_path: Path
 ) -> None:
     cfg = Config.fromfile(config)
-    rates = tool.follow_learning_rate(cfg, tool.run_length(cfg, None))
+    rates = tool.learning_rates(cfg, tool.run_points(cfg, None))
     cfg.merge_from_dict({'train_cfg.val_interval': 9})
     train(cfg, tmp_path / 'run')
     (path,) = (tmp_path / 'run').glob('*/vis_data/scalars.json')
@@ -98,28 +98,21 @@ def test_the_learning_rate_is_the_one_that_training_logs(
 def test_a_single_scheduler_need_not_be_in_a_list(tool: ModuleType, config: Path) -> None:
     cfg = Config.fromfile(config)
     cfg.param_scheduler = dict(type='StepLR', step_size=1, gamma=0.5, by_epoch=True)
-    rates = tool.follow_learning_rate(cfg, tool.run_length(cfg, None))
+    rates = tool.learning_rates(cfg, tool.run_points(cfg, None))
     assert rates == pytest.approx([0.01] * 4 + [0.005] * 4 + [0.0025] * 4)
 
 
 @pytest.mark.parametrize('label', ['epoch', 'iteration'])
-def test_the_axes_say_what_is_drawn(
-    tool: ModuleType, config: Path, tmp_path: Path, label: str
-) -> None:
+def test_the_axes_say_what_is_drawn(tool: ModuleType, config: Path, label: str) -> None:
     cfg = Config.fromfile(config)
     if label == 'iteration':
         cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=50)
-    losses, length = tool.build_losses(cfg), tool.run_length(cfg, None)
-    weights = tool.follow_weights(losses, length)
-    rates = tool.follow_learning_rate(cfg, length)
-    figure = tool.draw(
-        tmp_path / 'drawn.png', weights, rates, length, tool.over_from(losses, length)
-    )
+    points = tool.run_points(cfg, None)
+    figure = tool.draw(tool.build_losses(cfg), tool.learning_rates(cfg, points), points)
     top, bottom = figure.axes
     assert bottom.get_xlabel() == label
     names = [text.get_text() for text in top.get_legend().get_texts()]
     assert names == ['ckd', 'pkd'] + ['the teacher is freed'] * (label == 'epoch')
-    assert list(top.lines[0].get_ydata()) == weights['ckd']
 
 
 def test_data_that_is_not_there_asks_for_the_number_of_iterations(
