@@ -10,12 +10,12 @@ import os
 import os.path as osp
 import pickle
 import re
-import tempfile
+import shutil
 import urllib.request
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlparse
 
 import numpy as np
@@ -235,25 +235,18 @@ def download(url: str) -> str:
     path = cache_path(url)
     if osp.isfile(path):
         return path
-    os.makedirs(osp.dirname(path), exist_ok=True)
     print_log(f'Downloading {url} to {path}', 'current')
-    descriptor, temporary = tempfile.mkstemp(dir=osp.dirname(path), suffix='.part')
-    try:
-        with (
-            os.fdopen(descriptor, 'wb') as file,
-            urllib.request.urlopen(url, timeout=NETWORK_TIMEOUT_SECONDS) as response,
-        ):
-            size = response.headers.get('Content-Length')
-            while block := response.read(1 << 20):
-                file.write(block)
+    with (
+        urllib.request.urlopen(url, timeout=NETWORK_TIMEOUT_SECONDS) as response,
+        written_whole(path) as file,
+    ):
+        size = response.headers.get('Content-Length')
+        shutil.copyfileobj(response, file, 1 << 20)
+        file.flush()
         # A connection that breaks off looks like the end of the file.
-        if size is not None and osp.getsize(temporary) != int(size):
-            raise OSError(f'only {osp.getsize(temporary)} of {size} bytes arrived')
-        check_hash(temporary, osp.basename(path))
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
+        if size is not None and file.tell() != int(size):
+            raise OSError(f'only {file.tell()} of {size} bytes arrived')
+        check_hash(file.name, osp.basename(path))
     return path
 
 
@@ -385,6 +378,29 @@ def _history_method(owner: Any, name: str) -> Any:
 # ---- writing ----
 
 
+@contextlib.contextmanager
+def written_whole(path: str | Path, aside: str | Path | None = None) -> Iterator[BinaryIO]:
+    """Open a file that gets its name when the block has ended and all of it is on the disk.
+
+    If the block raises, nothing of it is left, and a file that has the name already stays as it was.
+
+    Args:
+        path: The file; its folder is made.
+        aside: What it is called until then; by default a name of this process.
+    """
+    path = Path(path)
+    aside = path.with_name(f'.{path.name}.{os.getpid()}') if aside is None else Path(aside)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with aside.open('wb') as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 @register_backend('mmkd_whole_files')
 class WholeFileBackend(LocalBackend):
     """MMEngine's backend for local files; a file is whole or as it was before, also after a kill or on a full disk."""
@@ -400,19 +416,11 @@ class WholeFileBackend(LocalBackend):
             OSError: The disk is full or the folder not writable; the message says that earlier files are as they were.
         """
         path = str(filepath)
-        temporary = (
-            f'{path}.tmp'  # one name, so that what a kill leaves is overwritten by the resumed run
-        )
         try:
-            os.makedirs(osp.dirname(path) or '.', exist_ok=True)
-            with open(temporary, 'wb') as file:
+            # One name aside, so that what a kill leaves is overwritten by the resumed run.
+            with written_whole(path, aside=f'{path}.tmp') as file:
                 file.write(obj)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                os.remove(temporary)
             raise OSError(
                 error.errno,
                 f'cannot save {path} ({len(obj) / 1e6:.1f} MB): {error.strerror}. The checkpoints saved before '

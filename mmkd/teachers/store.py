@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from mmkd.checkpoints import written_whole
 from mmkd.structures import Holding, StoredRows
 
 FORMAT = 1
@@ -259,15 +260,8 @@ def digest(content: Any) -> str:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file that has its name only when all of it is on the disk."""
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        with temporary.open('wb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path) as file:
+        file.write(content)
     with _opened(path.parent) as folder:
         os.fsync(folder)
 

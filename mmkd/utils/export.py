@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import io
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from mmkd.checkpoints import load_checkpoint
+from mmkd.checkpoints import load_checkpoint, written_whole
 from mmkd.heads import plain_weights
 from mmkd.teachers.isolation import isolated_rng
 
@@ -91,17 +91,15 @@ def export_student(
             weights[key] = value.half() if value.is_floating_point() else value
     published = dict(meta=_plain(meta), state_dict=weights)
 
-    folder = Path(out_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f'.{name}.{os.getpid()}.unfinished'
-    try:
-        torch.save(published, unfinished)
-        digest = hashlib.sha256(unfinished.read_bytes()).hexdigest()
-        student = ExportedStudent(folder / f'{name}-{digest[:8]}.pth', folder / f'{name}.py')
+    buffer = io.BytesIO()
+    torch.save(published, buffer)
+    digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
+    student = ExportedStudent(
+        Path(out_dir, f'{name}-{digest[:8]}.pth'), Path(out_dir, f'{name}.py')
+    )
+    with written_whole(student.checkpoint) as file:
+        file.write(buffer.getbuffer())
         student.config.write_text(plain.pretty_text, encoding='utf-8')
-        os.replace(unfinished, student.checkpoint)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return student
 
 

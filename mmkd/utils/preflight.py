@@ -7,8 +7,6 @@ import os
 import os.path as osp
 import re
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +17,6 @@ from mmengine.device import get_device
 from mmengine.registry import DATASETS
 
 from mmkd.checkpoints import (
-    NETWORK_TIMEOUT_SECONDS,
     CorruptCheckpointError,
     cache_path,
     check_hash,
@@ -97,14 +94,6 @@ class _Checkpoint:
     advice: str
 
 
-@dataclass(frozen=True)
-class _Download:
-    """A checkpoint that lies behind a URL and is not in the cache yet."""
-
-    checkpoint: _Checkpoint
-    url: str
-
-
 def _check(cfg: Config, splits: tuple[str, ...], checkpoints: list[_Checkpoint]) -> None:
     if local_rank(cfg.get('launcher', 'none')) != 0:
         return
@@ -112,15 +101,9 @@ def _check(cfg: Config, splits: tuple[str, ...], checkpoints: list[_Checkpoint])
     data_problems = missing_data or _unusable_annotations(cfg, splits)
     problems = data_problems + _device_problems(cfg) + _work_dir_problems(cfg.work_dir)
     problems += _teacher_config_problems(cfg)
-    downloads = []
-    for checkpoint in checkpoints:
-        found = _find_checkpoint(checkpoint)
-        if isinstance(found, str):
-            problems.append(found)
-        elif found is not None:
-            downloads.append(found)
-    if not problems:
-        problems = [problem for problem in map(_download, downloads) if problem]
+    problems += filter(None, map(_missing_checkpoint, checkpoints))
+    if not problems:  # nothing is downloaded for a run that cannot start
+        problems += filter(None, map(_failed_download, checkpoints))
     if problems:
         raise PreflightError(problems, hint=WITHOUT_DOWNLOADS if missing_data else '')
 
@@ -317,14 +300,12 @@ def _is_pretrained(node: Any) -> bool:
     )
 
 
-def _find_checkpoint(checkpoint: _Checkpoint) -> _Download | str | None:
-    """None if the file is on this machine, a download if it can be had, else what is wrong."""
+def _missing_checkpoint(checkpoint: _Checkpoint) -> str | None:
+    """What is wrong with a checkpoint that is no file of this machine and cannot be downloaded."""
     try:
         location = resolve_name(checkpoint.name)
     except KeyError:
         return f'{checkpoint.key}: no model is known as {checkpoint.name}: {checkpoint.advice}'
-    if location.startswith(('http://', 'https://')):
-        return _find_download(checkpoint, location)
     # Other schemes (s3://, petrel://) are left to MMEngine, which knows their credentials.
     if '://' in location or osp.isfile(osp.expanduser(location)):
         return None
@@ -332,7 +313,11 @@ def _find_checkpoint(checkpoint: _Checkpoint) -> _Download | str | None:
     return f'{checkpoint.key}: {location} {what}: {checkpoint.advice}'
 
 
-def _find_download(checkpoint: _Checkpoint, url: str) -> _Download | str | None:
+def _failed_download(checkpoint: _Checkpoint) -> str | None:
+    """Fetch a checkpoint that has a URL into PyTorch's cache; what went wrong, or None."""
+    url = resolve_name(checkpoint.name)
+    if not url.startswith(('http://', 'https://')):
+        return None
     path = cache_path(url)
     if osp.isfile(path):
         try:
@@ -341,26 +326,13 @@ def _find_download(checkpoint: _Checkpoint, url: str) -> _Download | str | None:
             return f'{checkpoint.key}: {path}: {error}. Remove it to download it again'
         return None
     try:
-        with urllib.request.urlopen(url, timeout=NETWORK_TIMEOUT_SECONDS):
-            return _Download(checkpoint, url)
-    except (OSError, ValueError) as error:
-        return _unreachable(checkpoint, url, error)
-
-
-def _unreachable(checkpoint: _Checkpoint, url: str, error: Exception) -> str:
-    source = '' if url == checkpoint.name else f' (from {checkpoint.name})'
-    return (
-        f'{checkpoint.key}: cannot download {url}{source}: {error}\n'
-        f'Download it elsewhere and put it at {cache_path(url)}; or {checkpoint.advice}'
-    )
-
-
-def _download(wanted: _Download) -> str | None:
-    """Fetch a checkpoint into PyTorch's cache; what went wrong, or None."""
-    try:
-        download(wanted.url)
-    except (OSError, CorruptCheckpointError) as error:
-        return _unreachable(wanted.checkpoint, wanted.url, error)
+        download(url)
+    except (OSError, ValueError, CorruptCheckpointError) as error:
+        source = '' if url == checkpoint.name else f' (from {checkpoint.name})'
+        return (
+            f'{checkpoint.key}: cannot download {url}{source}: {error}\n'
+            f'Download it elsewhere and put it at {path}; or {checkpoint.advice}'
+        )
     return None
 
 

@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmkd import checkpoints
 from mmkd.teachers import RANDOM_INIT
 from mmkd.utils import (
     PreflightError,
@@ -62,7 +64,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*args: Any, **kwargs: Any) -> None:
         raise urllib.error.URLError('no network')
 
-    monkeypatch.setattr(preflight.urllib.request, 'urlopen', unreachable)
+    monkeypatch.setattr(urllib.request, 'urlopen', unreachable)
 
 
 @contextlib.contextmanager
@@ -374,7 +376,7 @@ def test_a_download_with_another_hash_than_its_name_is_refused(
 def test_a_server_that_never_answers_is_given_up(
     cfg: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preflight, 'NETWORK_TIMEOUT_SECONDS', 0.2)
+    monkeypatch.setattr(checkpoints, 'NETWORK_TIMEOUT_SECONDS', 0.2)
     with socket.socket() as silent:
         silent.bind(('127.0.0.1', 0))
         silent.listen()
