@@ -68,32 +68,11 @@ def run(clone: Path, *command: str, failing: str = '') -> tuple[int, str]:
     return process.returncode, process.stdout
 
 
-def test_a_passing_test_is_green(clone: Path) -> None:
-    code, output = run(clone, 'tools/run_tests.sh', 'tests/test_passes.py')
-
-    assert code == 0, output
-    assert 'set up' in output
-    assert '= 1 passed in ' in output.splitlines()[-1]
-
-
-def test_a_failing_test_is_red(clone: Path) -> None:
-    code, output = run(clone, 'tools/run_tests.sh')
-
-    assert code == 1
-    assert '= 1 failed, 1 passed, 1 skipped in ' in output.splitlines()[-1]
-
-
 def test_a_run_in_which_every_test_was_skipped_is_red(clone: Path) -> None:
     code, output = run(clone, 'tools/run_tests.sh', 'tests/test_skipped.py')
 
     assert code == 1
     assert 'no test was executed' in output
-
-
-def test_a_run_that_selects_no_test_is_red(clone: Path) -> None:
-    code, _ = run(clone, 'tools/run_tests.sh', 'tests/test_passes.py', '-k', 'nothing')
-
-    assert code != 0
 
 
 def test_ci_is_green_when_every_check_passes(clone: Path) -> None:
@@ -102,6 +81,7 @@ def test_ci_is_green_when_every_check_passes(clone: Path) -> None:
     code, output = run(clone, '.ci/run')
 
     assert code == 0, output
+    assert 'set up' in output
     assert 'checked .ci/run tools/run_tests.sh tools/setup_env.sh' in output
     assert '= 1 passed, 1 skipped in ' in output
     assert 'ci: all checks passed' in output.splitlines()[-1]
@@ -112,6 +92,7 @@ def test_ci_runs_every_check_and_names_those_that_failed(clone: Path) -> None:
 
     assert code == 1
     assert 'ci: failed: mypy tests' in output.splitlines()[-1]
+    assert '= 1 failed, 1 passed, 1 skipped in ' in output
     assert '== ruff check: passed' in output
 
 
