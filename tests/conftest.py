@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import itertools
 import os
@@ -38,6 +39,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not cuda.is_available():
             pytest.skip('no CUDA device here; where there is one: bash tools/gpu_check.sh')
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported by now out of garbage collection: MMEngine asks for one with every data set."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope='session')
