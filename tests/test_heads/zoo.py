@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -58,11 +59,16 @@ def pair(config: str, **overrides: Any) -> tuple[Config, Config]:
         overrides: Merged into both after shrinking; ``__`` stands for a dot: ``bbox_head__num_classes=3``.
     """
     register_all_modules(init_default_scope=False)
-    model = get_config(config).model
+    model = _published(config)
     student, teacher = _shrink(model, deep=False), _shrink(model, deep=True)
     for small in (student, teacher):
         small.merge_from_dict({key.replace('__', '.'): value for key, value in overrides.items()})
     return student, teacher
+
+
+@functools.cache
+def _published(config: str) -> Config:
+    return get_config(config).model
 
 
 def batch(
