@@ -84,9 +84,18 @@ setup(
     license_files=['LICENSE'],
     python_requires='>=3.11',
     packages=find_packages(include=['mmkd', 'mmkd.*']),
+    # As MMDetection has its own: MMEngine and MIM look for configs and tools there. In a clone these are links.
+    package_data={
+        'mmkd': [
+            '.mim/model-index.yml',
+            '.mim/tools/*',
+            '.mim/configs/**/*.py',
+            '.mim/configs/**/*.yml',
+        ]
+    },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
-    entry_points={'console_scripts': ['mmkd-make-shapes = mmkd.datasets.shapes:main']},
+    entry_points={'console_scripts': ['mmkd = mmkd.cli:run']},
     classifiers=[
         'Development Status :: 3 - Alpha',
         'Intended Audience :: Science/Research',

@@ -3,6 +3,7 @@
 ``MODELS``, ``HOOKS``, ``DATASETS`` and ``TRANSFORMS`` are children of MMEngine's own, so that a Runner finds
 ``mmkd.Distiller``.
 ``TEACHERS``, ``LOSSES``, ``SAMPLERS``, ``SCHEDULES`` and ``CONNECTORS`` hold what only a Distiller builds.
+The package's configs are known to MMEngine as ``mmkd::ckd/retinanet_r101_r50.py``, as MMDetection's are by ``mmdet::``.
 """
 
 from __future__ import annotations
@@ -11,13 +12,20 @@ import contextlib
 import difflib
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
+
+CONFIGS = Path(__file__).parent / '.mim' / 'configs'
+"""The folder of the package's configs."""
+
+MODULE2PACKAGE.setdefault('mmkd', 'mmkd')
 
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmkd', locations=['mmkd.distillers'])
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmkd', locations=['mmkd.hooks'])

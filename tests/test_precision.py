@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from types import ModuleType, SimpleNamespace
+from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -345,9 +346,9 @@ def test_channels_last_changes_the_memory_and_not_the_numbers(
 
 
 @pytest.fixture
-def options(load_tool: Callable[[str], ModuleType]) -> Callable[..., None]:
+def options() -> Callable[..., None]:
     """Apply options of the command line to a config."""
-    tool = load_tool('train')
+    tool = import_module('mmkd.cli.train')
     return lambda cfg, *arguments: tool.apply_training_options(
         cfg, tool.parse_args(['config.py', *arguments])
     )

@@ -1,11 +1,10 @@
-"""Real runs of ``tools/train.py`` in processes of their own, started in a fraction of a second each.
+"""Real runs of `mmkd train` in processes of their own, started in a fraction of a second each.
 
 A fork server imports MMDetection once; each run is forked from it and can be killed like any process.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import multiprocessing
 import os
 import signal
@@ -31,7 +30,7 @@ def start(
     kill: str = '',
     environment: Mapping[str, str] | None = None,
 ) -> Any:
-    """Start ``tools/train.py`` with a config of ``tests/data``.
+    """Start `mmkd train` with a config of ``tests/data``.
 
     Args:
         work_dir: The run's folder; what it prints goes to ``output.txt`` beside it.
@@ -113,14 +112,11 @@ def _run(argv: list[str], log: str, kill: str, environment: dict[str, str]) -> N
         dict  # which would start compilers to ask for their versions
     )
     yapf.yapflib.yapf_api.FormatCode = lambda text, **_: (text, True)  # slow
-    spec = importlib.util.spec_from_file_location('train', REPOSITORY / 'tools' / 'train.py')
-    assert spec is not None
-    assert spec.loader is not None
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    from mmkd.cli import train as command
+
     if kill:
-        _act_at(tool, *kill.split())
-    sys.exit(tool.main(argv))
+        _act_at(command, *kill.split())
+    sys.exit(command.main(argv))
 
 
 def _act_at(tool: Any, point: str, count: str, victim: str = 'self') -> None:

@@ -1,17 +1,13 @@
 #!/usr/bin/env bash
 # Train with several processes: one per GPU, or that many CPU processes where there is no GPU.
+#
+#   [NNODES=1] [NODE_RANK=0] [MASTER_ADDR=127.0.0.1] [PORT=29500] \
+#       bash tools/dist_train.sh CONFIG PROCESSES [options of tools/train.py]
 set -euo pipefail
 
-if [ $# -lt 2 ]; then
-    echo "usage: [NNODES=1] [NODE_RANK=0] [MASTER_ADDR=127.0.0.1] [PORT=29500]" \
-        "bash $0 CONFIG PROCESSES [options of tools/train.py]" >&2
-    exit 2
-fi
-
-tools=$(dirname "$0")
+clone=$(dirname "$0")/..
 # The environment of tools/setup_env.sh where there is one and no other is asked for.
-if [ -z "${PYTHON:-}" ] && [ -z "${VIRTUAL_ENV:-}" ] && [ -x "$tools/../.venv/bin/python" ]; then
-    PYTHON=$tools/../.venv/bin/python
+if [ -z "${PYTHON:-}" ] && [ -z "${VIRTUAL_ENV:-}" ] && [ -x "$clone/.venv/bin/python" ]; then
+    PYTHON=$clone/.venv/bin/python
 fi
-exec "${PYTHON:-python}" "$tools/launch.py" train.py "$2" \
-    "$1" --launcher pytorch "${@:3}"
+PYTHONPATH="$clone${PYTHONPATH:+:$PYTHONPATH}" exec "${PYTHON:-python}" -m mmkd dist-train "$@"

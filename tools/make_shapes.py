@@ -1,6 +1,6 @@
-"""Write the embedded detection data: ``python tools/make_shapes.py --help``."""
+"""`mmkd make-data`, from a clone: see ``python tools/make_shapes.py --help``."""
 
-from mmkd.datasets.shapes import main
+from mmkd.cli import run
 
 if __name__ == '__main__':
-    main()
+    run('make-data')

@@ -168,9 +168,9 @@ def _ignore(line: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command behind ``tools/make_shapes.py``."""
+    """The command `mmkd make-data`."""
     parser = argparse.ArgumentParser(
-        prog='make_shapes.py',
+        prog='mmkd make-data',
         description='Write a small data set. For detection, in COCO layout: objects on textured backgrounds, with '
         'clutter, occlusion, small, medium and large objects, images without objects and crowd regions. For '
         'classification, in ImageNet layout: one object and clutter. Nothing is downloaded.',

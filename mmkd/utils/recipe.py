@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os.path as osp
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -14,10 +13,11 @@ from mmengine.registry import MODELS
 
 from mmkd.heads.base import HEAD_PATHS, adapter_of
 from mmkd.heads.query import QueryHeadAdapter
+from mmkd.registry import CONFIGS
 from mmkd.utils.preflight import PreflightError
 from mmkd.utils.student_config import is_distiller
 
-PRESETS = Path(__file__).resolve().parents[2] / 'configs' / '_base_'
+PRESETS = CONFIGS / '_base_'
 
 
 def make_recipe(cfg: Config, teacher: str | None, losses: str | None) -> None:

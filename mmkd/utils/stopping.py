@@ -7,7 +7,6 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -60,19 +59,16 @@ class Stopping:
         raise KeyboardInterrupt
 
 
-def command_line(argv: Sequence[str], launcher: str, script: str) -> str:
-    """What a user types to run a script of ``tools/`` with these arguments.
+def command_line(command: str, argv: Sequence[str], launcher: str) -> str:
+    """What a user types to run `mmkd train` or `mmkd test` with these arguments.
 
     Args:
-        argv: The script's arguments, as it got them.
+        command: ``'train'`` or ``'test'``.
+        argv: The command's arguments, as it got them.
         launcher: What started the processes.
-        script: Path of the script.
     """
     if launcher != 'pytorch':
-        return shlex.join(['python', script, *argv])
-    place = list(argv).index('--launcher')  # behind the config, where dist_train.sh puts it
+        return shlex.join(['mmkd', command, *argv])
+    place = list(argv).index('--launcher')  # behind the config, where dist-train puts it
     processes = os.environ.get('LOCAL_WORLD_SIZE', '1')
-    arguments = [*argv[:place], processes, *argv[place + 2 :]]
-    return shlex.join(
-        ['bash', str(Path(script).with_name(f'dist_{Path(script).stem}.sh')), *arguments]
-    )
+    return shlex.join(['mmkd', f'dist-{command}', *argv[:place], processes, *argv[place + 2 :]])

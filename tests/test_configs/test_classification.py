@@ -9,8 +9,8 @@ import math
 import pickle
 import re
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cv2
@@ -277,7 +277,6 @@ def places365(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def train(
-    load_tool: Callable[[str], ModuleType],
     fresh_names: Callable[[], list[str]],
     tmp_path: Path,
 ) -> Callable[..., list[dict[str, float]]]:
@@ -289,7 +288,7 @@ def train(
         arguments += [f'data_root={data}', 'train_cfg.max_epochs=1', *fresh_names()]
         arguments += ['train_dataloader.num_workers=0', 'val_dataloader.num_workers=0']
         arguments += ['default_hooks.logger.interval=1', 'default_hooks.checkpoint.interval=1']
-        assert load_tool('train').main([*arguments, *options]) == 0
+        assert import_module('mmkd.cli.train').main([*arguments, *options]) == 0
         (log,) = work_dir.glob('*/vis_data/scalars.json')
         return [json.loads(line) for line in log.read_text().splitlines()]
 
@@ -350,7 +349,6 @@ def test_a_recipe_trains_on_places365s_folders(
 def test_from_a_published_teacher_to_the_plain_students_top_1_and_top_5(
     cifar100: Path,
     train: Callable[..., list[dict[str, float]]],
-    load_tool: Callable[[str], ModuleType],
     fresh_names: Callable[[], list[str]],
     tmp_path: Path,
 ) -> None:
@@ -358,7 +356,7 @@ def test_from_a_published_teacher_to_the_plain_students_top_1_and_top_5(
     network(images('resnet56', batch=1))
     torch.save(dict(epoch=240, model=network.weights), tmp_path / 'ckpt_epoch_240.pth')
     teacher = tmp_path / 'cifar100_resnet56.pth'
-    convert = load_tool('convert_teacher').main
+    convert = import_module('mmkd.cli.convert_teacher').main
     assert convert([str(tmp_path / 'ckpt_epoch_240.pth'), str(teacher)]) == 0
 
     options = [f'model.teacher.checkpoint={teacher}', 'randomness.seed=0']
@@ -369,7 +367,10 @@ def test_from_a_published_teacher_to_the_plain_students_top_1_and_top_5(
     arguments = [str(RECIPES['plain_resnet20']), str(tmp_path / 'run' / 'epoch_1.pth')]
     arguments += ['--work-dir', str(tested), '--cfg-options', f'data_root={cifar100}']
     assert (
-        load_tool('test').main([*arguments, 'test_dataloader.num_workers=0', *fresh_names()]) == 0
+        import_module('mmkd.cli.test').main(
+            [*arguments, 'test_dataloader.num_workers=0', *fresh_names()]
+        )
+        == 0
     )
     (metrics,) = tested.glob('*/*.json')
     result = json.loads(metrics.read_text())

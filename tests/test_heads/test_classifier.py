@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import asks
@@ -532,7 +532,6 @@ custom_hooks = [dict(type='EMAHook', momentum=0.5)]
 def test_the_commands_train_a_student_and_test_it_with_its_plain_config(
     recipe: Path,
     plain_config: Path,
-    load_tool: Callable[[str], ModuleType],
     tiny_imagenet: Path,
     fresh_names: Callable[[], list[str]],
     tmp_path: Path,
@@ -541,7 +540,10 @@ def test_the_commands_train_a_student_and_test_it_with_its_plain_config(
         return ['--cfg-options', f'data_root={tiny_imagenet}', *fresh_names()]
 
     work_dir = tmp_path / 'run'
-    assert load_tool('train').main([str(recipe), '--work-dir', str(work_dir), *options()]) == 0
+    assert (
+        import_module('mmkd.cli.train').main([str(recipe), '--work-dir', str(work_dir), *options()])
+        == 0
+    )
 
     (log,) = work_dir.glob('*/vis_data/scalars.json')
     *steps, validation = [json.loads(line) for line in log.read_text().splitlines()]
@@ -562,6 +564,6 @@ def test_the_commands_train_a_student_and_test_it_with_its_plain_config(
     for config in (plain_config, recipe):
         tested = tmp_path / f'test_{config.stem}'
         arguments = [str(config), str(work_dir / 'epoch_1.pth'), '--work-dir', str(tested)]
-        assert load_tool('test').main([*arguments, *options()]) == 0
+        assert import_module('mmkd.cli.test').main([*arguments, *options()]) == 0
         (metrics,) = tested.glob('*/*.json')
         assert json.loads(metrics.read_text())['accuracy/top1'] == validation['accuracy/top1']

@@ -39,10 +39,8 @@ def test_only_the_first_process_of_a_run_speaks(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_command_is_the_one_that_was_typed(monkeypatch: pytest.MonkeyPatch) -> None:
     argv = ['a b.py', '--amp']
-    assert command_line(argv, 'none', 'tools/train.py') == "python tools/train.py 'a b.py' --amp"
+    assert command_line('train', argv, 'none') == "mmkd train 'a b.py' --amp"
 
     monkeypatch.setenv('LOCAL_WORLD_SIZE', '8')
     argv = ['c.py', '--launcher', 'pytorch', '--amp']
-    assert (
-        command_line(argv, 'pytorch', 'tools/train.py') == 'bash tools/dist_train.sh c.py 8 --amp'
-    )
+    assert command_line('train', argv, 'pytorch') == 'mmkd dist-train c.py 8 --amp'

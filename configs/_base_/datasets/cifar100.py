@@ -15,13 +15,25 @@ train_pipeline = [
 test_pipeline = [dict(type='PackInputs')]
 train_dataloader = dict(
     num_workers=4,
-    dataset=dict(type='CIFAR100', data_root=data_root, split='train', pipeline=train_pipeline),
+    dataset=dict(
+        type='CIFAR100',
+        _scope_='mmpretrain',
+        data_root=data_root,
+        split='train',
+        pipeline=train_pipeline,
+    ),
     sampler=dict(type='DefaultSampler', shuffle=True),
 )
 val_dataloader = dict(
     batch_size=256,
     num_workers=2,
-    dataset=dict(type='CIFAR100', data_root=data_root, split='test', pipeline=test_pipeline),
+    dataset=dict(
+        type='CIFAR100',
+        _scope_='mmpretrain',
+        data_root=data_root,
+        split='test',
+        pipeline=test_pipeline,
+    ),
     sampler=dict(type='DefaultSampler', shuffle=False),
 )
 test_dataloader = val_dataloader

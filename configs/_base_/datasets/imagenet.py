@@ -20,13 +20,25 @@ test_pipeline = [
 ]
 train_dataloader = dict(
     num_workers=8,
-    dataset=dict(type='ImageNet', data_root=data_root, split='train', pipeline=train_pipeline),
+    dataset=dict(
+        type='ImageNet',
+        _scope_='mmpretrain',
+        data_root=data_root,
+        split='train',
+        pipeline=train_pipeline,
+    ),
     sampler=dict(type='DefaultSampler', shuffle=True),
 )
 val_dataloader = dict(
     batch_size=64,
     num_workers=8,
-    dataset=dict(type='ImageNet', data_root=data_root, split='val', pipeline=test_pipeline),
+    dataset=dict(
+        type='ImageNet',
+        _scope_='mmpretrain',
+        data_root=data_root,
+        split='val',
+        pipeline=test_pipeline,
+    ),
     sampler=dict(type='DefaultSampler', shuffle=False),
 )
 test_dataloader = val_dataloader

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -121,7 +121,7 @@ def test_a_stopped_run_is_one_line_with_the_command_that_goes_on(
     assert 'Traceback' not in errors
     assert 'elastic' not in errors
     (line,) = [line for line in errors.splitlines() if line.startswith('Stopped by Ctrl-C. Kept: ')]
-    assert f'bash {REPOSITORY}/tools/dist_train.sh {CONFIG} 2 --work-dir run ' in line
+    assert f'mmkd dist-train {CONFIG} 2 --work-dir run ' in line
     assert line.endswith(' --resume')
 
 
@@ -138,7 +138,7 @@ def test_a_failed_process_is_named_and_its_exit_code_returned(
         ({0: 1, 1: launch.MISSING_INPUT}, launch.MISSING_INPUT, ''),
     ):
         failures = {rank: failure(rank, code, tmp_path) for rank, code in codes.items()}
-        assert launch.report(ChildFailedError('train.py', failures), 'train.py') == expected
+        assert launch.report(ChildFailedError('train', failures), 'train') == expected
         assert said in capsys.readouterr().err
 
 
@@ -155,8 +155,8 @@ def test_too_few_arguments_show_the_usage(
 
 
 @pytest.fixture
-def launch(load_tool: Callable[[str], ModuleType]) -> ModuleType:
-    return load_tool('launch')
+def launch() -> ModuleType:
+    return import_module('mmkd.cli.launch')
 
 
 def test_other_machines_are_described_by_variables(
@@ -167,13 +167,15 @@ def test_other_machines_are_described_by_variables(
     ):  # fmt: skip
         monkeypatch.setenv(name, value)
 
-    assert launch.torchrun_arguments('train.py', 8, ['config.py', '--amp']) == [
+    assert launch.torchrun_arguments('train', 8, ['config.py', '--amp']) == [
         '--nnodes=4',
         '--node_rank=3',
         '--master_addr=host0',
         '--master_port=1234',
         '--nproc_per_node=8',
-        str(REPOSITORY / 'tools' / 'train.py'),
+        '--module',
+        'mmkd',
+        'train',
         'config.py',
         '--amp',
     ]
@@ -207,5 +209,5 @@ def test_a_number_of_threads_that_is_given_is_kept(
 def test_a_number_of_processes_that_is_none_is_named(
     launch: ModuleType, processes: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert launch.main(['train.py', processes, 'config.py']) == 2
+    assert launch.train(['config.py', processes]) == 2
     assert f'PROCESSES: {processes!r} is no number' in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from mmkd.distillers import Distiller
 
 
 @pytest.fixture
-def tool(load_tool):
-    return load_tool('export_student')
+def tool():
+    return import_module('mmkd.cli.export')
 
 
 def test_a_plain_model_is_exported_beside_its_checkpoint(tool, trained, capsys) -> None:

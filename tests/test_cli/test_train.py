@@ -5,9 +5,9 @@ import json
 import pickle
 import re
 import shutil
-import sys
 import urllib.error
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,8 +23,8 @@ pytestmark = pytest.mark.usefixtures('clean_environment')
 
 
 @pytest.fixture
-def train(load_tool: Callable[[str], ModuleType]) -> ModuleType:
-    return load_tool('train')
+def train() -> ModuleType:
+    return import_module('mmkd.cli.train')
 
 
 @pytest.fixture
@@ -102,7 +102,6 @@ def test_the_command_trains_a_student_that_is_no_more_than_a_student(
 
 def test_a_classifier_trains_and_is_tested_with_flips_and_pictures(
     train: ModuleType,
-    load_tool: Callable[[str], ModuleType],
     tiny_imagenet: Path,
     fresh_names: Callable[[], list[str]],
     tmp_path: Path,
@@ -112,7 +111,7 @@ def test_a_classifier_trains_and_is_tested_with_flips_and_pictures(
 
     trained = train.main([config, '--work-dir', str(tmp_path), *options, *fresh_names()])
     exit_codes = [
-        load_tool('test').main(
+        import_module('mmkd.cli.test').main(
             [
                 config,
                 str(tmp_path / 'epoch_1.pth'),
@@ -382,14 +381,6 @@ def test_what_goes_wrong_after_the_first_step_keeps_its_traceback(
     )
     with pytest.raises(ValueError, match=r'model\.teacher\.checkpoint is not set'):
         run_tiny(tmp_path, config='tiny_ckd', options=teacher)
-
-
-def test_the_command_works_before_the_package_is_installed(
-    load_tool: Callable[[str], ModuleType],
-) -> None:
-    sys.path[:] = [path for path in sys.path if Path(path).resolve() != REPOSITORY]
-    load_tool('train')
-    assert str(REPOSITORY) in sys.path
 
 
 def test_a_plain_config_is_distilled_without_a_recipe(

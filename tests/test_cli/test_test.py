@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,8 +18,8 @@ pytestmark = pytest.mark.usefixtures('clean_environment')
 
 
 @pytest.fixture
-def tool(load_tool: Callable[[str], ModuleType]) -> ModuleType:
-    return load_tool('test')
+def tool() -> ModuleType:
+    return import_module('mmkd.cli.test')
 
 
 @pytest.fixture

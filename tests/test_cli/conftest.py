@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What a run of ``tools/train.py`` left behind."""
+    """What a run of `mmkd train` left behind."""
 
     config: Path
     work_dir: Path
@@ -31,13 +30,14 @@ def trained(tiny_coco: Path, tmp_path_factory: pytest.TempPathFactory) -> Traine
     run = subprocess.run(
         [
             sys.executable,
-            str(REPOSITORY / 'tools' / 'train.py'),
+            '-m',
+            'mmkd',
+            'train',
             str(config),
             '--cfg-options',
             f'data_root={tiny_coco}',
         ],
         cwd=folder,
-        env={key: value for key, value in os.environ.items() if key != 'PYTHONPATH'},
         capture_output=True,
         text=True,
         timeout=300,

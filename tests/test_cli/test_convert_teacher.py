@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -60,8 +61,8 @@ KEYS = {
 
 
 @pytest.fixture(scope='module')
-def tool(load_tool: Callable[[str], ModuleType]) -> ModuleType:
-    return load_tool('convert_teacher')
+def tool() -> ModuleType:
+    return import_module('mmkd.cli.convert_teacher')
 
 
 @pytest.fixture(scope='module')
@@ -106,7 +107,7 @@ def test_a_published_network(name: str, tool: ModuleType, tmp_path: Path) -> Non
     assert tool.main([str(tmp_path / 'ckpt_epoch_240.pth'), str(target)]) == 0
 
     config = torch.load(target, weights_only=True)['meta']['config']
-    assert config == f'configs/{"imagenet" if name == "mv1" else "cifar100"}/plain_{name}.py'
+    assert config == f'mmkd::{"imagenet" if name == "mv1" else "cifar100"}/plain_{name}.py'
     teacher = teacher_of(config, target).double()
     torch.testing.assert_close(teacher(images(name), mode='tensor'), expected, rtol=1e-9, atol=1e-9)
 
@@ -120,7 +121,7 @@ def test_the_last_file_of_a_run_of_crds_code_has_its_command_line(
 
     config = tool.convert(tmp_path / 'resnet8x4_last.pth', tmp_path / 'teacher.pth')
 
-    assert config == 'configs/cifar100/plain_resnet8x4.py'
+    assert config == 'mmkd::cifar100/plain_resnet8x4.py'
 
 
 @pytest.mark.parametrize('beside', ['', 'teacher.'], ids=['alone', 'distilled'])
@@ -134,7 +135,7 @@ def test_of_a_distiller_of_mdistiller_the_student_is_converted(
 
     config = tool.convert(tmp_path / 'best', tmp_path / 'teacher.pth')
 
-    assert config == 'configs/cifar100/plain_resnet8x4.py'
+    assert config == 'mmkd::cifar100/plain_resnet8x4.py'
     converted = torch.load(tmp_path / 'teacher.pth', weights_only=True)['state_dict']
     assert converted['backbone.conv1.weight'].equal(resnet8x4['conv1.weight'])
     assert len(converted) == len(resnet8x4)
@@ -173,7 +174,7 @@ def test_a_resnet_of_places365_saved_from_several_gpus(tool: ModuleType, tmp_pat
 
     config = tool.convert(tmp_path / 'places.pth.tar', tmp_path / 'teacher.pth')
 
-    assert config == 'configs/places365/plain_places365_r50.py'
+    assert config == 'mmkd::places365/plain_places365_r50.py'
     assert teacher_of(config, tmp_path / 'teacher.pth').head.fc.out_features == 365
 
 
@@ -184,7 +185,7 @@ def test_a_schedule_chosen_for_training_is_no_matter(
     monkeypatch.setenv('MMKD_SCHEDULE', '100e')  # ImageNet has it, CIFAR-100 does not
     tool.expected_shapes.cache_clear()
     files = [str(tmp_path / 'file.pth'), str(tmp_path / 'out.pth')]
-    assert tool.main([*files, '--config', 'configs/cifar100/plain_resnet8x4.py']) == 0
+    assert tool.main([*files, '--config', 'mmkd::cifar100/plain_resnet8x4.py']) == 0
 
 
 def without_one_weight(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -220,7 +221,7 @@ def test_a_file_that_differs_in_few_weights_is_compared_with_its_network(
     tmp_path: Path,
 ) -> None:
     save_as_mdistiller(change(resnet8x4), tmp_path / 'file.pth')
-    config = 'configs/cifar100/plain_resnet8x4.py'
+    config = 'mmkd::cifar100/plain_resnet8x4.py'
     with pytest.raises(tool.ConversionError, match=message) as error:
         tool.convert(tmp_path / 'file.pth', tmp_path / 'out.pth', config if named else None)
     assert config in str(error.value)

@@ -9,8 +9,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -96,13 +97,12 @@ def seeded(config: Config, **options: Any) -> Config:
 
 @pytest.fixture
 def command(
-    load_tool: Callable[[str], ModuleType],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     clean_environment: None,
 ) -> Command:
     """Run the command on a config; its exit code and what it printed."""
-    tool = load_tool('cache_teacher')
+    tool = import_module('mmkd.cli.cache')
 
     def run(config: Config, *options: str) -> tuple[int, str]:
         fresh_hub()
@@ -147,7 +147,6 @@ def test_a_plain_config_is_given_its_teacher_and_losses(
 def made(
     tiny_coco: Path,
     teacher_file: Path,
-    load_tool: Callable[[str], ModuleType],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A store of the detector's recipe, in files of six samples."""
@@ -156,7 +155,7 @@ def made(
     override_data_root(config, str(tiny_coco))
     seeded(recipe(config, dict(ckd=CKD), str(teacher_file))).dump(str(folder / 'recipe.py'))
     options = ['--out', str(folder / 'store'), '--shard-samples', '6', '--boxes']
-    assert load_tool('cache_teacher').main([str(folder / 'recipe.py'), *options]) == 0
+    assert import_module('mmkd.cli.cache').main([str(folder / 'recipe.py'), *options]) == 0
     return folder / 'store'
 
 
@@ -677,11 +676,27 @@ def test_several_processes_write_the_same_store(
     detector: Config, made: Path, tmp_path: Path
 ) -> None:
     detector.dump(str(tmp_path / 'recipe.py'))
-    tool = Path(__file__).parents[2] / 'tools' / 'cache_teacher.py'
-    command = ['-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_port', '29617']
+    command = [
+        '-m',
+        'torch.distributed.run',
+        '--nproc_per_node',
+        '2',
+        '--master_port',
+        '29617',
+        '-m',
+        'mmkd',
+    ]
     options = ['--out', str(tmp_path / 'store'), '--shard-samples', '6', '--boxes']
     run = subprocess.run(
-        [sys.executable, *command, tool, tmp_path / 'recipe.py', *options, '--launcher', 'pytorch'],
+        [
+            sys.executable,
+            *command,
+            'cache',
+            tmp_path / 'recipe.py',
+            *options,
+            '--launcher',
+            'pytorch',
+        ],
         capture_output=True,
         text=True,
         timeout=300,

@@ -97,11 +97,11 @@ def test_a_run_that_is_stopped_says_what_is_kept_and_how_to_go_on(
     run, two_epochs = tmp_path / 'run', [*options, 'train_cfg.max_epochs=2']
 
     said = stop(run, signal.SIGTERM, at='before_train_iter 2', options=two_epochs)
-    assert said.startswith('Stopped by SIGTERM. Nothing was saved yet. To begin again: python ')
+    assert said.startswith('Stopped by SIGTERM. Nothing was saved yet. To begin again: mmkd train ')
     assert not said.endswith('--resume')
 
     said = stop(run, signal.SIGINT, at='before_train_iter 6', options=two_epochs)
-    assert said.startswith(f'Stopped by Ctrl-C. Kept: {run}/epoch_1.pth. To go on: python ')
+    assert said.startswith(f'Stopped by Ctrl-C. Kept: {run}/epoch_1.pth. To go on: mmkd train ')
     assert f'{CONFIG}.py --work-dir {run} ' in said
     assert said.endswith('--resume')
 
