@@ -89,8 +89,7 @@ setup(
         'mmkd': [
             '.mim/model-index.yml',
             '.mim/tools/*',
-            '.mim/configs/**/*.py',
-            '.mim/configs/**/*.yml',
+            *(f'.mim/configs/**/*.{kind}' for kind in ('py', 'yml', 'pth')),
         ]
     },
     install_requires=INSTALL_REQUIRES,

@@ -7,4 +7,4 @@ model = dict(
     ),
 )
 optim_wrapper = dict(optimizer=dict(lr=0.01))
-train_dataloader = dict(batch_size={{_base_.reduced_batch_size}})
+train_dataloader = dict(batch_size=32)

@@ -1,3 +1,3 @@
-# MobileNetV1, 4.23M parameters: the student of *_r50_mv1.py.
-_base_ = '../_base_/imagenet.py'
-model = dict(backbone=dict(type='mmkd.MobileNetV1'), head=dict(in_channels=1024))
+# MobileNetV1, 4.23M parameters: the student of imagenet_r50_mv1.
+_base_ = './plain_r18.py'
+model = dict(backbone=dict(_delete_=True, type='mmkd.MobileNetV1'), head=dict(in_channels=1024))

@@ -1,5 +1,3 @@
-# ResNet34: the teacher of *_r34_r18.py.
-_base_ = '../_base_/places365.py'
-model = dict(
-    backbone=dict(type='ResNet', depth=34, zero_init_residual=False), head=dict(in_channels=512)
-)
+# ResNet34: the teacher of places365_r34_r18.
+_base_ = './plain_places365_r18.py'
+model = dict(backbone=dict(depth=34))

@@ -1,5 +1,3 @@
-# ResNet50: the teacher of *_r50_mv1.py.
-_base_ = '../_base_/places365.py'
-model = dict(
-    backbone=dict(type='ResNet', depth=50, zero_init_residual=False), head=dict(in_channels=2048)
-)
+# ResNet50: the teacher of places365_r50_mv1.
+_base_ = './plain_places365_r18.py'
+model = dict(backbone=dict(depth=50), head=dict(in_channels=2048))

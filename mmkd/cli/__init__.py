@@ -16,6 +16,7 @@ COMMANDS = {
     'export': ('mmkd.cli.export', "write the student's checkpoint and config, without mmkd"),
     'cache': ('mmkd.cli.cache', "keep a teacher's outputs on disk"),
     'convert-teacher': ('mmkd.cli.convert_teacher', "make a teacher of another library's weights"),
+    'recipes': ('mmkd.cli.recipes', 'list the pairs, and the methods of --losses'),
     'make-data': ('mmkd.datasets.shapes', 'write the embedded data'),
 }
 """What `mmkd NAME` calls (``module``, or ``module:function`` where it is not ``main``), and what it does."""

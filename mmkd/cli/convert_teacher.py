@@ -11,7 +11,6 @@ shapes in the file; every one of them has to fit.
 from __future__ import annotations
 
 import argparse
-import os
 import os.path as osp
 import pickle
 import re
@@ -257,8 +256,6 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> int:
     """Convert; return the exit code: 0, or 2 if the file cannot be converted."""
     args: Any = parse_args(argv)
-    # A network is the same on every schedule, and not every data set has the one chosen for a training.
-    os.environ.pop('MMKD_SCHEDULE', None)
     try:
         config = convert(args.source, args.target, args.config)
     except ConversionError as error:

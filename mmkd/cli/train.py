@@ -26,6 +26,7 @@ from mmkd.utils import (
     Stopping,
     add_common_arguments,
     add_recipe_arguments,
+    add_schedule_argument,
     advice_on,
     build_runner,
     check_before_training,
@@ -84,6 +85,12 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         'name it, count it and take another',
     )
     add_recipe_arguments(parser)
+    parser.add_argument(
+        '--print-recipe',
+        metavar='FILE',
+        help='write the equivalent config, which trains the same, and end',
+    )
+    add_schedule_argument(parser)
     add_common_arguments(parser)
     return parser.parse_args(argv)
 

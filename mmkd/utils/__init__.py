@@ -4,6 +4,7 @@ from mmkd.utils.cfg_options import CfgOptions, merge
 from mmkd.utils.command_line import (
     add_common_arguments,
     add_recipe_arguments,
+    add_schedule_argument,
     build_runner,
     load_config,
     read_config,
@@ -33,6 +34,7 @@ __all__ = [
     'Stopping',
     'add_common_arguments',
     'add_recipe_arguments',
+    'add_schedule_argument',
     'advice_on',
     'build_runner',
     'check_before_testing',

@@ -57,7 +57,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--teacher``, ``--losses`` and ``--print-recipe``: distil with any config, no recipe to write."""
+    """Add ``--teacher`` and ``--losses``: distil with any config, no recipe to write."""
     parser.add_argument(
         '--teacher',
         metavar='CONFIG[=CHECKPOINT]',
@@ -67,12 +67,16 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--losses',
         metavar='METHOD[+METHOD]',
-        help='by these methods, such as ckd+pkd, with the settings of configs/_base_/methods for the head at hand',
+        help='by these methods, such as ckd+pkd, with the settings for the head and the pair at hand',
     )
+
+
+def add_schedule_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--schedule``."""
     parser.add_argument(
-        '--print-recipe',
+        '--schedule',
         metavar='FILE',
-        help='write the equivalent config, which trains the same, and end',
+        help='change the config by this one, such as mmdet::_base_/schedules/schedule_2x.py',
     )
 
 
@@ -116,6 +120,10 @@ def load_config(args: argparse.Namespace) -> Config:
     teacher, losses = (getattr(args, name, None) for name in ('teacher', 'losses'))
     if teacher is not None or losses is not None:
         make_recipe(cfg, teacher, losses)
+    cfg.pop('presets', None)  # used up
+    schedule = getattr(args, 'schedule', None)
+    if schedule is not None:
+        cfg.merge_from_dict(read_config(schedule).to_dict())
 
     options = args.cfg_options or {}
     data_root = options.get('data_root')
@@ -136,7 +144,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
-        cfg.work_dir = osp.join('./work_dirs', run_name(cfg, args.config))
+        cfg.work_dir = osp.join('./work_dirs', run_name(cfg, args.config, schedule))
 
     problems = paths_outside(cfg, chosen=options)
     if problems:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import os.path as osp
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from functools import cache
+from itertools import permutations
 from typing import Any
 
 from mmengine.config import Config
@@ -13,14 +16,18 @@ from mmengine.registry import MODELS
 
 from mmkd.heads.base import HEAD_PATHS, adapter_of
 from mmkd.heads.query import QueryHeadAdapter
-from mmkd.registry import CONFIGS
+from mmkd.registry import CONFIGS, LOSSES
+from mmkd.teachers import RANDOM_INIT
 from mmkd.utils.preflight import PreflightError
 from mmkd.utils.student_config import is_distiller
 
-PRESETS = CONFIGS / '_base_'
+HEADS = ('classifier', 'rcnn', 'query', 'dense', 'detector', 'softmax', 'sigmoid')
+"""What a preset can be for, as the end of its name."""
 
 
-def make_recipe(cfg: Config, teacher: str | None, losses: str | None) -> None:
+def make_recipe(
+    cfg: Config, teacher: str | None, losses: str | None, untrained: bool = False
+) -> None:
     """Turn a plain config into a recipe, or give a recipe another teacher or its losses, in place.
 
     Args:
@@ -28,6 +35,7 @@ def make_recipe(cfg: Config, teacher: str | None, losses: str | None) -> None:
         teacher: ``CONFIG`` or ``CONFIG=CHECKPOINT``, CONFIG being a file or ``mmdet::...``; of the latter the published
             checkpoint is taken where none is given. None keeps the recipe's.
         losses: Names of presets joined by ``+``, such as ``'ckd+pkd'``; see :func:`preset`. None keeps the recipe's.
+        untrained: The teacher needs no checkpoint.
 
     Raises:
         PreflightError: The config is plain and one of the two is missing, a recipe has losses already, a name is
@@ -48,64 +56,120 @@ def make_recipe(cfg: Config, teacher: str | None, losses: str | None) -> None:
         )
     student = cfg.model.student if recipe else cfg.model
     chosen: dict[str, Any] = {}
-    for name in (losses or '').split('+') if losses else ():
-        chosen.update(preset(name, student, cfg.get('default_scope')))
+    if losses is not None:
+        names = losses.split('+')
+        chosen = preset(names, student, cfg.get('default_scope'), cfg.get('presets') or {})
     if not recipe:
         cfg.model = dict(type='mmkd.Distiller', student=student, teacher={})
         imports = cfg.get('custom_imports') or dict(imports=[], allow_failed_imports=False)
         imports['imports'] = [*imports['imports'], 'mmkd']
         cfg.custom_imports = imports
     if teacher is not None:
-        cfg.model.teacher = _teacher(teacher)
+        cfg.model.teacher = _teacher(teacher, untrained)
     if losses is not None:
+        if (task_weight := chosen.pop('task_weight', None)) is not None:
+            cfg.model.task_weight = task_weight
         cfg.model.losses = chosen
 
 
-def preset(name: str, student: Any, scope: str | None) -> dict[str, Any]:
-    """The losses of a method with the settings for a student's head.
+def preset(
+    names: Sequence[str], student: Any, scope: str | None, own: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The losses of some methods with the settings for a student's head.
 
-    They are those of ``configs/_base_/methods/<name>_<head>.py`` or ``<name>.py``; a classifier's those of
-    ``configs/_base_/imagenet_methods.py``, with the settings published for ImageNet, if it has the method.
+    They are those of the variable ``<name>_<head>``, or ``<name>``, in the files of ``configs/_base_/methods``, changed
+    by what ``own`` has under the method's name and, of several, under their names joined by ``_``.
 
     Args:
-        name: A method, such as ``'ckd'``.
+        names: Methods, such as ``['ckd', 'pkd']``.
         student: The student's ``model`` config.
         scope: Its ``default_scope``.
+        own: What is published for the student or the pair: ``presets`` of its config.
+
+    Returns:
+        Losses by name. Beside them ``task_weight``, where one method alone, or ``own`` for several, sets the weight of
+        the student's own loss; with several it is else left at 1.
 
     Raises:
         PreflightError: There is no such method, or none for this head; the message names those that there are.
     """
+    own = own or {}
     kinds = head_kinds(student, scope)
-    if kinds[0] == 'classifier':
-        published = Config.fromfile(PRESETS / 'imagenet_methods.py')
-        if name in published:
-            return copy.deepcopy(published[name])
-    methods = PRESETS / 'methods'
-    for file in [f'{name}_{kind}' for kind in kinds] + [name]:
-        if (methods / f'{file}.py').exists():
-            (losses,) = Config.fromfile(methods / f'{file}.py').values()
-            return losses
-    files = sorted(path.stem for path in methods.glob('*.py'))
-    here = sorted(
-        {
-            file.removesuffix(f'_{kind}')
-            for kind in kinds
-            for file in files
-            if file.endswith(f'_{kind}')
-        }
-        | {
-            file
-            for file in files
-            if '_'.join(file.split('_')[:-1]) not in files and not _of_a_head(file)
-        }
-    )
+    chosen = Config({})
+    for name in names:
+        chosen.merge_from_dict(_general(name, kinds))
+        chosen.merge_from_dict(dict(own.get(name, {})))
+    if len(names) > 1:
+        chosen.pop('task_weight', None)
+        for order in permutations(names):
+            chosen.merge_from_dict(dict(own.get('_'.join(order), {})))
+    return chosen.to_dict()
+
+
+def presets_of(kinds: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Every method's preset for the kinds of head that :func:`head_kinds` gives, by the method's name."""
+    suffixes = [*kinds, '']
+    found = {
+        method: min((each for each in forms if each in suffixes), key=suffixes.index, default=None)
+        for method, forms in _written().items()
+    }
+    return {
+        method: _written()[method][form]
+        for method, form in found.items()
+        if form is not None and _unsuited(_written()[method][form], kinds) is None
+    }
+
+
+def _general(name: str, kinds: Sequence[str]) -> dict[str, Any]:
+    """A method's preset for a head.
+
+    Raises:
+        PreflightError: There is none.
+    """
+    here = presets_of(kinds)
+    if name in here:
+        return copy.deepcopy(here[name])
+    others = [_unsuited(losses, kinds) for losses in _written().get(name, {}).values()]
     near = get_close_matches(name, here, n=2)
-    hint = f'did you mean {" or ".join(near)}?' if near else f'there are: {", ".join(here)}'
-    raise PreflightError([f'--losses: {name!r} has no preset for a {kinds[0]} head; {hint}'])
+    if alternative := next(filter(None, others), None):
+        hint = f'use {alternative}'
+    elif near:
+        hint = f'did you mean {" or ".join(near)}?'
+    else:
+        hint = f'there are: {", ".join(here)}'
+    head = f'{kinds[0]} head ({kinds[-1]})'
+    raise PreflightError([f'--losses: {name!r} has no preset for a {head}; {hint}'])
+
+
+@cache
+def _written() -> dict[str, dict[str, dict[str, Any]]]:
+    """All presets: by the method, and by the kind of head, or ``''``.
+
+    The kind is the end of the variable's name, or of the file's where that begins with the variable's.
+    """
+    written: dict[str, dict[str, dict[str, Any]]] = {}
+    for file in sorted((CONFIGS / '_base_' / 'methods').glob('*.py')):
+        for name, losses in Config.fromfile(file).to_dict().items():
+            said = file.stem if file.stem.startswith(f'{name}_') else name
+            method, _, kind = said.rpartition('_')
+            if kind not in HEADS:
+                method, kind = name, ''
+            written.setdefault(method, {})[kind] = losses
+    return dict(sorted(written.items()))
+
+
+def _unsuited(losses: Mapping[str, Any], kinds: Sequence[str]) -> str | None:
+    """What to use in place of losses that mean nothing on such a head; None if all do."""
+    LOSSES.import_from_location()
+    for loss in losses.values():
+        kind = LOSSES.get(loss['type']) if isinstance(loss, Mapping) else None
+        if kind is not None and getattr(kind, 'activation', None) not in (None, kinds[-1]):
+            return kind.alternative
+    return None
 
 
 def head_kinds(student: Any, scope: str | None) -> list[str]:
-    """What presets call a student's head, the most particular name first: ``['rcnn', 'softmax']``."""
+    """What presets call a student's head, the most particular name first: ``['rcnn', 'detector', 'softmax']``."""
     path = next((path for path in HEAD_PATHS if student.get(path)), None)
     if path is None:
         raise PreflightError(
@@ -127,18 +191,14 @@ def head_kinds(student: Any, scope: str | None) -> list[str]:
     sigmoid = loss.get('use_sigmoid', not softmax)
     activation = 'sigmoid' if sigmoid else 'softmax'
     if adapter is not None and issubclass(adapter, QueryHeadAdapter):
-        return ['query', activation]
-    return ['rcnn', activation] if path == 'roi_head' else [activation]
+        return ['query', 'detector', activation]
+    return ['rcnn' if path == 'roi_head' else 'dense', 'detector', activation]
 
 
-def _of_a_head(file: str) -> bool:
-    return file.rsplit('_', 1)[-1] in ('rcnn', 'sigmoid', 'softmax', 'query', 'paper')
-
-
-def _teacher(text: str) -> dict[str, Any]:
+def _teacher(text: str, untrained: bool) -> dict[str, Any]:
     config, _, checkpoint = text.partition('=')
-    if checkpoint:
-        return dict(config=config, checkpoint=checkpoint)
+    if checkpoint or untrained:
+        return dict(config=config, checkpoint=checkpoint or RANDOM_INIT)
     if '::' not in config:
         raise PreflightError(
             [

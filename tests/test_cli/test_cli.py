@@ -76,22 +76,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / 'installed'
 
 
-def test_a_wheel_brings_the_command_and_every_config(wheel: Path, tmp_path: Path) -> None:
-    names = {path.relative_to(REPOSITORY) for path in (REPOSITORY / 'configs').rglob('*.py')}
+def test_a_wheel_brings_the_command_and_every_config(wheel: Path) -> None:
+    names = {path.relative_to(REPOSITORY) for path in (REPOSITORY / 'configs').rglob('*.*')}
     assert names == {
-        path.relative_to(wheel / 'mmkd/.mim') for path in wheel.rglob('configs/**/*.py')
+        path.relative_to(wheel / 'mmkd/.mim') for path in wheel.rglob('configs/**/*.*')
     }
     assert (wheel / 'mmkd/.mim/tools/train.py').is_file()
     (points,) = wheel.glob('*.dist-info/entry_points.txt')
     assert 'mmkd = mmkd.cli:run' in points.read_text()
-    script = (
-        "import mmkd, mmengine.hub as h; print(h.get_config('mmkd::ckd/rtmdet_l_s.py').filename)"
-    )
-    run = subprocess.run(
-        [sys.executable, '-c', script],
-        cwd=tmp_path, env=os.environ | {'PYTHONPATH': str(wheel)}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert run.stdout.strip() == str(wheel / 'mmkd/.mim/configs/ckd/rtmdet_l_s.py'), run.stderr
 
 
 def test_the_packages_configs_are_known_by_name(tmp_path: Path) -> None:

@@ -182,7 +182,6 @@ def test_a_schedule_chosen_for_training_is_no_matter(
     resnet8x4: dict[str, Tensor], tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_as_mdistiller(resnet8x4, tmp_path / 'file.pth')
-    monkeypatch.setenv('MMKD_SCHEDULE', '100e')  # ImageNet has it, CIFAR-100 does not
     tool.expected_shapes.cache_clear()
     files = [str(tmp_path / 'file.pth'), str(tmp_path / 'out.pth')]
     assert tool.main([*files, '--config', 'mmkd::cifar100/plain_resnet8x4.py']) == 0

@@ -154,6 +154,32 @@ def test_too_few_arguments_show_the_usage(
     assert failed.stderr.startswith('usage:')
 
 
+@pytest.mark.parametrize(
+    ('script', 'leading'),
+    [
+        ('slurm_train.sh', ['train', 'c.py', '--work-dir=w']),
+        ('slurm_test.sh', ['test', 'c.py', 'w']),
+    ],
+)
+def test_the_slurm_scripts_have_mmdetections_arguments(
+    script: str, leading: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    srun = tmp_path / 'srun'
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    srun.chmod(0o755)
+    for name, value in (
+        ('PATH', f'{tmp_path}:{os.environ["PATH"]}'), ('GPUS', '16'), ('SRUN_ARGS', '--qos=high --exclusive'),
+    ):  # fmt: skip
+        monkeypatch.setenv(name, value)
+    submitted = run(script, 'gpus', 'my job', 'c.py', 'w', '--cfg-options', 'a=b c', cwd=tmp_path)
+    options = ['--partition=gpus', '--job-name=my job', '--gres=gpu:8', '--ntasks=16']
+    options += ['--ntasks-per-node=8', '--cpus-per-task=5', '--kill-on-bad-exit=1']
+    options += ['--qos=high', '--exclusive', sys.executable, '-u', '-m', 'mmkd', *leading]
+    options += ['--launcher=slurm', '--cfg-options', 'a=b c']
+    assert submitted.stdout.splitlines() == options
+    assert run(script, 'gpus', 'my job', cwd=tmp_path).returncode == 2
+
+
 @pytest.fixture
 def launch() -> ModuleType:
     return import_module('mmkd.cli.launch')

@@ -1,4 +1,4 @@
-"""Every recipe for classifiers loads, builds and takes a step; every pair and every method trains an epoch on files."""
+"""Every pair of classifiers takes a step by every method; some train an epoch on files in the real layout."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import pickle
-import re
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -28,81 +27,55 @@ from tiny import fresh_hub
 from mmkd.distillers import Distiller
 from mmkd.registry import MODELS
 from mmkd.teachers import RANDOM_INIT
+from mmkd.utils.recipe import make_recipe
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-CONFIGS = REPOSITORY / 'configs'
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 FOLDERS = ('cifar100', 'imagenet', 'places365')
-METHODS = ('aekt', 'ckd', 'dist', 'dkd', 'dkd_lskd', 'kd', 'lskd', 'nkd')
-RECIPES = {
-    path.stem: path for folder in FOLDERS for path in sorted((CONFIGS / folder).glob('*.py'))
-}
+PLAIN = sorted(path for folder in FOLDERS for path in (CONFIGS / folder).glob('plain_*.py'))
 PAIRS = sorted(
     path.stem
     for folder in FOLDERS
     for path in (CONFIGS / '_base_' / 'pairs').glob(f'{folder}_*.py')
 )
+METHODS = ('aekt', 'ckd', 'dist', 'dkd', 'dkd_lskd', 'kd', 'lskd', 'nkd')
+"""Those with settings of their own for these data."""
 
 register_all_modules(init_default_scope=False)
 
 
 @pytest.fixture(autouse=True)
-def _surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No run in progress and no schedule chosen; recipes name files by paths from the root of the repository."""
+def _no_run_in_progress() -> None:
     fresh_hub()
-    monkeypatch.delenv('MMKD_SCHEDULE', raising=False)
-    monkeypatch.chdir(REPOSITORY)
 
 
 @functools.cache
-def load(recipe: str) -> Config:
-    """A recipe as its file says, on the default schedule; not to be changed."""
-    return Config.fromfile(RECIPES[recipe])
+def load(path: Path) -> Config:
+    """A config as its file says; not to be changed."""
+    return Config.fromfile(path)
 
 
-def recipe_of(method: str, pair: str) -> str:
-    """Name of a recipe's file, which names the data set only where it is Places365, whose pairs are ImageNet's."""
-    return f'{method}_{pair.removeprefix("cifar100_").removeprefix("imagenet_")}'
+@functools.cache
+def recipe(pair: str, method: str) -> Config:
+    """A pair with the losses of a method; not to be changed."""
+    config = Config.fromfile(pair_file(pair))
+    make_recipe(config, None, method)
+    return config
 
 
-def settings(config: Config) -> dict[str, Any]:
-    """What a run reads of a config, without the losses."""
-    keys = (
-        'default_scope', 'custom_imports', 'data_preprocessor', 'train_dataloader', 'val_dataloader',
-        'test_dataloader', 'val_evaluator', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'default_hooks',
-    )  # fmt: skip
-    return {key: config.to_dict()[key] for key in keys}
-
-
-def plain_of(pair: str) -> Config:
-    """The student of a pair alone."""
-    content = (CONFIGS / '_base_' / 'pairs' / f'{pair}.py').read_text()
-    (recipe,) = re.findall(r'_base_ = .*/(plain_\w+)\.py', content)
-    return load(recipe)
-
-
-def test_there_is_one_file_for_each_pair_and_method() -> None:
-    distilled = {recipe_of(method, pair) for method in METHODS for pair in PAIRS}
-    assert distilled == {name for name in RECIPES if not name.startswith('plain_')}
-    assert len(RECIPES) == sum(len(list((CONFIGS / folder).glob('*.py'))) for folder in FOLDERS)
+def pair_file(pair: str) -> Path:
+    return CONFIGS / '_base_' / 'pairs' / f'{pair}.py'
 
 
 @pytest.mark.parametrize('pair', PAIRS)
-def test_all_recipes_of_a_pair_load_build_and_take_a_step(pair: str) -> None:
-    recipes = {method: load(recipe_of(method, pair)) for method in METHODS}
-    plain = plain_of(pair)
-    losses = {}
-    for method, recipe in recipes.items():
-        assert settings(recipe) == settings(plain), method
-        student = recipe.to_dict()['model']['student']
-        assert student == plain.to_dict()['model'], method
-        (losses[method],) = recipe.to_dict()['model']['losses'].values()
-        losses[method]['weight'] = 1.0  # the warm-up of some starts at 0
+def test_all_methods_of_a_pair_build_and_take_a_step(pair: str) -> None:
+    config = recipe(pair, METHODS[0])
+    losses = {method: dict(loss_of(pair, method), weight=1.0) for method in METHODS}
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         model = Distiller(
-            student=plain.to_dict()['model'],
-            teacher={**recipes['ckd'].model.teacher, 'checkpoint': RANDOM_INIT},
+            student=config.model.student,
+            teacher={**config.model.teacher, 'checkpoint': RANDOM_INIT},
             losses=losses,
-            data_preprocessor=plain.to_dict()['data_preprocessor'],
+            data_preprocessor=config.data_preprocessor,
         ).train()
     classes, size = model.head.num_classes, 32 if pair.startswith('cifar100') else 64
     noise = torch.Generator().manual_seed(0)
@@ -118,94 +91,42 @@ def test_all_recipes_of_a_pair_load_build_and_take_a_step(pair: str) -> None:
     assert not model.teacher.convert_pixels.affine
 
 
-@pytest.mark.parametrize('name', sorted(name for name in RECIPES if name.startswith('plain_')))
-def test_plain_networks_have_the_classes_of_their_data(name: str) -> None:
+def loss_of(pair: str, method: str) -> dict[str, Any]:
+    """A method's only loss."""
+    (loss,) = recipe(pair, method).to_dict()['model']['losses'].values()
+    return loss
+
+
+@pytest.mark.parametrize('path', PLAIN, ids=lambda path: path.stem)
+def test_plain_networks_have_the_classes_of_their_data(path: Path) -> None:
     """They are built as students and teachers of the pairs, and in tests/test_models."""
-    config = load(name)
+    config = load(path)
     assert config.model.head.num_classes == config.data_preprocessor.num_classes
 
 
 @pytest.mark.parametrize('pair', PAIRS)
-def test_kd_shares_the_loss_with_the_task_and_others_leave_the_task_alone(pair: str) -> None:
-    models = {method: load(recipe_of(method, pair)).model for method in METHODS}
-    kd = models.pop('kd')
+def test_kd_shares_the_loss_with_the_task(pair: str) -> None:
+    kd = recipe(pair, 'kd').model
     assert kd.task_weight + kd.losses.kd.weight == 1
-    on_cifar = pair.startswith('cifar100')
-    assert models.pop('lskd').get('task_weight', 1.0) == (kd.task_weight if on_cifar else 1.0)
-    assert not any('task_weight' in model for model in models.values())
 
 
 @pytest.mark.parametrize('pair', PAIRS)
 def test_aekt_has_the_settings_of_dkd(pair: str) -> None:
-    (dkd,) = load(recipe_of('dkd', pair)).model.losses.values()
-    (aekt,) = load(recipe_of('aekt', pair)).model.losses.values()
+    dkd, aekt = loss_of(pair, 'dkd'), loss_of(pair, 'aekt')
     for name in ('weight', 'alpha', 'beta', 'temperature'):
         assert aekt[name] == dkd[name]
 
 
-def test_the_tables_of_the_docs_say_what_the_recipes_do() -> None:
-    lines = (REPOSITORY / 'docs' / 'classification.md').read_text().splitlines()
-    rows = [[cell.strip(' `') for cell in line.strip('|').split('|')] for line in lines]
-    found = {row[0]: row[1:] for row in rows}
-    assert set(METHODS) <= found.keys()
-    for pair in PAIRS:
-        folder, _, networks = pair.partition('_')
-        recipe = load(recipe_of('ckd', pair))
-        ckd, dkd = recipe.model.losses.ckd, load(recipe_of('dkd', pair)).model.losses.dkd
-        distillation = [f'{ckd.weight:g}, {ckd.temperature:g}', f'{dkd.beta:g}']
-        if folder == 'cifar100':
-            rate = recipe.optim_wrapper.optimizer.lr
-            batch = f'{recipe.train_dataloader.batch_size}, {rate}'
-            assert found[networks][2:] == [*distillation, batch]
-        else:
-            name = recipe_of('*', pair)
-            assert found[f'{folder}/{name}'][1:] == distillation
-
-
-COSINE, STEPS = 'CosineAnnealingLR', 'MultiStepLR'
-
-
-@pytest.mark.parametrize(
-    ('recipe', 'schedule', 'epochs', 'decay', 'where', 'batch_size', 'learning_rate'),
-    [
-        ('dkd_vgg13_mobilenet_v2', None, 480, COSINE, 480, 32, 0.01),
-        ('dkd_vgg13_mobilenet_v2', '240e', 240, STEPS, [150, 180, 210], 64, 0.01),
-        ('dist_resnet56_resnet20', '240e', 240, STEPS, [150, 180, 210], 64, 0.05),
-        ('kd_r34_r18', None, 200, COSINE, 200, 64, 0.2),
-        ('kd_r34_r18', '100e', 100, STEPS, [30, 60, 90], 64, 0.2),
-        ('nkd_r50_mv1', '100e_b256', 100, STEPS, [30, 60, 90], 32, 0.1),
-        ('ckd_places365_r34_r18', None, 100, STEPS, [30, 60, 90], 32, 0.2),
-    ],
-)
-def test_schedules(
-    recipe: str,
-    schedule: str | None,
-    epochs: int,
-    decay: str,
-    where: int | list[int],
-    batch_size: int,
-    learning_rate: float,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    if schedule is not None:
-        monkeypatch.setenv('MMKD_SCHEDULE', schedule)
-    config = Config.fromfile(RECIPES[recipe])
-    scheduler = config.param_scheduler
-    assert (config.train_cfg.max_epochs, scheduler.type, scheduler.by_epoch) == (
-        epochs,
-        decay,
-        True,
-    )
-    assert (scheduler.T_max if decay == COSINE else scheduler.milestones) == where
-    assert scheduler.get('eta_min', 0.0) == 0.0
-    assert config.train_dataloader.batch_size == batch_size
-    assert config.optim_wrapper.optimizer.lr == learning_rate
-
-
-def test_a_schedule_that_does_not_exist_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv('MMKD_SCHEDULE', '300e')
-    with pytest.raises(FileNotFoundError, match=r'cifar100_300e\.py'):
-        Config.fromfile(RECIPES['ckd_resnet56_resnet20'])
+@pytest.mark.parametrize('path', sorted((CONFIGS / '_base_' / 'schedules').glob('*e*_*.py')))
+def test_a_schedule_of_another_length_leaves_the_learning_rates_of_networks(path: Path) -> None:
+    folder = path.stem.partition('_')[0]
+    for plain in (each for each in PLAIN if each.parent.name == folder):
+        changed = Config.fromfile(plain)
+        changed.merge_from_dict(Config.fromfile(path).to_dict())
+        assert changed.train_cfg.max_epochs < load(plain).train_cfg.max_epochs
+        assert 'T_max' not in changed.param_scheduler
+        if 'optim_wrapper' not in Config.fromfile(path):
+            assert changed.optim_wrapper == load(plain).optim_wrapper
 
 
 # ---- runs ----
@@ -280,11 +201,12 @@ def train(
     fresh_names: Callable[[], list[str]],
     tmp_path: Path,
 ) -> Callable[..., list[dict[str, float]]]:
-    """Runs a recipe for one epoch by tools/train.py; returns its log."""
+    """Trains a pair by a method for one epoch, as `mmkd train` does; returns its log."""
 
-    def run(recipe: str, data: Path, *options: str) -> list[dict[str, float]]:
+    def run(pair: str, method: str, data: Path, *options: str) -> list[dict[str, float]]:
         work_dir = tmp_path / 'run'
-        arguments = [str(RECIPES[recipe]), '--work-dir', str(work_dir), '--cfg-options']
+        arguments = [f'mmkd::_base_/pairs/{pair}.py', '--losses', method]
+        arguments += ['--work-dir', str(work_dir), '--cfg-options']
         arguments += [f'data_root={data}', 'train_cfg.max_epochs=1', *fresh_names()]
         arguments += ['train_dataloader.num_workers=0', 'val_dataloader.num_workers=0']
         arguments += ['default_hooks.logger.interval=1', 'default_hooks.checkpoint.interval=1']
@@ -305,18 +227,19 @@ def assert_distilled(log: list[dict[str, float]], method: str) -> None:
     assert 0 <= validation['accuracy/top1'] <= validation['accuracy/top5'] <= 100
 
 
-RUNS = [
-    (pair, METHODS[number % len(METHODS)]) for number, pair in enumerate(PAIRS) if 'cifar' in pair
-]
-"""Every CIFAR-100 pair, and every method."""
-
-
 @pytest.mark.usefixtures('clean_environment')
-@pytest.mark.parametrize(('pair', 'method'), RUNS)
-def test_a_recipe_trains_on_cifar100s_batches(
+@pytest.mark.parametrize(
+    ('pair', 'method'),
+    [
+        ('cifar100_resnet32x4_shufflenet_v2', 'dkd_lskd'),
+        ('cifar100_vgg13_mobilenet_v2', 'kd'),
+        ('cifar100_wrn_40_2_wrn_16_2', 'aekt'),
+    ],
+)
+def test_a_pair_trains_on_cifar100s_batches(
     pair: str, method: str, cifar100: Path, train: Callable[..., list[dict[str, float]]]
 ) -> None:
-    log = train(recipe_of(method, pair), cifar100, f'model.teacher.checkpoint={RANDOM_INIT}')
+    log = train(pair, method, cifar100, f'model.teacher.checkpoint={RANDOM_INIT}')
     assert_distilled(log, method)
 
 
@@ -329,20 +252,19 @@ SMALL = [
 
 
 @pytest.mark.usefixtures('clean_environment')
-@pytest.mark.parametrize(('pair', 'method'), [('r34_r18', 'ckd'), ('r50_mv1', 'kd')])
-def test_a_recipe_trains_on_imagenets_folders_and_lists(
-    pair: str, method: str, imagenet: Path, train: Callable[..., list[dict[str, float]]]
+def test_a_pair_trains_on_imagenets_folders_and_lists(
+    imagenet: Path, train: Callable[..., list[dict[str, float]]]
 ) -> None:
     teacher = f'model.teacher.checkpoint={RANDOM_INIT}'
-    assert_distilled(train(f'{method}_{pair}', imagenet, teacher, *SMALL), method)
+    assert_distilled(train('imagenet_r34_r18', 'ckd', imagenet, teacher, *SMALL), 'ckd')
 
 
 @pytest.mark.usefixtures('clean_environment')
-def test_a_recipe_trains_on_places365s_folders(
+def test_a_pair_trains_on_places365s_folders(
     places365: Path, train: Callable[..., list[dict[str, float]]]
 ) -> None:
     teacher = f'model.teacher.checkpoint={RANDOM_INIT}'
-    assert_distilled(train('nkd_places365_r34_r18', places365, teacher, *SMALL), 'nkd')
+    assert_distilled(train('places365_r34_r18', 'nkd', places365, teacher, *SMALL), 'nkd')
 
 
 @pytest.mark.usefixtures('clean_environment')
@@ -360,11 +282,11 @@ def test_from_a_published_teacher_to_the_plain_students_top_1_and_top_5(
     assert convert([str(tmp_path / 'ckpt_epoch_240.pth'), str(teacher)]) == 0
 
     options = [f'model.teacher.checkpoint={teacher}', 'randomness.seed=0']
-    log = train('ckd_resnet56_resnet20', cifar100, *options)
+    log = train('cifar100_resnet56_resnet20', 'ckd', cifar100, *options)
 
     assert_distilled(log, 'ckd')
     tested = tmp_path / 'test'
-    arguments = [str(RECIPES['plain_resnet20']), str(tmp_path / 'run' / 'epoch_1.pth')]
+    arguments = ['mmkd::cifar100/plain_resnet20.py', str(tmp_path / 'run' / 'epoch_1.pth')]
     arguments += ['--work-dir', str(tested), '--cfg-options', f'data_root={cifar100}']
     assert (
         import_module('mmkd.cli.test').main(
@@ -374,7 +296,7 @@ def test_from_a_published_teacher_to_the_plain_students_top_1_and_top_5(
     )
     (metrics,) = tested.glob('*/*.json')
     result = json.loads(metrics.read_text())
-    plain = load('plain_resnet20')
+    plain = load(CONFIGS / 'cifar100/plain_resnet20.py')
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         student = MODELS.build(plain.model).eval()
     weights = torch.load(tmp_path / 'run' / 'epoch_1.pth', weights_only=False)['state_dict']

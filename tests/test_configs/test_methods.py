@@ -1,24 +1,29 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from mmengine.config import Config
 
 from mmkd.registry import LOSSES, build
+from mmkd.utils.recipe import presets_of
 
-METHODS = Path(__file__).resolve().parents[2] / 'configs' / '_base_' / 'methods'
-FILES = sorted(METHODS.glob('*.py'))
+HEADS = {
+    'dense': ['dense', 'detector', 'sigmoid'],
+    'rcnn': ['rcnn', 'detector', 'softmax'],
+    'query': ['query', 'detector', 'sigmoid'],
+    'classifier': ['classifier', 'softmax'],
+}
 
 
-def test_methods_are_found():
-    assert {'ckd_sigmoid.py', 'aekt_softmax.py', 'dkd_rcnn.py'} <= {file.name for file in FILES}
+@pytest.mark.parametrize('head', HEADS)
+def test_every_preset_is_of_losses_that_can_be_built(head: str) -> None:
+    presets = presets_of(HEADS[head])
+    assert {'ckd', 'aekt'} <= presets.keys()
+    for method, losses in presets.items():
+        for loss, options in losses.items():
+            if loss != 'task_weight':
+                build(LOSSES, options, where=f'{method}: {loss}')
 
 
-@pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
-def test_a_method_is_one_dict_of_losses_that_can_be_built(file):
-    ((name, losses),) = Config.fromfile(file).to_dict().items()
-
-    assert name == next(iter(losses))
-    for loss, options in losses.items():
-        build(LOSSES, options, where=f'{file.name}: {loss}')
+def test_what_means_nothing_on_a_head_has_no_preset_for_it() -> None:
+    assert 'kd' in presets_of(HEADS['rcnn'])
+    assert not {'kd', 'rkd', 'box_l1'} & presets_of(HEADS['dense']).keys()
+    assert not {'pkd', 'ld'} & presets_of(HEADS['classifier']).keys()

@@ -1,4 +1,4 @@
-"""Every recipe for detectors loads and builds, and one of each head family takes a training step on 80 classes."""
+"""Every pair of detectors builds, and one of each head family takes a training step on 80 classes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-import mmdet
 import pytest
 import torch
-import yaml
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.optim import build_optim_wrapper
@@ -27,58 +25,56 @@ from mmkd.distillers import Distiller
 from mmkd.registry import MODELS
 from mmkd.teachers import RANDOM_INIT
 from mmkd.utils import is_distiller, override_data_root, student_config
+from mmkd.utils.recipe import make_recipe
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-CONFIGS = REPOSITORY / 'configs'
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 RECIPES = sorted(
-    path.relative_to(CONFIGS).with_suffix('').as_posix()
-    for path in CONFIGS.rglob('*.py')
-    if path.relative_to(CONFIGS).parts[0] not in ('_base_', 'cifar100', 'imagenet', 'places365')
+    path
+    for folder in ('ckd', 'ckd_paper', 'shapes', 'shapes_cls')
+    for path in (CONFIGS / folder).rglob('*.py')
 )
-MMDET_CONFIGS = Path(mmdet.__file__).parent / '.mim' / 'configs'
-PAIRS = {path.stem for path in (CONFIGS / '_base_' / 'pairs').glob('*.py')}
+PAPER = sorted((CONFIGS / 'ckd_paper').glob('*/ckd_review_kd.py'))
+COCO_PAIRS = [
+    *(
+        path
+        for path in sorted((CONFIGS / '_base_' / 'pairs').glob('*.py'))
+        if 'mmdet::' in path.read_text()
+    ),
+    *PAPER,
+]
 IMAGE_SIZE = 128
 
-
-def group_of(recipe: str) -> str:
-    """Name of the recipes that differ in their losses only: those of a pair, those of a folder of the CKD paper."""
-    folder, name = recipe.rsplit('/', 1)
-    if folder.startswith('ckd_paper/'):
-        return folder
-    return name if name in PAIRS else recipe
-
-
-GROUPS: dict[str, list[str]] = {
-    group: [recipe for recipe in RECIPES if group_of(recipe) == group]
-    for group in sorted(map(group_of, RECIPES))
-}
-COCO_PAIRS = [group for group in GROUPS if group in PAIRS or group.startswith('ckd_paper/')]
-
 STEPS = {
-    'anchor': 'ckd_aekt/retinanet_r50_r18',
-    'point': 'ckd_aekt/fcos_r101_r50',
-    'RoI': 'ckd_aekt/faster_rcnn_r101_r50',
-    'RoI-masks-features': 'ckd_paper/mask_rcnn_r50_mobilenet_v2/ckd_review_kd',
-    'query': 'ckd_aekt/dino_swinl_r50',
+    'anchor': ('pairs/retinanet_r50_r18', 'ckd+aekt+pkd+box_giou'),
+    'point': ('pairs/fcos_r101_r50', 'ckd+aekt'),
+    'RoI': ('pairs/faster_rcnn_r101_r50', 'ckd+aekt+dkd'),
+    'RoI-masks-features': ('../ckd_paper/mask_rcnn_r50_mobilenet_v2/ckd_review_kd', None),
+    'query': ('pairs/dino_swinl_r50', 'ckd+aekt+box_l1'),
 }
+
+
+def short(path: Path) -> str:
+    return path.relative_to(CONFIGS).with_suffix('').as_posix()
 
 
 @functools.cache
-def load(recipe: str) -> Config:
-    """A recipe as its file says; not to be changed."""
-    return Config.fromfile(CONFIGS / f'{recipe}.py')
+def load(path: Path) -> Config:
+    """A config as its file says; not to be changed."""
+    return Config.fromfile(path)
 
 
-def distilled(group: str) -> dict[str, Config]:
-    """The group's recipes that have a teacher."""
-    configs = {recipe: load(recipe) for recipe in GROUPS[group]}
-    return {recipe: config for recipe, config in configs.items() if is_distiller(config.model)}
+def recipe(pair: Path, losses: str | None) -> Config:
+    """A pair with losses, as `mmkd train PAIR --losses LOSSES` has it; or a recipe as it is."""
+    config = Config.fromfile(pair)
+    if losses is not None:
+        make_recipe(config, None, losses)
+    return config
 
 
 @pytest.fixture(autouse=True)
 def _in_the_repository(monkeypatch):
-    """Recipes name teachers that are trained here by paths from the root of the repository."""
-    monkeypatch.chdir(REPOSITORY)
+    """Recipes of the embedded data name checkpoints by paths from the root of the repository."""
+    monkeypatch.chdir(CONFIGS.parent)
 
 
 @pytest.fixture(scope='module')
@@ -88,93 +84,62 @@ def coco80(tmp_path_factory) -> Path:
     return make_shapes(folder, train=4, val=1, size=IMAGE_SIZE, categories='coco80', workers=1)
 
 
-def test_recipes_are_found():
-    assert {'plain/retinanet_r50', 'ckd/gfl_r101_r50', *STEPS.values()} <= set(RECIPES)
+def test_no_config_repeats_another_and_there_are_few():
+    files = sorted(CONFIGS.rglob('*.py'))
+    texts = [code(path) for path in files]
+    assert len(files) <= 120
+    assert len(set(texts)) == len(texts)
 
 
-@pytest.mark.parametrize('group', GROUPS)
-def test_recipes_load_and_build(group):
-    recipes = distilled(group)
-    if not recipes:
-        (recipe,) = GROUPS[group]
-        assert isinstance(build(load(recipe)), nn.Module)
-        return
-    config = copy.deepcopy(next(iter(recipes.values())))
-    for recipe, other in recipes.items():
-        assert settings(other, losses=False) == settings(config, losses=False), recipe
-    losses = {
-        f'{recipe}/{name}'.replace('/', '_'): loss
-        for recipe, other in recipes.items()
-        for name, loss in other.model.losses.items()
-    }
-    config.model.losses = losses
+def code(path: Path) -> str:
+    """A config without its comments, and with its bases' full paths."""
+    lines = [line.split('#')[0].rstrip() for line in path.read_text().splitlines()]
+    return '\n'.join(filter(None, lines)).replace("'../", f"'{path.parent}/../")
 
-    model = build(config)
 
+@pytest.mark.parametrize('path', RECIPES, ids=short)
+def test_recipes_load(path):
+    config = load(path)
+    assert config.model
+    assert not is_distiller(config.model) or config.model.losses
+
+
+@pytest.mark.parametrize('path', COCO_PAIRS, ids=short)
+def test_pairs_build_with_the_methods_of_this_package(path):
+    model = build(recipe(path, None if path in PAPER else 'ckd+aekt'))
     assert isinstance(model, Distiller)
-    assert set(model.distill_losses) == set(losses)
-    assert all(other.model.losses for other in recipes.values())
+    assert {'ckd'} < set(model.distill_losses)
 
 
-@pytest.mark.parametrize('group', COCO_PAIRS)
-def test_a_plain_config_trains_as_the_pairs_student_does(group):
-    student = settings(student_config(next(iter(distilled(group).values()))))
-    plain = [
-        recipe
-        for recipe in RECIPES
-        if (recipe.startswith('plain/') or recipe == f'{group}/plain')
-        and settings(load(recipe)) == student
-    ]
-
-    assert len(plain) == 1
-
-
-@pytest.mark.parametrize('group', COCO_PAIRS)
-def test_a_teachers_checkpoint_is_the_one_published_for_its_config(group):
-    teacher = next(iter(distilled(group).values())).model.teacher
-
-    assert teacher.checkpoint == published(teacher.config)['Weights']
+@pytest.mark.parametrize('path', COCO_PAIRS, ids=short)
+def test_a_plain_config_trains_as_the_pairs_student_does(path):
+    """That of MMDetection, or plain.py beside the CKD paper's recipes."""
+    (named,) = re.findall(r"_base_ = \['([^']+)'", path.read_text())
+    plain = get_config(named) if '::' in named else load(path.parent / named)
+    student, expected = settings(student_config(load(path))), settings(plain)
+    for each in (student, expected):  # the student of a package's config says whose it is
+        each['model'].pop('_scope_', None)
+    assert student['model'] == expected['model']
+    assert student.keys() == expected.keys()
 
 
-def test_the_table_of_the_docs_is_what_the_recipes_and_metafiles_say():
-    rows = {row[0]: row[1:] for row in table_rows(REPOSITORY / 'docs' / 'recipes.md')}
-
-    assert rows.keys() == set(COCO_PAIRS)
-    for group, (student, student_ap, teacher, teacher_ap, methods, _) in rows.items():
-        recipes = distilled(group)
-        model = next(iter(recipes.values())).model
-        assert f'mmdet::{teacher}.py' == model.teacher.config
-        assert teacher_ap == accuracy(teacher), teacher
-        if '/' in student:  # else it is composed here and nothing is published
-            published_student = Config.fromfile(MMDET_CONFIGS / f'{student}.py').model
-            assert {**published_student, '_scope_': 'mmdet'} == model.student, student
-            assert student_ap == accuracy(student), student
-        paper = group.startswith('ckd_paper/')
-        assert sorted(methods.split(', ')) == sorted(
-            recipe.split('/')[2 if paper else 0] for recipe in recipes
-        )
+@pytest.mark.parametrize('path', COCO_PAIRS, ids=short)
+def test_a_teachers_checkpoint_is_the_one_published_for_its_config(path):
+    teacher = load(path).model.teacher
+    assert teacher.checkpoint == get_config(teacher.config, pretrained=True).model_path
 
 
-def test_the_ckd_papers_recipes_contrast_the_rois_of_each_gpu_as_published():
-    recipes = [recipe for recipe in RECIPES if recipe.endswith('/ckd_review_kd')]
-    published = dict(type='mmkd.CKDLoss', weight=0.1, temperature=1.0)
-
-    assert len(recipes) == 6
-    for recipe in recipes:
-        losses = load(recipe).to_dict()['model']['losses']
-        assert losses['ckd'] == published | dict(same_object='keep', gather=False), recipe
-
-
-def test_the_ckd_papers_recipes_are_for_the_two_gpus_of_its_runs():
-    for recipe in (recipe for recipe in RECIPES if recipe.startswith('ckd_paper/')):
-        config = load(recipe)
-        assert 2 * config.train_dataloader.batch_size == config.auto_scale_lr.base_batch_size, (
-            recipe
-        )
+@pytest.mark.parametrize('path', PAPER, ids=short)
+def test_a_recipe_of_the_ckd_paper_is_its_plain_student_with_both_losses(path):
+    written, made = load(path), Config.fromfile(path.parent / 'plain.py')
+    make_recipe(made, written.model.teacher.config, 'ckd+review_kd')
+    assert made.model.to_dict() == written.model.to_dict()
+    assert written.model.losses.ckd.gather is False
+    assert 2 * written.train_dataloader.batch_size == written.auto_scale_lr.base_batch_size
 
 
 def test_norms_have_no_weight_decay_in_the_ckd_papers_recipes_as_in_detectron2():
-    config = load('ckd_paper/faster_rcnn_r50_mobilenet_v2/review_kd')
+    config = load(CONFIGS / 'ckd_paper/faster_rcnn_r50_mobilenet_v2/ckd_review_kd.py')
     model = build(config)
 
     groups = build_optim_wrapper(model, config.optim_wrapper).optimizer.param_groups
@@ -190,9 +155,9 @@ def test_norms_have_no_weight_decay_in_the_ckd_papers_recipes_as_in_detectron2()
     assert decays.keys() == {p for p in model.parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize('recipe', STEPS.values(), ids=list(STEPS))
-def test_a_recipe_takes_a_training_step(recipe, coco80):
-    config = small(load(recipe), coco80)
+@pytest.mark.parametrize(('pair', 'losses'), STEPS.values(), ids=list(STEPS))
+def test_a_recipe_takes_a_training_step(pair, losses, coco80):
+    config = small(recipe(CONFIGS / '_base_' / f'{pair}.py', losses), coco80)
     torch.manual_seed(0)
     model = build(config, initialise=True).train()
     with DefaultScope.overwrite_default_scope('mmdet'):
@@ -212,13 +177,13 @@ def test_a_recipe_takes_a_training_step(recipe, coco80):
     assert any(gradient.any() for gradient in gradients)
 
 
-def settings(config: Config, losses: bool = True) -> dict[str, Any]:
-    """What a run reads of a config: not the imports, nor the losses that the recipe was composed from."""
-    composed = {folder.name for folder in CONFIGS.iterdir()} | {'custom_imports'}
-    found = {key: value for key, value in config.to_dict().items() if key not in composed}
-    if not losses:
-        del found['model']['losses']
-    return found
+def settings(config: Config) -> dict[str, Any]:
+    """What a run reads of a config: not the imports, nor the presets."""
+    return {
+        key: value
+        for key, value in config.to_dict().items()
+        if key not in ('custom_imports', 'presets')
+    }
 
 
 def build(config: Config, initialise: bool = False) -> Any:
@@ -285,38 +250,3 @@ def _resize(transforms: Any) -> None:
     if isinstance(transforms, list | tuple):
         for item in transforms:
             _resize(item)
-
-
-@functools.cache
-def _metafile(folder: str) -> list[dict[str, Any]]:
-    content = yaml.safe_load((MMDET_CONFIGS / folder / 'metafile.yml').read_text())
-    return content['Models'] if isinstance(content, dict) else content
-
-
-def published(config: str) -> dict[str, Any]:
-    """MMDetection's own entry for one of its configs, ``'mmdet::gfl/gfl_r50_fpn_1x_coco.py'``."""
-    path = config.removeprefix('mmdet::')
-    (entry,) = (
-        model
-        for model in _metafile(path.split('/')[0])
-        if model['Config'].removeprefix('configs/') == path
-    )
-    return entry
-
-
-def accuracy(config: str) -> str:
-    """Published box AP, or box and mask AP, as the docs write them."""
-    results = {result['Task']: result['Metrics'] for result in published(f'{config}.py')['Results']}
-    values = [results['Object Detection']['box AP']]
-    if 'Instance Segmentation' in results:
-        values.append(results['Instance Segmentation']['mask AP'])
-    return ' / '.join(f'{value:.1f}' for value in values)
-
-
-def table_rows(page: Path) -> list[list[str]]:
-    """The cells of the page's tables whose first cell is code, without the backticks."""
-    return [
-        [cell.strip().replace('`', '') for cell in line.strip('|').split('|')]
-        for line in page.read_text().splitlines()
-        if re.match(r'\| `', line)
-    ]

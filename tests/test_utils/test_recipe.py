@@ -14,14 +14,14 @@ from mmkd.utils.recipe import head_kinds, make_recipe, preset
 RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 TEACHER = 'teacher.py=teacher.pth'
 KINDS = {
-    RETINANET: ['sigmoid'],
-    'mmdet::gfl/gfl_r50_fpn_1x_coco.py': ['sigmoid'],
-    'mmdet::ssd/ssd300_coco.py': ['softmax'],
-    'mmdet::centernet/centernet_r18_8xb16-crop512-140e_coco.py': ['sigmoid'],
-    'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py': ['rcnn', 'softmax'],
-    'mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py': ['rcnn', 'softmax'],
-    'mmdet::detr/detr_r50_8xb2-150e_coco.py': ['query', 'softmax'],
-    'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py': ['query', 'sigmoid'],
+    RETINANET: ['dense', 'detector', 'sigmoid'],
+    'mmdet::gfl/gfl_r50_fpn_1x_coco.py': ['dense', 'detector', 'sigmoid'],
+    'mmdet::ssd/ssd300_coco.py': ['dense', 'detector', 'softmax'],
+    'mmdet::centernet/centernet_r18_8xb16-crop512-140e_coco.py': ['dense', 'detector', 'sigmoid'],
+    'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py': ['rcnn', 'detector', 'softmax'],
+    'mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py': ['rcnn', 'detector', 'softmax'],
+    'mmdet::detr/detr_r50_8xb2-150e_coco.py': ['query', 'detector', 'softmax'],
+    'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py': ['query', 'detector', 'sigmoid'],
     'mmpretrain::resnet/resnet18_8xb32_in1k.py': ['classifier', 'softmax'],
 }
 
@@ -42,12 +42,34 @@ def test_a_method_has_the_settings_of_its_head() -> None:
         get_config(path)
         for path in (RETINANET, [*KINDS][-1], 'mmdet::detr/detr_r50_8xb2-150e_coco.py')
     )
-    assert preset('ckd', detector.model, 'mmdet')['ckd']['samples']['type'] == 'mmkd.TeacherTopK'
-    assert preset('ckd', classifier.model, 'mmpretrain')['ckd'] == dict(
+    assert preset(['ckd'], detector.model, 'mmdet')['ckd']['samples']['type'] == 'mmkd.TeacherTopK'
+    assert preset(['ckd'], classifier.model, 'mmpretrain')['ckd'] == dict(
         type='mmkd.CKDLoss', weight=10.0, temperature=1.0
     )
-    assert 'samples' not in preset('ckd', query.model, 'mmdet')['ckd']
-    assert list(preset('cross_kd', detector.model, 'mmdet')) == ['cross_kd']
+    assert 'samples' not in preset(['ckd'], query.model, 'mmdet')['ckd']
+    assert list(preset(['cross_kd'], detector.model, 'mmdet')) == ['cross_kd']
+
+
+def test_what_is_published_for_a_pair_changes_the_heads_preset() -> None:
+    classifier = get_config([*KINDS][-1])
+    own = dict(
+        kd=dict(task_weight=0.1, kd=dict(weight=0.9)),
+        kd_ckd=dict(ckd=dict(weight=3.0, chunk_size=2)),
+    )
+    alone, both, swapped = (
+        preset(names, classifier.model, 'mmpretrain', own)
+        for names in (['kd'], ['kd', 'ckd'], ['ckd', 'kd'])
+    )
+    assert alone == dict(task_weight=0.1, kd=dict(type='mmkd.KDLoss', weight=0.9, temperature=1.0))
+    assert both['ckd'] == dict(type='mmkd.CKDLoss', weight=3.0, temperature=1.0, chunk_size=2)
+    assert both == swapped
+    assert 'task_weight' not in both
+
+
+def test_the_weight_of_the_students_own_loss_comes_with_the_method() -> None:
+    classifier = get_config([*KINDS][-1])
+    make_recipe(classifier, TEACHER, 'kd')
+    assert (classifier.model.task_weight, classifier.model.losses.kd.weight) == (0.5, 0.5)
 
 
 def test_the_students_config_is_all_that_changes(config: Config) -> None:
@@ -81,8 +103,11 @@ def test_a_pair_without_losses_takes_them_and_another_teacher(config: Config) ->
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        ((TEACHER, 'ckf'), r"--losses: 'ckf' has no preset for a sigmoid head; did you mean ckd"),
-        ((TEACHER, 'dkd'), r"--losses: 'dkd' has no preset for a sigmoid head"),
+        ((TEACHER, 'ckf'), r"--losses: 'ckf' has no preset for a dense head .*; did you mean ckd"),
+        ((TEACHER, 'dkd'), r"--losses: 'dkd' .*; use mmkd\.AEKTLoss"),
+        ((TEACHER, 'kd'), r"--losses: 'kd' .*; use mmkd\.QFLKDLoss"),
+        ((TEACHER, 'ckd+rkd'), r"--losses: 'rkd' has no preset for a dense head"),
+        ((TEACHER, 'ckd+'), r"--losses: '' .*there are: aekt"),
         ((TEACHER, None), r'--losses: .* say --teacher and --losses'),
         ((None, 'ckd'), r'--teacher: .* say --losses and --teacher'),
         (('mine.py', 'ckd'), r'--teacher: .*--teacher mine\.py=CHECKPOINT'),

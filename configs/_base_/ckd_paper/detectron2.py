@@ -38,3 +38,34 @@ multi_scale = dict(
     scales=[(1333, short_edge) for short_edge in (640, 672, 704, 736, 768, 800)],
     keep_ratio=True,
 )
+
+# What replaces backbone and neck of the R50s.
+resnet18 = dict(
+    backbone=dict(
+        depth=18,
+        init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet18'),
+    ),
+    neck=dict(in_channels=[64, 128, 256, 512]),
+)
+
+# MobileNetV2-FPN of ReviewKD's and DKD's code: m2 to m5 with 24, 32, 96 and 320 channels at strides 4 to 32, nothing
+# frozen but the batch norms (FREEZE_AT 0). MMDetection's backbone ends in a convolution to 1280 channels that the
+# neck does not read; it gets no gradient, hence `find_unused_parameters` in the recipes.
+mobilenet_v2 = dict(
+    backbone=dict(
+        _delete_=True,
+        type='MobileNetV2',
+        out_indices=(1, 2, 4, 6),
+        norm_cfg=dict(type='BN', requires_grad=False),
+        norm_eval=True,
+        init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://mmdet/mobilenet_v2'),
+    ),
+    neck=dict(in_channels=[24, 32, 96, 320]),
+)
+
+# CKD as published with ReviewKD: the RoIs of each of the 2 GPUs are one contrastive batch.
+presets = dict(
+    ckd_review_kd=dict(
+        ckd=dict(type='mmkd.CKDLoss', weight=0.1, temperature=1.0, same_object='keep', gather=False)
+    )
+)

@@ -1,15 +1,17 @@
 # WRN-40-2 teaches ShuffleNetV1 on CIFAR-100: 75.61 top-1 teaches 70.50 (both published with CRD and mdistiller, not
 # measured here). What CKD and DKD publish for this pair; AEKT has DKD's.
-_base_ = ['../../cifar100/plain_shufflenet_v1.py', '../cifar100_methods.py']
+_base_ = '../../cifar100/plain_shufflenet_v1.py'
 model = dict(
     _delete_=True,
     type='mmkd.Distiller',
     student={{_base_.model}},
     teacher=dict(
-        config='{{ fileDirname }}/../../cifar100/plain_wrn_40_2.py',
+        config='mmkd::cifar100/plain_wrn_40_2.py',
         checkpoint='work_dirs/teachers/cifar100_wrn_40_2.pth',
     ),
 )
-ckd = dict(ckd=dict(weight=100.0, temperature=1.0))
-dkd = dict(dkd=dict(beta=8.0))
-aekt = dict(aekt=dict(beta=8.0))
+presets = dict(
+    ckd=dict(ckd=dict(weight=100.0, temperature=1.0)),
+    dkd=dict(dkd=dict(beta=8.0)),
+    aekt=dict(aekt=dict(beta=8.0)),
+)

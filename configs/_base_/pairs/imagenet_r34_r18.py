@@ -1,6 +1,6 @@
 # ResNet34 teaches ResNet18 on ImageNet. The teacher is MMPretrain's, 73.62 top-1, and MMPretrain's student has 69.90
 # (published with MMPretrain, not measured here). The papers have torchvision's: docs/classification.md.
-_base_ = ['../../imagenet/plain_r18.py', '../imagenet_methods.py']
+_base_ = '../../imagenet/plain_r18.py'
 model = dict(
     _delete_=True,
     type='mmkd.Distiller',

@@ -1,6 +1,5 @@
 # The schedule published with DIST and NKD, which is MMPretrain's own: batches of 256 images.
-optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4))
-param_scheduler = dict(type='MultiStepLR', milestones=[30, 60, 90], gamma=0.1, by_epoch=True)
-train_cfg = dict(by_epoch=True, max_epochs=100, val_interval=1)
-batch_size = 32  # on each of 8 GPUs
+_base_ = './imagenet_100e.py'
+train_dataloader = dict(batch_size=32)  # on each of 8 GPUs
+optim_wrapper = dict(optimizer=dict(lr=0.1))
 auto_scale_lr = dict(base_batch_size=256)

@@ -1,4 +1,18 @@
-_base_ = ['../../_base_/ckd_paper/mask_rcnn_r101_r50.py', '../../_base_/methods/ckd_paper.py']
+# The teacher is MMDetection's own R101, 3x: 42.7 box AP, 38.5 mask AP (published with MMDetection, not measured
+# here). The paper's is Detectron2's 3x model, whose file does not fit MMDetection.
+_base_ = ['./plain.py', '../../_base_/distill.py']
 model = dict(
-    losses=dict(ckd={{_base_.ckd.ckd}}, review_kd=dict(type='mmkd.ReviewKDLoss', weight=1.0))
+    _delete_=True,
+    type='mmkd.Distiller',
+    student={{_base_.model}},
+    teacher=dict(
+        config='mmdet::mask_rcnn/mask-rcnn_r101_fpn_ms-poly-3x_coco.py',
+        checkpoint='https://download.openmmlab.com/mmdetection/v2.0/mask_rcnn/mask_rcnn_r101_fpn_mstrain-poly_3x_coco/mask_rcnn_r101_fpn_mstrain-poly_3x_coco_20210524_200244-5675c317.pth',
+    ),
+    losses=dict(
+        ckd={{_base_.presets.ckd_review_kd.ckd}},
+        review_kd=dict(
+            type='mmkd.ReviewKDLoss', weight={{_base_.presets.ckd_review_kd.review_kd.weight}}
+        ),
+    ),
 )

@@ -1,2 +1,0 @@
-_base_ = ['./faster_rcnn_r50.py', './mobilenet_v2.py']
-model = {{_base_.mobilenet_v2}}

@@ -1,0 +1,96 @@
+# What --losses knows of methods on detectors, and on any head: NAME_HEAD is for heads of a kind, NAME for all that the loss
+# means something on. CKD's are in files of their own. For classifiers: classifiers.py.
+
+# AEKT (reconstructed, see docs/aekt.md). Nothing is published: alpha, beta and temperature are those of DKD and no result of
+# a search. On RoI heads and other softmax heads, with DKD's for Faster R-CNN:
+aekt_softmax = dict(
+    aekt=dict(
+        type='mmkd.AEKTLoss',
+        weight=1.0,
+        alpha=1.0,
+        beta=0.25,
+        temperature=1.0,
+        gamma=1.0,
+        r_max=4.0,
+    )
+)
+
+# On heads with focal loss, on the student's positives.
+aekt_sigmoid = dict(
+    aekt=dict(
+        type='mmkd.AEKTLoss',
+        weight=1.0,
+        alpha=1.0,
+        beta=0.25,
+        temperature=1.0,
+        gamma=1.0,
+        r_max=4.0,
+        non_target='nckd',
+        samples=dict(type='mmkd.Positives'),
+    )
+)
+
+# ---- logits
+
+# KD on softmax heads. Nothing is published for detectors: as on ImageNet, where 0.5 CE + 0.5 KD are published, KD at
+# temperature 1 weighs as much as the student's own losses, which keep their weight here (model.task_weight is 1).
+kd = dict(kd=dict(type='mmkd.KDLoss', weight=1.0, temperature=1.0))
+
+# DKD as published for Faster R-CNN: on the RoIs that the student sampled, background included.
+dkd_rcnn = dict(dkd=dict(type='mmkd.DKDLoss', weight=1.0, alpha=1.0, beta=0.25, temperature=1.0))
+
+# NKD as published: gamma 1.5, lambda (the temperature of the other classes) 1.
+nkd = dict(nkd=dict(type='mmkd.NKDLoss', weight=1.0, gamma=1.5, temperature=1.0))
+
+# DIST as published: beta = gamma = 1, weight 2, temperature 1 (ImageNet). On CIFAR-100 the temperature is 4.
+dist = dict(dist=dict(type='mmkd.DISTLoss', weight=2.0, beta=1.0, gamma=1.0, temperature=1.0))
+
+# QFL-KD on sigmoid heads as CrossKD and BCKD publish it for their scores: over all anchors, divided by the number of
+# positives, beta 1, weight 1.
+qfl_kd = dict(qfl_kd=dict(type='mmkd.QFLKDLoss', weight=1.0, beta=1.0))
+
+# The second-order form of KD (arXiv 2203.10163). No weight is published for it alone: this one is a starting point.
+quadratic_kd = dict(quadratic_kd=dict(type='mmkd.QuadraticKDLoss', weight=1.0, temperature=1.0))
+
+# ---- feature maps, and maps of a head
+
+# PKD on the first four levels of the neck, P3 to P6, as published for RetinaNet R50 under X101. For other dense heads
+# nothing is published with these settings: they are a starting point.
+pkd_detector = dict(pkd=dict(type='mmkd.PKDLoss', weight=10.0, strides=[8, 16, 32, 64]))
+
+# P2 to P5, as published for Faster R-CNN R50 under R101.
+pkd_rcnn = dict(pkd=dict(type='mmkd.PKDLoss', weight=6.0, strides=[4, 8, 16, 32]))
+
+# ReviewKD on the maps of the neck. Published: 1.0 for most pairs; what it is for students with an FPN stands in
+# configs/ckd_paper.
+review_kd_detector = dict(review_kd=dict(type='mmkd.ReviewKDLoss', weight=1.0))
+
+# CWD on the maps of the neck as published for detectors (ICCV 2021): weight 10, temperature 10.
+cwd_detector = dict(cwd=dict(type='mmkd.CWDLoss', weight=10.0, temperature=10.0))
+
+# CWD on the class logits of dense heads with the settings published for segmentation's logits (ICCV 2021): weight 2,
+# temperature 5. On detection heads nothing is published.
+cwd_class_maps_dense = dict(
+    cwd_class_maps=dict(type='mmkd.CWDLoss', at='class_maps', weight=2.0, temperature=5.0)
+)
+
+# CrossKD as published (CVPR 2024): the student's first three of four convolutions; scores and boxes with weight 1. Published
+# there, and not run here: RetinaNet R50 (2x) under R101 39.7 AP after 37.4; GFL R50 (1x) with PKD beside it 43.9 after 40.2.
+cross_kd_dense = dict(cross_kd=dict(type='mmkd.CrossKDLoss', weight=1.0, layer=3, box_weight=1.0))
+
+# ---- boxes
+
+# Imitation of the teacher's boxes on the student's positives, weighted by the teacher's confidence. Nothing is published
+# in this form: 2 is the weight of the GIoU loss in GFL and DETR, and no result of a search.
+box_giou_detector = dict(box_giou=dict(type='mmkd.BoxGIoULoss', weight=2.0))
+
+# The same on query heads, with the weights of DETR's own losses on boxes, L1 in units of the image and GIoU.
+box_l1_query = dict(
+    box_l1=dict(type='mmkd.BoxL1Loss', weight=5.0, unit='image'),
+    box_giou=dict(type='mmkd.BoxGIoULoss', weight=2.0),
+)
+
+# LD on GFL heads as published, and as LDHead of MMDetection has it: weight 0.25, temperature 10, on the positives, weighted
+# by the student's highest class probability and summed over boxes. Published with MMDetection for GFL R50 (1x) under R101:
+# 41.0 box AP after 40.2; not run here.
+ld_dense = dict(ld=dict(type='mmkd.LDLoss', weight=0.25, temperature=10.0))

@@ -1,2 +1,0 @@
-_base_ = ['../_base_/pairs/fcos_r101_r50.py', '../_base_/methods/aekt_sigmoid.py']
-model = dict(losses={{_base_.aekt}})

@@ -1,2 +1,0 @@
-_base_ = '../_base_/pairs/cifar100_resnet56_resnet20.py'
-model = dict(losses={{_base_.ckd}})

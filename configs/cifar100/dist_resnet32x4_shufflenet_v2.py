@@ -1,2 +1,0 @@
-_base_ = '../_base_/pairs/cifar100_resnet32x4_shufflenet_v2.py'
-model = dict(losses={{_base_.dist}})

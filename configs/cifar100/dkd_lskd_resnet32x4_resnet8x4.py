@@ -1,2 +1,0 @@
-_base_ = '../_base_/pairs/cifar100_resnet32x4_resnet8x4.py'
-model = dict(losses={{_base_.dkd_lskd}})

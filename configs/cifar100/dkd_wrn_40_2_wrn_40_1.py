@@ -1,2 +1,0 @@
-_base_ = '../_base_/pairs/cifar100_wrn_40_2_wrn_40_1.py'
-model = dict(losses={{_base_.dkd}})

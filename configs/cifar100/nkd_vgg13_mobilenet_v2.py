@@ -1,2 +1,0 @@
-_base_ = '../_base_/pairs/cifar100_vgg13_mobilenet_v2.py'
-model = dict(losses={{_base_.nkd}})

@@ -1,6 +1,0 @@
-# ResNet8: for teachers and students of your own.
-_base_ = '../_base_/cifar100.py'
-model = dict(
-    backbone=dict(type='mmkd.CifarResNet', depth=8),
-    head=dict(in_channels=64),
-)

@@ -1,6 +1,0 @@
-_base_ = [
-    '../_base_/pairs/rtmdet_l_s.py',
-    '../_base_/methods/ckd_sigmoid.py',
-    '../_base_/methods/aekt_sigmoid.py',
-]
-model = dict(losses=dict(ckd={{_base_.ckd.ckd}}, aekt={{_base_.aekt.aekt}}))

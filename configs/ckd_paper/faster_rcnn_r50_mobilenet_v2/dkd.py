@@ -1,5 +1,0 @@
-_base_ = [
-    '../../_base_/ckd_paper/faster_rcnn_r50_mobilenet_v2.py',
-    '../../_base_/methods/dkd_rcnn.py',
-]
-model = dict(losses={{_base_.dkd}})

@@ -1,2 +1,0 @@
-_base_ = '../_base_/pairs/imagenet_r34_r18.py'
-model = dict(losses={{_base_.ckd}})

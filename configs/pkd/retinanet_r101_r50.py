@@ -1,2 +1,0 @@
-_base_ = ['../_base_/pairs/retinanet_r101_r50.py', '../_base_/methods/pkd.py']
-model = dict(losses={{_base_.pkd}})

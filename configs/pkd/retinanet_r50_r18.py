@@ -1,2 +1,0 @@
-_base_ = ['../_base_/pairs/retinanet_r50_r18.py', '../_base_/methods/pkd.py']
-model = dict(losses={{_base_.pkd}})

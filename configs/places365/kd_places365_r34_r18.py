@@ -1,2 +1,0 @@
-_base_ = '../_base_/pairs/places365_r34_r18.py'
-model = dict(task_weight={{_base_.task_weight}}, losses={{_base_.kd}})

@@ -1,2 +1,0 @@
-_base_ = '../_base_/pairs/places365_r50_mv1.py'
-model = dict(losses={{_base_.lskd}})

@@ -1,2 +1,0 @@
-_base_ = ['../_base_/pairs/gfl_r101_r50.py', '../_base_/methods/review_kd.py']
-model = dict(losses={{_base_.review_kd}})
