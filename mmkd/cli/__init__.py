@@ -15,6 +15,7 @@ COMMANDS = {
     'dist-test': ('mmkd.cli.launch:test', 'evaluate with several processes'),
     'export': ('mmkd.cli.export', "write the student's checkpoint and config, without mmkd"),
     'cache': ('mmkd.cli.cache', "keep a teacher's outputs on disk"),
+    'benchmark': ('mmkd.cli.benchmark', 'time the steps of a recipe'),
     'convert-teacher': ('mmkd.cli.convert_teacher', "make a teacher of another library's weights"),
     'recipes': ('mmkd.cli.recipes', 'list the pairs, and the methods of --losses'),
     'make-data': ('mmkd.datasets.shapes', 'write the embedded data'),

@@ -12,6 +12,7 @@ import argparse
 import itertools
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 from mmengine.config import Config
@@ -69,7 +70,7 @@ def pairs(files: str, scope: str) -> str:
 
     def rows() -> Iterator[list[str]]:
         for path in sorted(CONFIGS.glob(files)):
-            config = Config.fromfile(path)
+            config = _load(path)
             if config.default_scope != scope or 'teacher' not in config.model:
                 continue
             name = path.relative_to(CONFIGS).as_posix()
@@ -89,6 +90,11 @@ def pairs(files: str, scope: str) -> str:
             yield row
 
     return _table(['pair', 'what', *(columns if classifiers else ['head'])], rows())
+
+
+@cache
+def _load(path: Path) -> Config:
+    return Config.fromfile(path)
 
 
 def _comment(path: Path) -> str:

@@ -16,6 +16,7 @@ from mmkd.utils import (
     PreflightError,
     Stopping,
     add_common_arguments,
+    add_recipe_arguments,
     build_runner,
     check_before_testing,
     close_process_group,
@@ -48,6 +49,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         help="evaluate on the config's test_dataloader (the default) or on its val_dataloader",
     )
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    add_recipe_arguments(parser)
     add_common_arguments(parser)
     args = parser.parse_args(argv)
     if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +31,7 @@ from tiny import (
     weights,
 )
 
+from mmkd.cli import cache
 from mmkd.distillers import Distiller
 from mmkd.registry import MODELS
 from mmkd.structures import ClassMap, Progress
@@ -102,13 +102,12 @@ def command(
     clean_environment: None,
 ) -> Command:
     """Run the command on a config; its exit code and what it printed."""
-    tool = import_module('mmkd.cli.cache')
 
     def run(config: Config, *options: str) -> tuple[int, str]:
         fresh_hub()
         path = tmp_path / 'recipe.py'
         config.dump(str(path))
-        code = tool.main([str(path), '--out', str(tmp_path / 'store'), *options])
+        code = cache.main([str(path), '--out', str(tmp_path / 'store'), *options])
         captured = capsys.readouterr()
         return code, captured.out + captured.err
 
@@ -155,7 +154,7 @@ def made(
     override_data_root(config, str(tiny_coco))
     seeded(recipe(config, dict(ckd=CKD), str(teacher_file))).dump(str(folder / 'recipe.py'))
     options = ['--out', str(folder / 'store'), '--shard-samples', '6', '--boxes']
-    assert import_module('mmkd.cli.cache').main([str(folder / 'recipe.py'), *options]) == 0
+    assert cache.main([str(folder / 'recipe.py'), *options]) == 0
     return folder / 'store'
 
 
@@ -650,7 +649,6 @@ def test_images_that_are_mixed_after_the_data_set_are_refused(
 
 def test_processes_with_other_numbers_of_batches_do_not_wait_for_each_other(
     detector: Config,
-    load_tool: Callable[[str], ModuleType],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -663,13 +661,21 @@ def test_processes_with_other_numbers_of_batches_do_not_wait_for_each_other(
     detector.model.losses.ckd.samples = dict(type='mmkd.PositivesAndTeacherTopK', k=4)
     detector.dump(str(tmp_path / 'recipe.py'))
     fresh_hub()
-    tool = load_tool('cache_teacher')
-    args = tool.parse_args([str(tmp_path / 'recipe.py')])
-    source = tool.build(detector, args, tmp_path)
+    args = cache.parse_args([str(tmp_path / 'recipe.py')])
+    source = cache.build(detector, args, tmp_path)
     monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: True)
     monkeypatch.setattr(torch.distributed, 'get_world_size', lambda *_: 2)
     ((rows, _),) = source.compute([source.dataset[0, 0]])
     assert len(rows['logits']) >= 4
+
+
+def test_a_plain_config_takes_its_teacher_and_losses_from_the_command_line(
+    made: Path, teacher_file: Path, tiny_coco: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    method = ['--teacher', f'{TINY_RETINANET}={teacher_file}', '--losses', 'ckd', '--views', '2']
+    options = ['--out', str(made), '--info', '--cfg-options', f'data_root={tiny_coco}']
+    assert cache.main([str(TINY_RETINANET), *method, *options]) == 0
+    assert 'logits and boxes' in capsys.readouterr().out
 
 
 def test_several_processes_write_the_same_store(

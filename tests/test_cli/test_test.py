@@ -12,6 +12,9 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmkd.cli import train
+from mmkd.utils import load_config
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.usefixtures('clean_environment')
@@ -214,3 +217,12 @@ def test_a_damaged_checkpoint_is_one_message(
     said = capsys.readouterr().err
     assert 'Not started: 1 problem.' in said
     assert f'{short} is truncated' in said
+
+
+def test_a_test_by_the_options_of_a_training_has_its_folder(tool: ModuleType) -> None:
+    config = str(REPOSITORY / 'tests' / 'data' / 'tiny_retinanet.py')
+    method = ['--teacher', f'{config}=teacher.pth', '--losses', 'ckd+pkd']
+    trained = load_config(train.parse_args([config, *method]))
+    tested = load_config(tool.parse_args([config, 'epoch_1.pth', *method]))
+    assert tested.work_dir == trained.work_dir
+    assert tested.work_dir.endswith('tiny_retinanet_ckd_pkd')

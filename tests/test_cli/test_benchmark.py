@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ from tiny import TINY_RETINANET, fresh_hub
 
 
 @pytest.fixture
-def tool(load_tool):
-    return load_tool('benchmark_speed')
+def tool():
+    return import_module('mmkd.cli.benchmark')
 
 
 @pytest.fixture(autouse=True)
@@ -83,3 +84,11 @@ def test_a_store_of_the_batch_gives_the_live_teachers_loss(tool, tmp_path) -> No
         values = [model.loss(*batch)['loss_ckd'] for model in (live, stored)]
     assert values[1] > 0
     torch.testing.assert_close(values[1], values[0], rtol=1e-3, atol=0)
+
+
+def test_a_plain_config_is_timed_with_a_teacher_that_no_file_holds(tool, tmp_path) -> None:
+    out = tmp_path / 'speed.json'
+    options = ['--size', '64', '--steps', '1', '--warm-up', '0', '--out', str(out)]
+    method = ['--teacher', str(TINY_RETINANET), '--losses', 'ckd']
+    assert tool.main([str(TINY_RETINANET), *method, *options]) == 0
+    assert 'with ckd' in json.loads(out.read_text())['ratios']
