@@ -13,6 +13,7 @@ COMMANDS = {
     'test': ('mmkd.cli.test', 'evaluate a checkpoint'),
     'dist-train': ('mmkd.cli.launch:train', 'train with several processes'),
     'dist-test': ('mmkd.cli.launch:test', 'evaluate with several processes'),
+    'check': ('mmkd.cli.check', 'say what a training by a recipe would do'),
     'export': ('mmkd.cli.export', "write the student's checkpoint and config, without mmkd"),
     'cache': ('mmkd.cli.cache', "keep a teacher's outputs on disk"),
     'benchmark': ('mmkd.cli.benchmark', 'time the steps of a recipe'),

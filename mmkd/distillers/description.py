@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmkd.losses import DistillLoss, GradientShare
 from mmkd.losses.gradient_shares import NAME as SHARES
@@ -47,12 +47,25 @@ def describe(model: Distiller, progress: Progress) -> dict[str, str]:
             f'{type(head).__name__} reads {type(head.student_head).__name__}, of the teacher '
             f'{type(head.teacher_head).__name__}'
         )
+        if strides := _strides(head.student_head):
+            parts[f'head{of}'] += f'; levels of strides {", ".join(map(str, strides))}'
     place = getattr(model.distill, SHARES).place if SHARES in model.distill else ''
     for name, loss in model.distill_losses.items():
         of = f' of {loss.teacher}' if len(model.teachers) > 1 else ''
         parts[f'loss_{name}'] = type(loss).__name__ + of
         parts[f'loss_{name}'] += _describe_loss(loss, model._tapped.sources, progress, place)
     return parts
+
+
+def _strides(head: Any) -> list[Any]:
+    """Strides of the levels that a dense or RoI head reads; none of another."""
+    generator = getattr(head, 'prior_generator', None)
+    extractor = getattr(head, 'bbox_roi_extractor', None)
+    strides = getattr(generator, 'strides', None) or getattr(extractor, 'featmap_strides', None)
+    return [
+        each[0] if isinstance(each, tuple) and len(set(each)) == 1 else each
+        for each in strides or ()
+    ]
 
 
 def _describe_loss(loss: DistillLoss, sources: Sources, progress: Progress, place: str) -> str:

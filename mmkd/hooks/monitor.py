@@ -107,16 +107,27 @@ class DistillMonitorHook(Hook):
         """Ask for the record of the step that comes, in every ``interval``-th iteration."""
         if self.every_n_train_iters(runner, self.interval):
             model = distiller_of(runner, self)
-            model.observe_next_step(partial(self._measure, runner, model))
+            model.observe_next_step(partial(self._write, runner, model))
 
-    def _measure(self, runner: Runner, model: Distiller, record: StepRecord) -> None:
+    def measure(self, model: Distiller, record: StepRecord, scale: float = 1.0) -> dict[str, float]:
+        """The numbers of one step by name, such as ``'ckd/grad_share'``, from its record.
+
+        Args:
+            model: The distiller.
+            record: The step, see :meth:`Distiller.observe_next_step`.
+            scale: What a gradient scaler multiplies the loss by.
+        """
         numbers = {f'{name}/weight': float(weight) for name, weight in record.weights.items()}
         for name, value in record.values.items():
             numbers[f'{name}/value'] = float(_mean(value.detach().float().clone()))
         if record.step is not None:
             numbers |= self._agreement(model, record, record.step)
         if record.values and self._measure_gradients:
-            numbers |= self._gradients(runner, model, record)
+            numbers |= self._gradients(model, record, scale)
+        return numbers
+
+    def _write(self, runner: Runner, model: Distiller, record: StepRecord) -> None:
+        numbers = self.measure(model, record, _loss_scale(runner.optim_wrapper))
         hub = runner.message_hub
         for key in [key for key in hub.log_scalars if key.startswith(PREFIX)]:
             if key.removeprefix(PREFIX) not in numbers:
@@ -144,10 +155,9 @@ class DistillMonitorHook(Hook):
                 numbers[f'{name}/matching_accuracy'] = won / contrasted
         return numbers
 
-    def _gradients(self, runner: Runner, model: Distiller, record: StepRecord) -> dict[str, float]:
+    def _gradients(self, model: Distiller, record: StepRecord, scale: float) -> dict[str, float]:
         """Shares and cosines; nothing where a gradient is not finite, as under a gradient scaler that is too high."""
         parameters = self._shared_parameters(model)
-        scale = _loss_scale(runner.optim_wrapper)
         task, _ = model.parse_losses(dict(record.task))
         task_gradient, _ = gradient_of(task, parameters, scale)
         norms = {'task': float(task_gradient.norm())}

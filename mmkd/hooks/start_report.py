@@ -47,17 +47,22 @@ class StartReportHook(Hook):
         Raises:
             ValueError: The model is no distiller.
         """
-        model = distiller_of(runner, self)
-        parts = describe(model, Progress.current())
+        parts, warnings = self.report(runner)
         parts['hooks'] = ', '.join(type(hook).__name__ for hook in runner.hooks)
-        warnings: list[str] = []
-        if self._is_to_be_scored(runner, model):
-            parts['score'], warnings = self._score(runner)
         width = max(map(len, parts))
         lines = [f'  {name:{width}}  {text}' for name, text in parts.items()]
         print_log('\n'.join(['distillation', *lines]), 'current')
         for warning in warnings:
             print_log(warning, 'current', logging.WARNING)
+
+    def report(self, runner: Runner) -> tuple[dict[str, str], list[str]]:
+        """The parts of the distillation by name, and what is to be warned of."""
+        model = distiller_of(runner, self)
+        parts = describe(model, Progress.current())
+        warnings: list[str] = []
+        if self._is_to_be_scored(runner, model):
+            parts['score'], warnings = self._score(runner)
+        return parts, warnings
 
     def _is_to_be_scored(self, runner: Runner, model: Distiller) -> bool:
         progress = Progress.current()

@@ -117,7 +117,7 @@ def test_aekt_has_the_settings_of_dkd(pair: str) -> None:
         assert aekt[name] == dkd[name]
 
 
-@pytest.mark.parametrize('path', sorted((CONFIGS / '_base_' / 'schedules').glob('*e*_*.py')))
+@pytest.mark.parametrize('path', sorted((CONFIGS / '_base_' / 'schedules').glob('[ci]*_*e*.py')))
 def test_a_schedule_of_another_length_leaves_the_learning_rates_of_networks(path: Path) -> None:
     folder = path.stem.partition('_')[0]
     for plain in (each for each in PLAIN if each.parent.name == folder):

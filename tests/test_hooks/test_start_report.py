@@ -39,7 +39,9 @@ def test_the_block_names_what_is_distilled(
     assert parts['teacher'].endswith(f'weights of {trained_teacher[1]}')
     assert parts['classes'].startswith("the student's 10 are the teacher's, in the same order")
     assert 'nothing names them' in parts['classes'], 'the checkpoint does not'
-    assert parts['head'] == 'AnchorHeadAdapter reads RetinaHead, of the teacher RetinaHead'
+    assert parts['head'] == (
+        'AnchorHeadAdapter reads RetinaHead, of the teacher RetinaHead; levels of strides 8, 16, 32, 64, 128'
+    )
     assert parts['loss_ckd'] == 'CKDLoss, weight 2, samples PositivesAndTeacherTopK(k=8)'
     assert parts['loss_pkd'] == (
         'PKDLoss, weight 0 now, LinearWarmup(value=2.0, begin=0, end=2, by_epoch=True), features at neck, '
