@@ -51,7 +51,8 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 
 # The schedule published with CKD (arXiv 2404.14109), twice as long as that of the methods it is compared with there; here
-# every method has it. Those of the others: --schedule mmkd::_base_/schedules/imagenet_100e.py, imagenet_100e_b256.py.
+# every method has it. That of the others: --schedule mmkd::_base_/schedules/imagenet_100e.py; DIST and NKD have it
+# with batches of 256 images and a learning rate of 0.1.
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.2, momentum=0.9, weight_decay=1e-4))
 param_scheduler = dict(type='CosineAnnealingLR', T_max=200, eta_min=0.0, by_epoch=True)
 train_cfg = dict(by_epoch=True, max_epochs=200, val_interval=1)

@@ -33,7 +33,7 @@ from mmkd.distillers import Distiller
 from mmkd.registry import MODELS
 from mmkd.structures import NECK, Features, Request, head_source
 from mmkd.structures import TEACHER as ONLY_TEACHER
-from mmkd.teachers.frozen import build_network, load_config
+from mmkd.teachers.frozen import FrozenTeacher, build_network, load_config
 from mmkd.teachers.store import Manifest, write_shard
 from mmkd.teachers.store_key import class_key, probe, teacher_key
 from mmkd.teachers.stored import wanted
@@ -241,7 +241,9 @@ def write_store(
     pixels = probe(inputs, samples, distiller.data_preprocessor).half()
     head = distiller.sources.get(head_source(ONLY_TEACHER))
     classes = distiller.class_map(ONLY_TEACHER)
-    key = teacher_key(distiller.teacher, config, distiller.student)
+    teacher = distiller.teacher
+    assert isinstance(teacher, FrozenTeacher)
+    key = teacher_key(teacher, config, distiller.student)
     key |= class_key(classes, head.num_classes, None)
     out.mkdir()
     kept = [(row, {'probe': seen}) for row, seen in zip(rows, pixels, strict=True)]
