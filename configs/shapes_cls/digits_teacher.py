@@ -1,4 +1,4 @@
-# The embedded teacher: the student's network, four times as wide and trained three times as long.
+# The embedded teacher: the student's network, four times as wide and trained twice as long.
 _base_ = [
     '../_base_/models/digits_cls.py',
     '../_base_/datasets/digits_cls.py',

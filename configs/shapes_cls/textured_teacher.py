@@ -1,4 +1,4 @@
-# The embedded teacher: the student's network, four times as wide and trained three times as long.
+# The embedded teacher: the student's network, more than twice as wide and trained twice as long.
 _base_ = [
     '../_base_/models/textured_cls.py',
     '../_base_/datasets/textured_cls.py',

@@ -1,5 +1,5 @@
 # AdamW from scratch, linear warm-up, cosine to 0. The last epoch counts, no epoch is picked by its accuracy.
-max_epochs = 8
+max_epochs = 12
 train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=1)
 val_cfg = {}
 test_cfg = {}
