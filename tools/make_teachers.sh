@@ -43,6 +43,6 @@ for name in "$@"; do
   rm -f "$weights/$name"-*.pth
   cp "$exported" "$weights/"
   new=$(basename "$exported" .pth)
-  grep -rlE "$name-[0-9a-f]{8}" configs --include '*.py' | xargs -r sed -i -E "s/$name-[0-9a-f]{8}/$new/"
+  grep -rlE "weights/$name-[0-9a-f]{8}" configs --include "*.py" | xargs -r sed -i -E "s,weights/$name-[0-9a-f]{8},weights/$new,"
   echo "$weights/$new.pth"
 done
