@@ -17,6 +17,7 @@ from mmengine.hub import get_config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from tiny import fresh_hub
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -158,6 +159,7 @@ def test_norms_have_no_weight_decay_in_the_ckd_papers_recipes_as_in_detectron2()
 @pytest.mark.parametrize(('pair', 'losses'), STEPS.values(), ids=list(STEPS))
 def test_a_recipe_takes_a_training_step(pair, losses, coco80):
     config = small(recipe(CONFIGS / '_base_' / f'{pair}.py', losses), coco80)
+    fresh_hub()  # of a run before, the model would take the data set's classes
     torch.manual_seed(0)
     model = build(config, initialise=True).train()
     with DefaultScope.overwrite_default_scope('mmdet'):

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -224,6 +225,10 @@ class TestFolder:
         lines = []
         make_shapes(out, **arguments, log=lines.append)
         assert f"train2017 has version '0' instead of '{CocoLayout.version}'" in lines[0]
+        shutil.rmtree(out / 'test2017')
+        (out / 'annotations/instances_test2017.json').unlink()
+        make_shapes(out, **arguments, log=lines.append)
+        assert len(list((out / 'test2017').iterdir())) == 2
         next((out / 'val2017').iterdir()).unlink()
         make_shapes(out, **arguments, log=lines.append)
         assert len(list((out / 'val2017').iterdir())) == 2
@@ -353,7 +358,7 @@ class TestCommand:
     def test_bad_argument_is_one_line(self, tmp_path, capsys):
         with pytest.raises(SystemExit, match='2'):
             shapes.main([str(tmp_path / 'a'), '--train', '0'])
-        assert capsys.readouterr().err == 'make_shapes.py: train must be at least 1, not 0\n'
+        assert capsys.readouterr().err == 'mmkd make-data: train must be at least 1, not 0\n'
 
     def test_loads_neither_pytorch_nor_openmmlab(self):
         code = (

@@ -27,7 +27,7 @@ def compare(**settings: Any) -> tuple[list[str], list[str]]:
 
 
 @pytest.mark.parametrize(
-    'recipe', ['box_l1/dino_swinl_r50', 'cifar100/dkd_lskd_vgg13_vgg8', 'plain/retinanet_r18']
+    'recipe', ['ckd/dino_swinl_r50', 'shapes_cls/digits_ckd', 'shapes/retinanet_student']
 )
 def test_a_recipe_is_equal_to_its_text(recipe: str) -> None:
     cfg = Config.fromfile(CONFIGS / f'{recipe}.py')
