@@ -6,7 +6,7 @@ model = dict(
     student={{_base_.model}},
     teacher=dict(
         config='{{ fileDirname }}/fcos_teacher.py',
-        checkpoint='{{ fileDirname }}/weights/fcos_teacher-00000000.pth',
+        checkpoint='{{ fileDirname }}/weights/fcos_teacher-76615757.pth',
     ),
     losses={{_base_.ckd}},
 )
