@@ -29,8 +29,9 @@ class AEKTLoss(LogitLoss):
     On softmax heads background is a class like any other. On sigmoid heads, where it has none, only foreground samples
     count, and the target term is binary: ``σ(t_y / τ)`` against ``σ(s_y / τ)``.
 
-    A serial layer, :class:`mmkd.losses.serial.SerialLayer`, stands between task and distillation. All stages of a
-    cascade and all layers of a decoder share it. Of the student's logits s
+    A serial layer, :class:`mmkd.losses.serial.SerialLayer`, can stand between task and distillation; by default there
+    is none, as it did not help where it was compared (docs/aekt.md). All stages of a cascade and all layers of a
+    decoder share it. Of the student's logits s
 
     - ``serial='task_then_distill'`` shows the loss ``W s + b``, and the task's own loss s. The layer is a part of the
       loss: the student without it is the plain student.
@@ -41,7 +42,7 @@ class AEKTLoss(LogitLoss):
       which this loss has a weight above 0.
 
     Args:
-        serial: ``'task_then_distill'``, ``'distill_then_task'`` or ``'none'``.
+        serial: ``'none'``, ``'task_then_distill'`` or ``'distill_then_task'``.
         **options: See :class:`mmkd.losses.LogitLoss` and :func:`mmkd.functional.aekt_loss`. As for DKD a warm-up helps,
             ``weight=dict(type='LinearWarmup', end=20)``. On sigmoid heads the samples are ``mmkd.Positives`` by
             default, and ``rows`` other than ``'raw'`` are refused.
@@ -56,7 +57,7 @@ class AEKTLoss(LogitLoss):
     serial_layer: SerialLayer
     task_layer: SerialLayer
 
-    def __init__(self, serial: Serial = 'task_then_distill', **options: Any) -> None:
+    def __init__(self, serial: Serial = 'none', **options: Any) -> None:
         super().__init__(**options)
         if serial not in get_args(Serial):
             raise ValueError(

@@ -26,7 +26,11 @@ model = dict(
     teacher=dict(config=dict(model=student, default_scope='mmdet'), checkpoint='random_init'),
     losses=dict(
         ckd=dict(type='mmkd.CKDLoss', samples=dict(type='mmkd.TeacherTopK', k=8)),
-        aekt=dict(type='mmkd.AEKTLoss', weight=dict(type='LinearWarmup', begin=1, end=2)),
+        aekt=dict(
+            type='mmkd.AEKTLoss',
+            serial='task_then_distill',
+            weight=dict(type='LinearWarmup', begin=1, end=2),
+        ),
     ),
 )
 train_dataloader = dict(

@@ -55,7 +55,7 @@ def test_weights_that_only_the_losses_had_are_dropped(tool, tiny_config, tmp_pat
         f'_base_ = {str(Path(tiny_config.filename).resolve())!r}\n'
         "model = dict(_delete_=True, type='mmkd.Distiller', student={{_base_.model}},\n"
         "             teacher=dict(config='nowhere.py', checkpoint='nowhere.pth'),\n"
-        "             losses=dict(aekt=dict(type='mmkd.AEKTLoss')))\n"
+        "             losses=dict(aekt=dict(type='mmkd.AEKTLoss', serial='task_then_distill')))\n"
     )
     with mmdet_scope():
         model = Distiller(
@@ -63,7 +63,7 @@ def test_weights_that_only_the_losses_had_are_dropped(tool, tiny_config, tmp_pat
             teacher=dict(
                 config=dict(model=teacher_model(), default_scope='mmdet'), checkpoint='random_init'
             ),
-            losses=dict(aekt=dict(type='mmkd.AEKTLoss')),
+            losses=dict(aekt=dict(type='mmkd.AEKTLoss', serial='task_then_distill')),
         )
     torch.nn.init.ones_(model.distill['aekt'].serial_layer.offset)
     torch.save(dict(state_dict=model.state_dict(), meta={}), tmp_path / 'last.pth')

@@ -82,7 +82,7 @@ model = dict(
     type='mmkd.Distiller',
     student={{{{_base_.model}}}},
     teacher=dict(config={str(CLASSIFIER)!r}, checkpoint='random_init'),
-    losses=dict(ckd=dict(type='mmkd.CKDLoss'), aekt=dict(type='mmkd.AEKTLoss')),
+    losses=dict(ckd=dict(type='mmkd.CKDLoss'), aekt=dict(type='mmkd.AEKTLoss', serial='task_then_distill')),
 )
 """
     )

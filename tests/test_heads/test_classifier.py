@@ -354,7 +354,9 @@ def test_several_labels_per_image(student: dict[str, Any], teacher: dict[str, An
 
 def test_a_loss_that_needs_one_label_says_so_on_several() -> None:
     multi = resnet(kind='MultiLabelLinearClsHead')
-    model = distiller(multi, multi, dict(aekt=dict(type='mmkd.AEKTLoss')))
+    model = distiller(
+        multi, multi, dict(aekt=dict(type='mmkd.AEKTLoss', serial='task_then_distill'))
+    )
     with pytest.raises(ValueError, match='AEKTLoss needs the class of every sample'):
         take_step(model)
     with pytest.raises(ValueError, match=r'KDLoss is for softmax heads.*use mmkd\.QFLKDLoss'):
@@ -401,7 +403,7 @@ def test_a_head_that_starts_at_zero_gets_no_gradient_of_ckd_and_no_nan() -> None
 
 
 def test_half_precision() -> None:
-    losses = dict(ckd=CKD, aekt=dict(type='mmkd.AEKTLoss'))
+    losses = dict(ckd=CKD, aekt=dict(type='mmkd.AEKTLoss', serial='task_then_distill'))
     model = distiller(STUDENTS['linear'], TEACHERS['linear'], losses)
     exact, step = take_step(model)
     with torch.autocast('cpu', torch.bfloat16):
@@ -429,7 +431,12 @@ def test_other_classes_are_matched_by_name() -> None:
 
 def test_classes_are_counted_where_the_backbone_classifies() -> None:
     def gray(classes: int) -> Distiller:
-        return distiller(lenet(classes), lenet(), dict(aekt=dict(type='mmkd.AEKTLoss')), pixels={})
+        return distiller(
+            lenet(classes),
+            lenet(),
+            dict(aekt=dict(type='mmkd.AEKTLoss', serial='task_then_distill')),
+            pixels={},
+        )
 
     model = gray(CLASSES)
     assert model.distill.aekt.serial_layer.bias.shape == (CLASSES,)
@@ -515,7 +522,10 @@ model = dict(
     type='mmkd.Distiller',
     student={{{{_base_.model}}}},
     teacher=dict(config={str(tmp_path / 'teacher.py')!r}, checkpoint={str(tmp_path / 'teacher.pth')!r}),
-    losses=dict(ckd=dict(type='mmkd.CKDLoss', weight=10.0), aekt=dict(type='mmkd.AEKTLoss')),
+    losses=dict(
+        ckd=dict(type='mmkd.CKDLoss', weight=10.0),
+        aekt=dict(type='mmkd.AEKTLoss', serial='task_then_distill'),
+    ),
 )
 train_dataloader = dict(
     batch_size=4,

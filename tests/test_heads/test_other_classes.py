@@ -25,7 +25,7 @@ MORE = ('zebra', 'dog', 'apple', 'yak', 'chair', 'bear')
 REORDERED = ('dog', 'apple', 'chair', 'bear')
 LOSSES = dict(
     ckd=dict(type='mmkd.CKDLoss', samples=dict(type='mmkd.PositivesAndTeacherTopK', k=8)),
-    aekt=dict(type='mmkd.AEKTLoss'),
+    aekt=dict(type='mmkd.AEKTLoss', serial='task_then_distill'),
 )
 
 

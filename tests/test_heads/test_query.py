@@ -31,7 +31,9 @@ from mmkd.heads import DETRHeadAdapter, SparseRoIHeadAdapter, build_head_adapter
 from mmkd.losses.samplers import AllSamples
 from mmkd.structures import TEACHER, Holding, Logits, Step, head_source
 
-LOSSES = dict(ckd=dict(type='mmkd.CKDLoss'), aekt=dict(type='mmkd.AEKTLoss'))
+LOSSES = dict(
+    ckd=dict(type='mmkd.CKDLoss'), aekt=dict(type='mmkd.AEKTLoss', serial='task_then_distill')
+)
 
 
 def distiller(

@@ -89,7 +89,7 @@ DETECTORS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 STAGES = dict.fromkeys(('cascade', 'cascade_mask', 'htc', 'scnet', 'sabl_cascade'), 3)
 ALL = dict(type='mmkd.CKDLoss')
-AEKT = dict(type='mmkd.AEKTLoss')
+AEKT = dict(type='mmkd.AEKTLoss', serial='task_then_distill')
 every_detector = pytest.mark.parametrize('name', DETECTORS)
 
 

@@ -25,7 +25,7 @@ CLASSES = 6
 SIZE = 128
 LOSSES = dict(
     ckd=dict(type='mmkd.CKDLoss'),
-    aekt=dict(type='mmkd.AEKTLoss'),
+    aekt=dict(type='mmkd.AEKTLoss', serial='task_then_distill'),
     positives=dict(type='mmkd.CKDLoss', samples=dict(type='mmkd.Positives')),
 )
 """The first two with the samples that they choose on their own."""

@@ -161,7 +161,12 @@ def wide() -> Config:
         ('Sparse R-CNN', None, {}, 'samples=mmkd.SharedQueries: SparseRoIHead'),
         ('Deformable DETR', lambda: other('DINO'), {}, 'of different kinds'),
         ('DINO', wide, {}, 'embed_dims'),
-        ('DAB-DETR', None, dict(type='mmkd.AEKTLoss'), r'AEKTLoss\.samples'),
+        (
+            'DAB-DETR',
+            None,
+            dict(type='mmkd.AEKTLoss', serial='task_then_distill'),
+            r'AEKTLoss\.samples',
+        ),
         ('DAB-DETR', None, dict(type='mmkd.QFLKDLoss'), r'QFLKDLoss\.average'),
         ('DAB-DETR', None, dict(samples=dict(type='mmkd.SharedQueries', k=0)), r'samples\.k'),
     ],

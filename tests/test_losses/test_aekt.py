@@ -9,7 +9,7 @@ from mmkd.losses.aekt import SerialLayer
 from mmkd.registry import LOSSES, build
 from mmkd.structures import Progress
 
-AEKT = dict(type='mmkd.AEKTLoss', alpha=0.5, beta=2.0, temperature=3.0)
+AEKT = dict(type='mmkd.AEKTLoss', serial='task_then_distill', alpha=0.5, beta=2.0, temperature=3.0)
 OPTIONS = dict(alpha=0.5, beta=2.0, temperature=3.0)
 EXTRAS = {'distill.tested.serial_layer.offset', 'distill.tested.serial_layer.bias'}
 
@@ -40,6 +40,10 @@ def predictions():
         ]
 
     return predict
+
+
+def test_by_default_there_is_no_layer():
+    assert not list(build(LOSSES, dict(type='mmkd.AEKTLoss'), where='aekt').parameters())
 
 
 def test_softmax_rows_keep_background_as_a_class(make_table, attach, step_of):
