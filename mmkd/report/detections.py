@@ -133,15 +133,14 @@ def match(
 def choose_scenes(scenes: Sequence[Scene], count: int) -> list[Scene]:
     """Choose images to show, without a look at any detection.
 
-    Those with 2 to 4 objects that can be seen (a 64th of the largest image side squared or more each) and no crowd
+    Those with 2 to 4 objects whose boxes are a 64th to a quarter of the largest image and do not overlap, and no crowd
     region; of these one after the other the image that shows most classes which none before it shows, the first of
     several. With fewer such images than ``count``, all images are taken into account.
     """
     suitable = [scene for scene in scenes if 2 <= len(scene.objects) <= 4 and not scene.crowded]
     if suitable:
         side = max(scene.objects.boxes.max() for scene in suitable)
-        sizes = [(s, s.objects.boxes[:, 2:] - s.objects.boxes[:, :2]) for s in suitable]
-        suitable = [scene for scene, size in sizes if size.prod(axis=1).min() >= side**2 / 64]
+        suitable = [scene for scene in suitable if _is_clear(scene.objects.boxes, side**2)]
     left = suitable if len(suitable) >= count else list(scenes)
     chosen: list[Scene] = []
     seen: set[int] = set()
@@ -151,3 +150,12 @@ def choose_scenes(scenes: Sequence[Scene], count: int) -> list[Scene]:
         chosen.append(best)
         seen |= set(best.objects.labels.tolist())
     return chosen
+
+
+def _is_clear(boxes: np.ndarray, image: float) -> bool:
+    """Whether boxes (N, 4) are neither tiny nor large in an image of so many pixels, and do not overlap."""
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    first, second = np.triu_indices(len(boxes), k=1)
+    corner = np.minimum(boxes[first, 2:], boxes[second, 2:])
+    common = (corner - np.maximum(boxes[first, :2], boxes[second, :2])).min(axis=1)
+    return bool((area >= image / 64).all() and (area <= image / 4).all() and (common <= 0).all())

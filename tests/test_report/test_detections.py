@@ -90,7 +90,8 @@ def test_predictions_are_cut_at_the_threshold_and_sorted(tmp_path: Path) -> None
 
 def test_scenes_are_chosen_for_the_classes_that_they_add() -> None:
     def with_labels(number: int, *labels: int, side: float = 50) -> Scene:
-        return scene(objects(*[(0, 0, side, side, label) for label in labels]), number=number)
+        boxes = [(60 * i, 0, 60 * i + side, side, label) for i, label in enumerate(labels)]
+        return scene(objects(*boxes), number=number)
 
     scenes = [
         with_labels(0, 1, 1),
@@ -99,9 +100,10 @@ def test_scenes_are_chosen_for_the_classes_that_they_add() -> None:
         with_labels(3, 1, 2, 4),
         with_labels(4, 5, 6, 7, 8, 9),  # too many
         with_labels(5, 6, 7),
-        scene(objects((0, 0, 50, 50, 8), (0, 0, 50, 50, 9)), number=6, crowded=True),
+        scene(objects((0, 0, 50, 50, 8), (60, 0, 110, 50, 9)), number=6, crowded=True),
+        scene(objects((0, 0, 50, 50, 8), (40, 0, 90, 50, 9)), number=7),  # one before the other
     ]
     assert [chosen.id for chosen in choose_scenes(scenes, 3)] == [3, 5, 0]
     # With too few of these, others are shown.
-    assert len(choose_scenes(scenes, 6)) == 6
+    assert len(choose_scenes(scenes, 7)) == 7
     assert choose_scenes([], 2) == []
