@@ -125,7 +125,7 @@ def test_trained_layer_maps_the_students_logits_before_their_rows_are_standardiz
 def test_layer_starts_as_the_identity_exactly_and_learns(distil, gradient_of_step, detector):
     with_layer = distil(detector, **AEKT)
     value, gradient = gradient_of_step(with_layer)
-    without, same_gradient = gradient_of_step(distil(detector, **AEKT, serial='none'))
+    without, same_gradient = gradient_of_step(distil(detector, **AEKT | dict(serial='none')))
 
     assert value == without > 0
     assert gradient.isfinite().all()
@@ -151,7 +151,7 @@ def test_checkpoint_is_the_students_plus_the_layer(distil):
 
     assert extras == EXTRAS
     assert plain <= set(distil('retinanet', **AEKT).state_dict())
-    assert set(distil('retinanet', **AEKT, serial='none').state_dict()) == plain
+    assert set(distil('retinanet', **AEKT | dict(serial='none')).state_dict()) == plain
 
 
 def test_student_without_the_layer_predicts_the_same_bits(distil, gradient_of_step, predictions):
