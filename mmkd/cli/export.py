@@ -8,13 +8,12 @@ writes NAME-HASH.pth and NAME.py into the folder `exported` beside the checkpoin
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmkd.utils import CfgOptions, merge, read_config
-from mmkd.utils.export import export_student
+from mmkd.utils.export import export_student, read_metrics
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
@@ -56,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         cfg = read_config(args.config)
         merge(cfg, args.cfg_options or {})
-        metrics = _metrics(args.metrics) if args.metrics else None
+        metrics = read_metrics(args.metrics) if args.metrics else None
         student = export_student(
             cfg, args.checkpoint, out_dir, args.name, args.allow_pickle, args.half, metrics
         )
@@ -65,9 +64,3 @@ def main(argv: Sequence[str]) -> int:
         return 2
     print(f'checkpoint: {student.checkpoint}\nconfig: {student.config}')
     return 0
-
-
-def _metrics(file: str) -> dict[str, float]:
-    """Those of a file that `mmkd test` wrote; the times that it has, too, say nothing about the model."""
-    content = json.loads(Path(file).read_text(encoding='utf-8'))
-    return {name: value for name, value in content.items() if '/' in name}

@@ -28,6 +28,7 @@ from mmengine.logging import MMLogger
 from mmkd.experiments.jobs import Command, Job, JobError, spent
 from mmkd.report import Row, columns_of, read_rows, record
 from mmkd.utils import PreflightError, add_common_arguments, add_recipe_arguments, load_config
+from mmkd.utils.export import read_metrics
 
 PLAIN = 'plain'
 TEACHER = 'teacher'
@@ -482,5 +483,4 @@ def _written_metrics(work_dir: Path) -> dict[str, float]:
     written = [path for path in work_dir.glob('*/*.json') if path.stem == path.parent.name]
     if not written:
         raise JobError(f'{work_dir}: the evaluation left no metrics')
-    content = json.loads(max(written).read_text(encoding='utf-8'))
-    return {key: value for key, value in content.items() if '/' in key}
+    return read_metrics(max(written))

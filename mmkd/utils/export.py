@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from mmkd.heads import plain_weights
 from mmkd.teachers.isolation import isolated_rng
 
 from .run_name import run_name
+from .settings import pretrained_parts
 from .student_config import student_config
 
 META_KEYS = ('dataset_meta', 'CLASSES', 'epoch', 'iter', 'seed', 'time', 'mmengine_version')
@@ -103,28 +105,23 @@ def export_student(
     return student
 
 
+def read_metrics(file: str | Path) -> dict[str, float]:
+    """The metrics of a JSON file that MMEngine's test loop wrote, without the times, whose names have no ``/``."""
+    content = json.loads(Path(file).read_text(encoding='utf-8'))
+    return {name: value for name, value in content.items() if '/' in name}
+
+
 def _published_config(cfg: Config) -> Config:
     """The plain student's config without what belonged to the one run."""
     plain = student_config(cfg)
     for key in ('work_dir', 'experiment_name', 'launcher'):
         plain.pop(key, None)
     plain.load_from = None
-    _drop_checkpoints(plain.model)
     plain.resume = False
+    # Where parts were loaded from says nothing any more: all weights are in the exported checkpoint.
+    parts = [key for key, _ in pretrained_parts(plain.model, 'model')]
+    plain.merge_from_dict({key: None for key in parts if key.endswith('.init_cfg')})
     return plain
-
-
-def _drop_checkpoints(model: Any) -> None:
-    """Take out where weights were loaded from: all of them are in the exported checkpoint."""
-    if isinstance(model, dict):
-        init = model.get('init_cfg')
-        if isinstance(init, dict) and init.get('type') == 'Pretrained':
-            model['init_cfg'] = None
-        model = model.values()
-    elif not isinstance(model, list | tuple):
-        return
-    for item in model:
-        _drop_checkpoints(item)
 
 
 def _student_weights(

@@ -25,7 +25,7 @@ from mmkd.checkpoints import (
 )
 from mmkd.utils.annotations import coco_damage, json_damage
 from mmkd.utils.processes import local_rank
-from mmkd.utils.settings import settings
+from mmkd.utils.settings import pretrained_parts, settings
 from mmkd.utils.student_config import teacher_configs
 
 COCO_DOWNLOADS = """\
@@ -274,9 +274,9 @@ def _training_checkpoints(cfg: Config) -> list[_Checkpoint]:
             checkpoints.append(
                 _Checkpoint(key, name, f"give the teacher's file: --cfg-options {key}=PATH")
             )
-    for key, init_cfg in settings(model, 'model'):
+    for key, init_cfg in pretrained_parts(model, 'model'):
         # The teacher's own checkpoint holds all that its parts would start from.
-        if key.startswith('model.teacher') or not _is_pretrained(init_cfg):
+        if key.startswith('model.teacher'):
             continue
         advice = (
             f'give a file: --cfg-options {key}.checkpoint=PATH; or start from random weights: '
@@ -289,15 +289,6 @@ def _training_checkpoints(cfg: Config) -> list[_Checkpoint]:
 def _loaded_checkpoint(cfg: Config, key: str) -> list[_Checkpoint]:
     name = cfg.get('load_from')
     return [_Checkpoint(key, name, 'give the path of a checkpoint')] if name else []
-
-
-def _is_pretrained(node: Any) -> bool:
-    """Whether a part of a model starts from weights in a file."""
-    return (
-        isinstance(node, dict)
-        and node.get('type') == 'Pretrained'
-        and isinstance(node.get('checkpoint'), str)
-    )
 
 
 def _missing_checkpoint(checkpoint: _Checkpoint) -> str | None:

@@ -25,3 +25,14 @@ def settings(node: Any, key: str = '') -> Iterator[tuple[str, Any]]:
         inner = f'{key}.{name}' if key else str(name)
         yield inner, value
         yield from settings(value, inner)
+
+
+def pretrained_parts(node: Any, key: str = '') -> Iterator[tuple[str, Any]]:
+    """The settings of a model that start a part of it from weights in a file, ``dict(type='Pretrained', ...)``."""
+    for inner, value in settings(node, key):
+        if (
+            isinstance(value, dict)
+            and value.get('type') == 'Pretrained'
+            and isinstance(value.get('checkpoint'), str)
+        ):
+            yield inner, value
