@@ -84,20 +84,11 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = dict(
-    batch_size=16,
-    num_workers=1,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
+    val_dataloader,
     dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        metainfo=metainfo,
+        val_dataloader['dataset'],
         ann_file='annotations/instances_test2017.json',
         data_prefix=dict(img='test2017/'),
-        test_mode=True,
-        pipeline=test_pipeline,
-        backend_args=backend_args,
     ),
 )
 
@@ -108,10 +99,4 @@ val_evaluator = dict(
     format_only=False,
     backend_args=backend_args,
 )
-test_evaluator = dict(
-    type='CocoMetric',
-    ann_file=data_root + 'annotations/instances_test2017.json',
-    metric='bbox',
-    format_only=False,
-    backend_args=backend_args,
-)
+test_evaluator = dict(val_evaluator, ann_file=data_root + 'annotations/instances_test2017.json')
