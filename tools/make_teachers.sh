@@ -22,13 +22,10 @@ for name in "$@"; do
   config=$(echo configs/shapes*/"$name".py)
   [[ -f $config ]] || { echo "make_teachers: error: there is no configs/shapes*/$name.py" >&2; exit 2; }
   work_dir=work_dirs/teachers/$name
-  case $name in
-    resnet18_w8_backbone | textured_teacher) data=(--task classification) ;;
-    digits_teacher) data=(--task classification --objects digits) ;;
-    retinanet_digits_teacher) data=(--objects digits) ;;
-    *) data=() ;;
-  esac
-  "$python" tools/make_shapes.py "${data[@]}"
+  "$python" -c 'import sys
+from mmengine.config import Config
+from mmkd.datasets import make_default_set
+make_default_set(Config.fromfile(sys.argv[1]).data_root, log=print)' "$config"
   resume=()
   [[ -f $work_dir/last_checkpoint ]] && resume=(--resume)
   "$python" tools/train.py "$config" --work-dir "$work_dir" "${resume[@]}"
