@@ -18,6 +18,7 @@ from .qfl import qfl_kd_loss
 from .quadratic_kd import quadratic_kd_loss
 from .rkd import rkd_loss
 from .rows import center_rows, standardize_rows, unit_rows
+from .similarity import sp_loss
 
 __all__ = [
     'aekt_loss',
@@ -40,6 +41,7 @@ __all__ = [
     'qfl_kd_loss',
     'quadratic_kd_loss',
     'rkd_loss',
+    'sp_loss',
     'standardize_rows',
     'tckd',
     'unit_rows',

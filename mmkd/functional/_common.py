@@ -19,7 +19,7 @@ def prepare_pair(
     teacher: Tensor,
     layout: tuple[str | int, ...],
     name: str = 'logits',
-    any_width: bool = False,
+    free: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor]:
     """Check a student/teacher pair, detach the teacher, bring both to float32 or wider.
 
@@ -28,18 +28,21 @@ def prepare_pair(
 
     Args:
         student: What the student predicts.
-        teacher: What the teacher predicts, of the same shape (but see ``any_width``).
+        teacher: What the teacher predicts, of the same shape (but see ``free``).
         layout: The dimensions expected, a name for a free one and a number for a fixed one, such
             as ``('N', 4)``.
         name: What the tensors hold, for the errors.
-        any_width: The last dimension may differ, where things are compared within each network.
+        free: Dimensions that may differ, where things are compared within each network.
 
     Raises:
         ValueError: If the two shapes differ or do not follow ``layout``, or the tensors do not
             hold floating-point numbers.
     """
-    compared = -1 if any_width else None
-    if student.dim() != teacher.dim() or student.shape[:compared] != teacher.shape[:compared]:
+    alike = student.dim() == teacher.dim() and all(
+        ours == theirs or dimension in free
+        for dimension, (ours, theirs) in enumerate(zip(student.shape, teacher.shape, strict=True))
+    )
+    if not alike:
         raise ValueError(
             f'{name}: the student has shape {tuple(student.shape)} and the teacher '
             f'{tuple(teacher.shape)}: row i of both must be the same thing'
@@ -56,6 +59,14 @@ def prepare_pair(
         if not dtype.is_floating_point:
             raise ValueError(f'{name}: {dtype} is not a floating-point type')
     return at_least_float32(student), at_least_float32(teacher.detach())
+
+
+def prepare_features(
+    student: Tensor, teacher: Tensor, free: Sequence[int] = ()
+) -> tuple[Tensor, Tensor]:
+    """:func:`prepare_pair` of pooled features (B, C) or maps (B, C, H, W)."""
+    layout = ('B', 'C') if student.dim() == 2 else ('B', 'C', 'H', 'W')
+    return prepare_pair(student, teacher, layout, name='features', free=free)
 
 
 def check_labels(labels: Tensor, num_samples: int, num_classes: int) -> None:

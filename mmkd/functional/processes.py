@@ -10,6 +10,7 @@ forward as in the backward pass.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,23 +28,26 @@ def gather_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     """The rows of all processes, differentiable: a row collects the gradients of all of them.
 
     Args:
-        rows: Shape (S, C). S may differ from process to process and be 0; C, the type and whether
-            it requires a gradient must not, since the backward pass is a collective too.
+        rows: Shape (S, C), or maps (S, C, H, W). S may differ from process to process and be 0, and
+            H and W may differ; C, the type and whether it requires a gradient must not, since the
+            backward pass is a collective too.
 
     Returns:
-        (K, C), the rows of all processes in the order of their ranks, and integers of shape (S,):
-        where this process's rows stand among them.
+        (K, C), the rows of all processes in the order of their ranks, or (K, C, H, W) of the
+        largest sizes, smaller maps having zeros at the right and the bottom; and integers of shape
+        (S,): where this process's rows stand among them.
     """
-    counts = [len(rows)]
+    counts, sizes = [len(rows)], rows.shape[1:]
     if world_size() > 1:
-        count = torch.tensor(counts, device=rows.device)
-        counts = torch.cat(_all_gather(count)).tolist()
+        shapes = torch.stack(_all_gather(torch.tensor(rows.shape, device=rows.device))).tolist()
+        counts, *others = zip(*shapes, strict=True)
+        sizes = torch.Size(map(max, others))
     start = sum(counts[: dist.get_rank()]) if world_size() > 1 else 0
     own_index = torch.arange(start, start + len(rows), device=rows.device)
     # All processes know by now whether there is anything to gather.
     if world_size() == 1 or sum(counts) == 0:
         return rows, own_index
-    return _GatherRows.apply(rows, counts, start), own_index
+    return _GatherRows.apply(rows, counts, sizes, start), own_index
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
@@ -66,22 +70,25 @@ def _all_gather(tensor: Tensor) -> list[Tensor]:
 
 
 class _GatherRows(torch.autograd.Function):
-    """Gather rows, padded to the largest number of them: a collective moves equal shapes."""
+    """Gather rows, padded to the largest number and size of them: a collective moves equal shapes."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, counts: list[int], start: int) -> Tensor:
-        ctx.own = slice(start, start + len(rows))
-        padded = rows.new_zeros(max(counts), *rows.shape[1:])
-        padded[: len(rows)] = rows
+    def forward(
+        ctx: Any, rows: Tensor, counts: Sequence[int], sizes: torch.Size, start: int
+    ) -> Tensor:
+        inner = tuple(slice(size) for size in rows.shape[1:])
+        ctx.own = (slice(start, start + len(rows)), *inner)
+        padded = rows.new_zeros(max(counts), *sizes)
+        padded[(slice(len(rows)), *inner)] = rows
         gathered = _all_gather(padded)
         return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         gradient = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(gradient)
-        return gradient[ctx.own], None, None
+        return gradient[ctx.own], None, None, None
 
 
 class _MeanOverProcesses(torch.autograd.Function):

@@ -48,7 +48,7 @@ def rkd_loss(
     Raises:
         ValueError: For features that are not two matrices of as many rows, and weights below 0.
     """
-    student, teacher = prepare_pair(student, teacher, ('S', 'C'), name='features', any_width=True)
+    student, teacher = prepare_pair(student, teacher, ('S', 'C'), name='features', free=[1])
     check_not_negative(distance_weight=distance_weight, angle_weight=angle_weight)
     student_distances, teacher_distances = _distances(student), _distances(teacher)
     num_samples = len(student)

@@ -41,6 +41,7 @@ from .schedules import (
     build_schedule,
     is_over,
 )
+from .sp import SPLoss
 
 __all__ = [
     'AEKTLoss',
@@ -75,6 +76,7 @@ __all__ = [
     'QuadraticKDLoss',
     'RKDLoss',
     'ReviewKDLoss',
+    'SPLoss',
     'Schedule',
     'SharedQueries',
     'Steps',

@@ -55,8 +55,8 @@ class FeatureLoss(DistillLoss, ABC):
 
     any_width: ClassVar[bool] = False
     """The loss itself takes features of other widths than the teacher's, and no connector."""
-    pooled: ClassVar[bool] = False
-    """The loss compares (B, C) features, not maps."""
+    pooled: ClassVar[bool | None] = False
+    """The loss compares (B, C) features, not maps; None where it compares either."""
 
     def __init__(
         self,
@@ -185,7 +185,7 @@ class FeatureLoss(DistillLoss, ABC):
 
     def _check_ranks(self, strides: Sequence[int | None]) -> None:
         for stride in strides:
-            if (stride is None) != self.pooled:
+            if self.pooled is not None and (stride is None) != self.pooled:
                 have, wants, fix = (
                     ('feature maps', '(B, C) features', "a classifier's at='pre_logits'")
                     if self.pooled

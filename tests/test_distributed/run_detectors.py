@@ -33,6 +33,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from mmkd.distillers import Distiller
+from mmkd.functional.processes import gather_rows
 
 CLASSES = 4
 PARTS = {1: [4], 2: [3, 1], 4: [1, 1, 1, 1]}
@@ -78,8 +79,9 @@ RELATIONS = {
         'QuadraticKD',
         'KD',
         'NKD',
+        'SP',
     )
-}
+} | dict(sp_of_maps=dict(type='mmkd.SPLoss', at='backbone'))
 SHARED = dict(samples=dict(type='mmkd.SharedQueries'))
 QUERY_LOSSES = dict(
     ckd=dict(type='mmkd.CKDLoss', mask_iou=0.5, **SHARED),
@@ -118,6 +120,7 @@ def work(folder: Path, rank: int, processes: int) -> None:
     answers['maps'] = each_loss_of_maps()
     answers['relations'] = each_relation()
     answers['queries'] = each_loss_of_shared_queries()
+    answers['gathered'] = gathered_maps()
     if processes <= 2:
         answers |= cascade_without_rois()
     if processes == 2:
@@ -196,6 +199,15 @@ def each_loss(model: Distiller, data: dict[str, Any]) -> dict[str, Any]:
     return dict(
         logged={name: losses[f'loss_{name}'].detach() for name in found}, gradients=means(found)
     )
+
+
+def gathered_maps() -> tuple[Tensor, Tensor]:
+    """Maps of another number and size on each process, numbered by rank, gathered; and the gradient of their sum."""
+    rank = dist.get_rank()
+    maps = torch.full((rank % 3, 2, 3 + rank, 5 - rank), rank + 1.0, requires_grad=True)
+    found, _ = gather_rows(maps)
+    found.sum().backward()
+    return found.detach(), maps.grad
 
 
 def peer() -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Answers = dict[int, list[dict[str, Any]]]
@@ -79,6 +80,19 @@ def test_each_loss_has_the_value_and_gradient_of_the_whole_batch(
                 value, expected['logged'][name], rtol=2e-5, atol=1e-6, msg=name
             )
             assert_same({name: factor * answer[kind]['gradients'][name]}, {name: gradient})
+
+
+def test_maps_of_other_sizes_are_gathered_with_zeros_around_them(answers: Answers) -> None:
+    expected = [
+        F.pad(torch.full((rank % 3, 2, 3 + rank, 5 - rank), rank + 1.0), (0, rank - 1, 0, 3 - rank))
+        for rank in range(4)
+    ]
+    for rank, answer in enumerate(answers[4]):
+        found, gradient = answer['gathered']
+        # Process 0 has no maps, but is the widest: its size counts.
+        assert torch.equal(found, F.pad(torch.cat(expected), (0, 1)))
+        assert torch.equal(gradient, torch.full_like(gradient, 4.0))
+        assert gradient.shape == (rank % 3, 2, 3 + rank, 5 - rank)
 
 
 def test_the_log_says_the_same_on_every_process(answers: Answers) -> None:

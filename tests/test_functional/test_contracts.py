@@ -30,6 +30,7 @@ from mmkd.functional import (
     qfl_kd_loss,
     quadratic_kd_loss,
     rkd_loss,
+    sp_loss,
 )
 
 NUM_CLASSES = 4
@@ -119,6 +120,8 @@ CASES = {
     'quadratic_kd': Case(quadratic_kd_loss),
     'quadratic_kd, sigmoid': Case(partial(quadratic_kd_loss, activation='sigmoid')),
     'rkd': Case(rkd_loss, takes_weights=False),
+    'sp': Case(sp_loss, takes_weights=False),
+    'sp, maps': Case(sp_loss, make=make_maps, takes_weights=False),
     'cwd': Case(partial(cwd_loss, temperature=4.0), make=make_maps, takes_weights=False),
     'pkd': Case(pkd_loss, make=make_maps, takes_weights=False, is_list=True),
     'hcl': Case(hcl_loss, make=make_maps, takes_weights=False, is_list=True),

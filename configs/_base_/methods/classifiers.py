@@ -63,3 +63,7 @@ correlation_kd = dict(
 
 # RKD (CVPR 2019): 25 times the distances, 50 times the angles.
 rkd_classifier = dict(rkd=dict(type='mmkd.RKDLoss', distance_weight=25.0, angle_weight=50.0))
+
+# Features as RepDistiller (ICLR 2020) compares the methods on CIFAR-100, each beside the whole cross entropy and without KD.
+# SP (ICCV 2019): 3000, on the maps of the last stage.
+sp_classifier = dict(sp=dict(type='mmkd.SPLoss', weight=3000.0, at='backbone'))

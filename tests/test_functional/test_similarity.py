@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+
+import pytest
+import torch
+
+from mmkd.functional import sp_loss
+
+
+def make_maps(num_samples: int = 5, student: int = 3, teacher: int = 4, size: tuple = (2, 3)):
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(channels: int) -> torch.Tensor:
+        shape = (num_samples, channels, *size)
+        return 1 + 3 * torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    return draw(student).requires_grad_(), draw(teacher)
+
+
+def dot(a: list[float], b: list[float]) -> float:
+    return math.fsum(x * y for x, y in zip(a, b, strict=True))
+
+
+def unit(row: list[float]) -> list[float]:
+    return [x / math.hypot(*row) for x in row]
+
+
+def unit_gram(vectors: list[list[float]]) -> list[list[float]]:
+    return [unit([dot(a, b) for b in vectors]) for a in vectors]
+
+
+def squares(ours: list[list[float]], theirs: list[list[float]]) -> list[float]:
+    pairs = zip(itertools.chain(*ours), itertools.chain(*theirs), strict=True)
+    return [(x - y) ** 2 for x, y in pairs]
+
+
+@pytest.mark.parametrize('pooled', [False, True])
+def test_sp_is_that_of_a_plain_loop(pooled):
+    student, teacher = make_maps()
+    if pooled:
+        student, teacher = student.mean((2, 3)), teacher.mean((2, 3))
+    grams = [unit_gram(features.flatten(1).tolist()) for features in (student, teacher)]
+    expected = statistics.fmean(squares(*grams))
+    assert sp_loss(student, teacher).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_sp_compares_maps_of_any_size_and_scale():
+    student, teacher = make_maps()
+    expected = sp_loss(student, teacher).item()
+    assert sp_loss(7 * student, 0.01 * teacher).item() == pytest.approx(expected, rel=1e-10)
+    assert sp_loss(student, teacher[..., None].flatten(2, 3)).item() == pytest.approx(expected)
+    wider = teacher.repeat(1, 2, 1, 1)
+    assert sp_loss(student, wider).item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_sp_of_a_sample_without_features_is_finite():
+    student, teacher = make_maps()
+    with torch.no_grad():
+        student[1] = 0
+    loss = sp_loss(student, teacher)
+    loss.backward()
+    assert loss > 0
+    assert student.grad.isfinite().all()
