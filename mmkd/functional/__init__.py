@@ -18,7 +18,7 @@ from .qfl import qfl_kd_loss
 from .quadratic_kd import quadratic_kd_loss
 from .rkd import rkd_loss
 from .rows import center_rows, standardize_rows, unit_rows
-from .similarity import sp_loss
+from .similarity import pkt_loss, sp_loss
 
 __all__ = [
     'aekt_loss',
@@ -38,6 +38,7 @@ __all__ = [
     'nckd',
     'nkd_loss',
     'pkd_loss',
+    'pkt_loss',
     'qfl_kd_loss',
     'quadratic_kd_loss',
     'rkd_loss',

@@ -18,6 +18,7 @@ from .ld import LDLoss
 from .logits import LogitLoss
 from .nkd import NKDLoss
 from .pkd import PKDLoss
+from .pkt import PKTLoss
 from .qfl_kd import QFLKDLoss
 from .quadratic_kd import QuadraticKDLoss
 from .review_kd import ReviewKDLoss
@@ -70,6 +71,7 @@ __all__ = [
     'LogitLoss',
     'NKDLoss',
     'PKDLoss',
+    'PKTLoss',
     'Positives',
     'PositivesAndTeacherTopK',
     'QFLKDLoss',

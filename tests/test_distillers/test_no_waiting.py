@@ -61,7 +61,19 @@ DENSE = dict(
 POSITIVES = dict(ckd=CKD, positives=dict(type='mmkd.CKDLoss', samples=dict(type='mmkd.Positives')))
 CLASSIFIER = {
     name: dict(type=f'mmkd.{name}Loss')
-    for name in ('KD', 'DKD', 'NKD', 'DIST', 'AEKT', 'CKD', 'RKD', 'CLKD', 'QuadraticKD', 'SP')
+    for name in (
+        'KD',
+        'DKD',
+        'NKD',
+        'DIST',
+        'AEKT',
+        'CKD',
+        'RKD',
+        'CLKD',
+        'QuadraticKD',
+        'SP',
+        'PKT',
+    )
 }
 
 

@@ -80,6 +80,7 @@ RELATIONS = {
         'KD',
         'NKD',
         'SP',
+        'PKT',
     )
 } | dict(sp_of_maps=dict(type='mmkd.SPLoss', at='backbone'))
 SHARED = dict(samples=dict(type='mmkd.SharedQueries'))

@@ -7,7 +7,7 @@ import statistics
 import pytest
 import torch
 
-from mmkd.functional import sp_loss
+from mmkd.functional import pkt_loss, sp_loss
 
 
 def make_maps(num_samples: int = 5, student: int = 3, teacher: int = 4, size: tuple = (2, 3)):
@@ -63,4 +63,34 @@ def test_sp_of_a_sample_without_features_is_finite():
     loss = sp_loss(student, teacher)
     loss.backward()
     assert loss > 0
+    assert student.grad.isfinite().all()
+
+
+def neighbours(vectors: list[list[float]]) -> list[list[float]]:
+    similarities = [[dot(unit(a), unit(b)) / 2 + 0.5 + 1e-7 for b in vectors] for a in vectors]
+    return [[each / math.fsum(row) for each in row] for row in similarities]
+
+
+def test_pkt_is_that_of_a_plain_loop():
+    student, teacher = (maps.mean((2, 3)) for maps in make_maps())
+    q, p = (itertools.chain(*neighbours(rows.tolist())) for rows in (student, teacher))
+    expected = statistics.fmean(t * math.log(t / s) for t, s in zip(p, q, strict=True))
+    assert pkt_loss(student, teacher).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_pkt_does_not_see_scale_and_width():
+    student, teacher = (maps.mean((2, 3)) for maps in make_maps())
+    expected = pkt_loss(student, teacher).item()
+    scaled = pkt_loss(7 * student, 0.01 * teacher.repeat(1, 2))
+    assert scaled.item() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_pkt_of_opposite_and_of_empty_features_is_finite(dtype):
+    teacher = torch.randn(64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    teacher = torch.stack([teacher, -teacher, 3 * teacher, 0 * teacher])
+    student = teacher.flip(0).clone().requires_grad_()
+    loss = pkt_loss(student, teacher)
+    loss.backward()
+    assert loss > 0.01
     assert student.grad.isfinite().all()

@@ -67,3 +67,6 @@ rkd_classifier = dict(rkd=dict(type='mmkd.RKDLoss', distance_weight=25.0, angle_
 # Features as RepDistiller (ICLR 2020) compares the methods on CIFAR-100, each beside the whole cross entropy and without KD.
 # SP (ICCV 2019): 3000, on the maps of the last stage.
 sp_classifier = dict(sp=dict(type='mmkd.SPLoss', weight=3000.0, at='backbone'))
+
+# PKT (ECCV 2018): 30,000, on pooled features.
+pkt_classifier = dict(pkt=dict(type='mmkd.PKTLoss', weight=30000.0))
