@@ -11,7 +11,7 @@ from .norm import TolerantBatchNorm2d
 
 @CONNECTORS.register_module()
 class ConvConnector(nn.Module):
-    """A convolution, and BN if wanted, from the student's channels to the teacher's.
+    """A convolution, and BN if wanted, from the student's channels to the teacher's; of pooled features a linear layer.
 
     A part of the loss: trained with the student, saved under ``distill.*``, and not in the student.
 
@@ -39,5 +39,7 @@ class ConvConnector(nn.Module):
         self.norm = TolerantBatchNorm2d(out_channels) if norm else nn.Identity()
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, in_channels, H, W) to (B, out_channels, H, W)."""
+        """(B, in_channels, H, W) to (B, out_channels, H, W), or pooled (B, in_channels) to (B, out_channels)."""
+        if features.dim() == 2:
+            return self(features[..., None, None]).flatten(1)
         return self.norm(self.conv(features))

@@ -5,6 +5,7 @@ Student first, teacher second, a scalar out. Logits are rows of shape (S, C), on
 
 from .aekt import aekt_loss
 from .box import box_giou_loss, box_l1_loss, ld_loss
+from .cc import cc_loss
 from .ckd import ckd_loss
 from .clkd import clkd_loss
 from .comparative_kd import comparative_kd_loss
@@ -24,6 +25,7 @@ __all__ = [
     'aekt_loss',
     'box_giou_loss',
     'box_l1_loss',
+    'cc_loss',
     'center_rows',
     'ckd_loss',
     'clkd_loss',

@@ -3,6 +3,7 @@
 from .aekt import AEKTLoss
 from .base import DistillLoss
 from .box import BoxGIoULoss, BoxL1Loss, BoxLoss
+from .cc import CCLoss
 from .ckd import CKDLoss
 from .clkd import CLKDLoss
 from .comparative_kd import ComparativeKDLoss
@@ -50,6 +51,7 @@ __all__ = [
     'BoxGIoULoss',
     'BoxL1Loss',
     'BoxLoss',
+    'CCLoss',
     'CKDLoss',
     'CLKDLoss',
     'CWDLoss',

@@ -38,3 +38,10 @@ def test_normalises_if_wanted():
 def test_an_even_kernel_is_an_error(size):
     with pytest.raises(ValueError, match=rf'ConvConnector\.kernel_size: {size} is not'):
         ConvConnector(3, 4, kernel_size=size)
+
+
+def test_is_a_linear_layer_of_pooled_features():
+    connector = ConvConnector(3, 4)
+    rows = MAPS[:, :, 0, 0]
+    expected = F.linear(rows, connector.conv.weight[..., 0, 0], connector.conv.bias)
+    torch.testing.assert_close(connector(rows), expected)

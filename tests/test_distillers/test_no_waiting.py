@@ -73,6 +73,7 @@ CLASSIFIER = {
         'QuadraticKD',
         'SP',
         'PKT',
+        'CC',
     )
 }
 

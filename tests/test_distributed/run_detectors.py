@@ -81,6 +81,7 @@ RELATIONS = {
         'NKD',
         'SP',
         'PKT',
+        'CC',
     )
 } | dict(sp_of_maps=dict(type='mmkd.SPLoss', at='backbone'))
 SHARED = dict(samples=dict(type='mmkd.SharedQueries'))

@@ -15,6 +15,7 @@ from mmkd.functional import (
     aekt_loss,
     box_giou_loss,
     box_l1_loss,
+    cc_loss,
     ckd_loss,
     clkd_loss,
     comparative_kd_loss,
@@ -62,6 +63,7 @@ class Case:
     needs_labels: bool = False
     takes_weights: bool = True
     is_list: bool = False
+    any_order: bool = True
     zero_if_equal: bool = True
     # Equal boxes are a kink of their overlap: its slopes to the sides are not zero.
     is_smooth_if_equal: bool = True
@@ -123,6 +125,7 @@ CASES = {
     'rkd': Case(rkd_loss, takes_weights=False),
     'sp': Case(sp_loss, takes_weights=False),
     'sp, maps': Case(sp_loss, make=make_maps, takes_weights=False),
+    'cc': Case(cc_loss, takes_weights=False, any_order=False),
     'pkt': Case(pkt_loss, takes_weights=False),
     'cwd': Case(partial(cwd_loss, temperature=4.0), make=make_maps, takes_weights=False),
     'pkd': Case(pkd_loss, make=make_maps, takes_weights=False, is_list=True),
@@ -269,7 +272,7 @@ def test_two_classes_are_enough(case):
     assert student.grad.isfinite().all()
 
 
-@cases(is_list=False)
+@cases(is_list=False, any_order=True)
 def test_order_of_samples_does_not_matter(case):
     student, teacher = make_pair(case)
     order = torch.tensor([3, 5, 0, 2, 1, 4])

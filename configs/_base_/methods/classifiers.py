@@ -70,3 +70,8 @@ sp_classifier = dict(sp=dict(type='mmkd.SPLoss', weight=3000.0, at='backbone'))
 
 # PKT (ECCV 2018): 30,000, on pooled features.
 pkt_classifier = dict(pkt=dict(type='mmkd.PKTLoss', weight=30000.0))
+
+# CC (ICCV 2019): 0.02. There on linear embeddings of both networks' pooled features, here on the teacher's own.
+cc_classifier = dict(
+    cc=dict(type='mmkd.CCLoss', weight=0.02, connector=dict(type='mmkd.ConvConnector'))
+)
