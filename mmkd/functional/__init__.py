@@ -19,7 +19,7 @@ from .qfl import qfl_kd_loss
 from .quadratic_kd import quadratic_kd_loss
 from .rkd import rkd_loss
 from .rows import center_rows, standardize_rows, unit_rows
-from .similarity import pkt_loss, sp_loss
+from .similarity import ickd_loss, pkt_loss, sp_loss
 
 __all__ = [
     'aekt_loss',
@@ -35,6 +35,7 @@ __all__ = [
     'dist_loss',
     'dkd_loss',
     'hcl_loss',
+    'ickd_loss',
     'kd_loss',
     'ld_loss',
     'nckd',

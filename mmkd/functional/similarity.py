@@ -1,7 +1,8 @@
-"""Similarities of samples, or of channels, within each network: SP and PKT.
+"""Similarities of samples, or of channels, within each network: SP, PKT and ICKD.
 
 Tung, Mori: "Similarity-Preserving Knowledge Distillation", ICCV 2019. Passalis, Tefas: "Learning
-Deep Representations with Probabilistic Knowledge Transfer", ECCV 2018.
+Deep Representations with Probabilistic Knowledge Transfer", ECCV 2018. Liu et al.: "Exploring
+Inter-Channel Correlation for Diversity-Preserved Knowledge Distillation", ICCV 2021.
 """
 
 from __future__ import annotations
@@ -68,6 +69,31 @@ def pkt_loss(student: Tensor, teacher: Tensor) -> Tensor:
     ours, theirs = _neighbours(student), _neighbours(teacher)
     divergences = theirs * (theirs.log() - ours.log())
     return divergences.sum() / max(divergences.numel(), 1)
+
+
+def ickd_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""ICKD: which channels of an image's map are active together.
+
+    .. math:: \frac{1}{B C} \sum_{b,c} \left\| \frac{G^S_{bc}}{\|G^S_{bc}\|}
+        - \frac{G^T_{bc}}{\|G^T_{bc}\|} \right\|^2, \qquad G_b = F_b F_b^\top
+
+    with :math:`F_b` the C x HW map of image b and :math:`G_{bc}` row c of its C x C products, as in
+    the authors' code for classification, whose weight is 2.5. The networks' scale does not matter.
+
+    Args:
+        student: Map of shape (B, C, H, W).
+        teacher: Map of as many images and channels, of any size. Gets no gradient.
+
+    Returns:
+        A scalar, float32 or wider. B = 0 gives a zero that is still attached to the graph.
+
+    Raises:
+        ValueError: For features that are not two such maps.
+    """
+    layout = ('B', 'C', 'H', 'W')
+    student, teacher = prepare_pair(student, teacher, layout, name='features', free=[2, 3])
+    distances = compare_similarities(student.flatten(2), teacher.flatten(2))
+    return distances.sum() / max(distances.numel(), 1)
 
 
 def _neighbours(features: Tensor) -> Tensor:

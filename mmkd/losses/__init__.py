@@ -14,6 +14,7 @@ from .dist import DISTLoss
 from .dkd import DKDLoss
 from .features import FeatureLoss
 from .gradient_shares import GradientShares
+from .ickd import ICKDLoss
 from .kd import KDLoss
 from .ld import LDLoss
 from .logits import LogitLoss
@@ -67,6 +68,7 @@ __all__ = [
     'FeatureLoss',
     'GradientShare',
     'GradientShares',
+    'ICKDLoss',
     'KDLoss',
     'LDLoss',
     'LinearWarmup',

@@ -53,6 +53,7 @@ DENSE = dict(
     pkd=dict(type='mmkd.PKDLoss', weight=dict(type='mmkd.GradientShare', share=0.2)),
     cwd=dict(type='mmkd.CWDLoss'),
     class_maps=dict(type='mmkd.CWDLoss', at='class_maps'),
+    ickd=dict(type='mmkd.ICKDLoss'),
     review=dict(type='mmkd.ReviewKDLoss'),
     cross=dict(type='mmkd.CrossKDLoss', layer=1),
     giou=dict(type='mmkd.BoxGIoULoss'),

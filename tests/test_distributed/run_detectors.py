@@ -64,6 +64,7 @@ MAP_LOSSES = dict(
     cwd=dict(type='mmkd.CWDLoss'),
     class_maps=dict(type='mmkd.CWDLoss', at='class_maps'),
     review=dict(type='mmkd.ReviewKDLoss'),
+    ickd=dict(type='mmkd.ICKDLoss'),
     ld=dict(type='mmkd.LDLoss'),
     ld_mean=dict(type='mmkd.LDLoss', average='confidence'),
     cross=dict(type='mmkd.CrossKDLoss'),

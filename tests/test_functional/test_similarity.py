@@ -7,7 +7,7 @@ import statistics
 import pytest
 import torch
 
-from mmkd.functional import pkt_loss, sp_loss
+from mmkd.functional import ickd_loss, pkt_loss, sp_loss
 
 
 def make_maps(num_samples: int = 5, student: int = 3, teacher: int = 4, size: tuple = (2, 3)):
@@ -94,3 +94,25 @@ def test_pkt_of_opposite_and_of_empty_features_is_finite(dtype):
     loss.backward()
     assert loss > 0.01
     assert student.grad.isfinite().all()
+
+
+def test_ickd_is_that_of_a_plain_loop():
+    student, teacher = make_maps(student=3, teacher=3)
+    expected = [
+        (x - y) ** 2
+        for image in range(5)
+        for ours, theirs in zip(
+            *(unit_gram(maps[image].flatten(1).tolist()) for maps in (student, teacher)),
+            strict=True,
+        )
+        for x, y in zip(ours, theirs, strict=True)
+    ]
+    loss = ickd_loss(student, teacher)
+    assert loss.item() == pytest.approx(math.fsum(expected) / (5 * 3), rel=1e-12)
+
+
+def test_ickd_does_not_see_where_a_map_is_active():
+    student, teacher = make_maps(student=3, teacher=3)
+    moved = 4 * teacher.flip(3).roll(1, 2)
+    expected = ickd_loss(student, teacher).item()
+    assert ickd_loss(student, moved).item() == pytest.approx(expected, rel=1e-10)

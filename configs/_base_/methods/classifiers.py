@@ -75,3 +75,13 @@ pkt_classifier = dict(pkt=dict(type='mmkd.PKTLoss', weight=30000.0))
 cc_classifier = dict(
     cc=dict(type='mmkd.CCLoss', weight=0.02, connector=dict(type='mmkd.ConvConnector'))
 )
+
+# ICKD (ICCV 2021): 2.5, on the maps of the last stage, between which there are a 1x1 convolution and BN.
+ickd_classifier = dict(
+    ickd=dict(
+        type='mmkd.ICKDLoss',
+        weight=2.5,
+        at='backbone',
+        connector=dict(type='mmkd.ConvConnector', norm=True),
+    )
+)
