@@ -4,6 +4,7 @@ Student first, teacher second, a scalar out. Logits are rows of shape (S, C), on
 """
 
 from .aekt import aekt_loss
+from .at import at_loss
 from .box import box_giou_loss, box_l1_loss, ld_loss
 from .cc import cc_loss
 from .ckd import ckd_loss
@@ -23,6 +24,7 @@ from .similarity import ickd_loss, pkt_loss, sp_loss
 
 __all__ = [
     'aekt_loss',
+    'at_loss',
     'box_giou_loss',
     'box_l1_loss',
     'cc_loss',

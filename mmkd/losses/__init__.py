@@ -1,6 +1,7 @@
 """Registered losses, the samplers that choose their samples, and the schedules of their weights."""
 
 from .aekt import AEKTLoss
+from .at import ATLoss
 from .base import DistillLoss
 from .box import BoxGIoULoss, BoxL1Loss, BoxLoss
 from .cc import CCLoss
@@ -48,6 +49,7 @@ from .sp import SPLoss
 
 __all__ = [
     'AEKTLoss',
+    'ATLoss',
     'AllSamples',
     'BoxGIoULoss',
     'BoxL1Loss',

@@ -54,6 +54,7 @@ DENSE = dict(
     cwd=dict(type='mmkd.CWDLoss'),
     class_maps=dict(type='mmkd.CWDLoss', at='class_maps'),
     ickd=dict(type='mmkd.ICKDLoss'),
+    at=dict(type='mmkd.ATLoss'),
     review=dict(type='mmkd.ReviewKDLoss'),
     cross=dict(type='mmkd.CrossKDLoss', layer=1),
     giou=dict(type='mmkd.BoxGIoULoss'),

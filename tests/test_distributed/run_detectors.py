@@ -65,6 +65,7 @@ MAP_LOSSES = dict(
     class_maps=dict(type='mmkd.CWDLoss', at='class_maps'),
     review=dict(type='mmkd.ReviewKDLoss'),
     ickd=dict(type='mmkd.ICKDLoss'),
+    at=dict(type='mmkd.ATLoss'),
     ld=dict(type='mmkd.LDLoss'),
     ld_mean=dict(type='mmkd.LDLoss', average='confidence'),
     cross=dict(type='mmkd.CrossKDLoss'),

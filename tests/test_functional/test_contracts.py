@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmkd.functional import (
     aekt_loss,
+    at_loss,
     box_giou_loss,
     box_l1_loss,
     cc_loss,
@@ -126,6 +127,7 @@ CASES = {
     'rkd': Case(rkd_loss, takes_weights=False),
     'sp': Case(sp_loss, takes_weights=False),
     'sp, maps': Case(sp_loss, make=make_maps, takes_weights=False),
+    'at': Case(at_loss, make=make_maps, takes_weights=False),
     'ickd': Case(ickd_loss, make=make_maps, takes_weights=False),
     'cc': Case(cc_loss, takes_weights=False, any_order=False),
     'pkt': Case(pkt_loss, takes_weights=False),

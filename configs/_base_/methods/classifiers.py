@@ -85,3 +85,13 @@ ickd_classifier = dict(
         connector=dict(type='mmkd.ConvConnector', norm=True),
     )
 )
+
+# AT (ICLR 2017): 1000 and power 2, on all stages. Those of a ResNet; other backbones name theirs in `at`.
+at_classifier = dict(
+    at=dict(
+        type='mmkd.ATLoss',
+        weight=1000.0,
+        power=2.0,
+        at=['backbone.layer1', 'backbone.layer2', 'backbone.layer3', 'backbone.layer4'],
+    )
+)

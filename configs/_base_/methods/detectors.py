@@ -76,6 +76,7 @@ cwd_class_maps_dense = dict(
 
 # Methods that are published for classifiers, on the maps of the neck. No weight is known there: each has a fifth of the
 # gradient.
+at_detector = dict(at=dict(type='mmkd.ATLoss', weight=dict(type='mmkd.GradientShare', share=0.2)))
 ickd_detector = dict(
     ickd=dict(type='mmkd.ICKDLoss', weight=dict(type='mmkd.GradientShare', share=0.2))
 )
