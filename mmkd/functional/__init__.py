@@ -16,6 +16,7 @@ from .dkd import dkd_loss, nckd, tckd
 from .feature import cwd_loss, hcl_loss, pkd_loss
 from .kd import kd_loss
 from .nkd import nkd_loss
+from .nst import nst_loss
 from .qfl import qfl_kd_loss
 from .quadratic_kd import quadratic_kd_loss
 from .rkd import rkd_loss
@@ -42,6 +43,7 @@ __all__ = [
     'ld_loss',
     'nckd',
     'nkd_loss',
+    'nst_loss',
     'pkd_loss',
     'pkt_loss',
     'qfl_kd_loss',

@@ -20,6 +20,7 @@ from .kd import KDLoss
 from .ld import LDLoss
 from .logits import LogitLoss
 from .nkd import NKDLoss
+from .nst import NSTLoss
 from .pkd import PKDLoss
 from .pkt import PKTLoss
 from .qfl_kd import QFLKDLoss
@@ -76,6 +77,7 @@ __all__ = [
     'LinearWarmup',
     'LogitLoss',
     'NKDLoss',
+    'NSTLoss',
     'PKDLoss',
     'PKTLoss',
     'Positives',

@@ -55,6 +55,7 @@ DENSE = dict(
     class_maps=dict(type='mmkd.CWDLoss', at='class_maps'),
     ickd=dict(type='mmkd.ICKDLoss'),
     at=dict(type='mmkd.ATLoss'),
+    nst=dict(type='mmkd.NSTLoss'),
     review=dict(type='mmkd.ReviewKDLoss'),
     cross=dict(type='mmkd.CrossKDLoss', layer=1),
     giou=dict(type='mmkd.BoxGIoULoss'),

@@ -66,6 +66,7 @@ MAP_LOSSES = dict(
     review=dict(type='mmkd.ReviewKDLoss'),
     ickd=dict(type='mmkd.ICKDLoss'),
     at=dict(type='mmkd.ATLoss'),
+    nst=dict(type='mmkd.NSTLoss'),
     ld=dict(type='mmkd.LDLoss'),
     ld_mean=dict(type='mmkd.LDLoss', average='confidence'),
     cross=dict(type='mmkd.CrossKDLoss'),

@@ -29,6 +29,7 @@ from mmkd.functional import (
     kd_loss,
     ld_loss,
     nkd_loss,
+    nst_loss,
     pkd_loss,
     pkt_loss,
     qfl_kd_loss,
@@ -56,6 +57,10 @@ def make_boxes(num_samples: int, generator: torch.Generator) -> Tensor:
 
 def make_maps(num_samples: int, generator: torch.Generator) -> Tensor:
     return 2 + 3 * torch.randn(num_samples, 3, 6, 5, generator=generator, dtype=torch.float64)
+
+
+def make_channels(num_samples: int, generator: torch.Generator) -> Tensor:
+    return 2 + 3 * torch.randn(num_samples, 5, 2, 2, generator=generator, dtype=torch.float64)
 
 
 @dataclass
@@ -127,6 +132,8 @@ CASES = {
     'rkd': Case(rkd_loss, takes_weights=False),
     'sp': Case(sp_loss, takes_weights=False),
     'sp, maps': Case(sp_loss, make=make_maps, takes_weights=False),
+    'nst': Case(nst_loss, make=make_maps, takes_weights=False),
+    'nst, fewer cells than channels': Case(nst_loss, make=make_channels, takes_weights=False),
     'at': Case(at_loss, make=make_maps, takes_weights=False),
     'ickd': Case(ickd_loss, make=make_maps, takes_weights=False),
     'cc': Case(cc_loss, takes_weights=False, any_order=False),

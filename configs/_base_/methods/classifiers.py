@@ -95,3 +95,12 @@ at_classifier = dict(
         at=['backbone.layer1', 'backbone.layer2', 'backbone.layer3', 'backbone.layer4'],
     )
 )
+
+# NST (arXiv 1707.01219): 50, on all stages.
+nst_classifier = dict(
+    nst=dict(
+        type='mmkd.NSTLoss',
+        weight=50.0,
+        at=['backbone.layer1', 'backbone.layer2', 'backbone.layer3', 'backbone.layer4'],
+    )
+)

@@ -80,6 +80,9 @@ at_detector = dict(at=dict(type='mmkd.ATLoss', weight=dict(type='mmkd.GradientSh
 ickd_detector = dict(
     ickd=dict(type='mmkd.ICKDLoss', weight=dict(type='mmkd.GradientShare', share=0.2))
 )
+nst_detector = dict(
+    nst=dict(type='mmkd.NSTLoss', weight=dict(type='mmkd.GradientShare', share=0.2))
+)
 
 # CrossKD as published (CVPR 2024): the student's first three of four convolutions; scores and boxes with weight 1. Published
 # there, and not run here: RetinaNet R50 (2x) under R101 39.7 AP after 37.4; GFL R50 (1x) with PKD beside it 43.9 after 40.2.
