@@ -14,6 +14,7 @@ from .correlation_kd import correlation_kd_loss
 from .dist import dist_loss
 from .dkd import dkd_loss, nckd, tckd
 from .feature import cwd_loss, hcl_loss, pkd_loss
+from .fitnet import fitnet_loss
 from .kd import kd_loss
 from .nkd import nkd_loss
 from .nst import nst_loss
@@ -37,6 +38,7 @@ __all__ = [
     'cwd_loss',
     'dist_loss',
     'dkd_loss',
+    'fitnet_loss',
     'hcl_loss',
     'ickd_loss',
     'kd_loss',

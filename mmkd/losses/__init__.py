@@ -14,6 +14,7 @@ from .cwd import CWDLoss
 from .dist import DISTLoss
 from .dkd import DKDLoss
 from .features import FeatureLoss
+from .fitnet import FitNetLoss
 from .gradient_shares import GradientShares
 from .ickd import ICKDLoss
 from .kd import KDLoss
@@ -69,6 +70,7 @@ __all__ = [
     'DKDLoss',
     'DistillLoss',
     'FeatureLoss',
+    'FitNetLoss',
     'GradientShare',
     'GradientShares',
     'ICKDLoss',

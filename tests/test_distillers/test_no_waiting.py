@@ -56,6 +56,7 @@ DENSE = dict(
     ickd=dict(type='mmkd.ICKDLoss'),
     at=dict(type='mmkd.ATLoss'),
     nst=dict(type='mmkd.NSTLoss'),
+    fitnet=dict(type='mmkd.FitNetLoss'),
     review=dict(type='mmkd.ReviewKDLoss'),
     cross=dict(type='mmkd.CrossKDLoss', layer=1),
     giou=dict(type='mmkd.BoxGIoULoss'),

@@ -67,6 +67,7 @@ MAP_LOSSES = dict(
     ickd=dict(type='mmkd.ICKDLoss'),
     at=dict(type='mmkd.ATLoss'),
     nst=dict(type='mmkd.NSTLoss'),
+    fitnet=dict(type='mmkd.FitNetLoss'),
     ld=dict(type='mmkd.LDLoss'),
     ld_mean=dict(type='mmkd.LDLoss', average='confidence'),
     cross=dict(type='mmkd.CrossKDLoss'),

@@ -18,7 +18,7 @@ ANY = (
     'QuadraticKDLoss',
 )
 SOFTMAX = ('KDLoss', 'DKDLoss', 'NKDLoss', 'DISTLoss')
-FEATURES = ('PKDLoss', 'ReviewKDLoss', 'CWDLoss', 'ICKDLoss', 'ATLoss', 'NSTLoss')
+FEATURES = ('PKDLoss', 'ReviewKDLoss', 'CWDLoss', 'ICKDLoss', 'ATLoss', 'NSTLoss', 'FitNetLoss')
 
 FASTER_RCNN = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 DETR = 'mmdet::detr/detr_r50_8xb2-150e_coco.py'

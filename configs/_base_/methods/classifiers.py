@@ -104,3 +104,13 @@ nst_classifier = dict(
         at=['backbone.layer1', 'backbone.layer2', 'backbone.layer3', 'backbone.layer4'],
     )
 )
+
+# FitNet (ICLR 2015): 100, on the second stage, behind a 1x1 convolution where the student is thinner.
+fitnet_classifier = dict(
+    fitnet=dict(
+        type='mmkd.FitNetLoss',
+        weight=100.0,
+        at='backbone.layer2',
+        connector=dict(type='mmkd.ConvConnector'),
+    )
+)

@@ -80,6 +80,13 @@ at_detector = dict(at=dict(type='mmkd.ATLoss', weight=dict(type='mmkd.GradientSh
 ickd_detector = dict(
     ickd=dict(type='mmkd.ICKDLoss', weight=dict(type='mmkd.GradientShare', share=0.2))
 )
+fitnet_detector = dict(
+    fitnet=dict(
+        type='mmkd.FitNetLoss',
+        weight=dict(type='mmkd.GradientShare', share=0.2),
+        connector=dict(type='mmkd.ConvConnector'),
+    )
+)
 nst_detector = dict(
     nst=dict(type='mmkd.NSTLoss', weight=dict(type='mmkd.GradientShare', share=0.2))
 )
