@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from .samplers import AllSamples
 from .schedules import Schedule
 
 Rows = Literal['raw', 'center', 'standardize']
+Target = Literal['assigned', 'teacher']
 
 
 class LogitLoss(DistillLoss, ABC):
@@ -44,6 +45,9 @@ class LogitLoss(DistillLoss, ABC):
             heads :attr:`samples_of_sigmoid_heads`.
         rows: What is done to every logit vector first: ``'raw'`` nothing, ``'center'`` its mean is subtracted,
             ``'standardize'`` it is also divided by its standard deviation (LSKD). ``None`` is the loss's own default.
+        target: The target class of a sample, for functions that take ``labels``: ``'assigned'`` is that of the
+            student's own assignment, ``'teacher'`` the one with the teacher's highest logit, so that samples that the
+            assignment calls background, and rows without labels, have a target as well.
         teacher: See :class:`DistillLoss`.
         **options: Options of ``function``.
 
@@ -64,6 +68,7 @@ class LogitLoss(DistillLoss, ABC):
         weight: float | Mapping[str, Any] | Schedule = 1.0,
         samples: Mapping[str, Any] | None = None,
         rows: Rows | None = None,
+        target: Target = 'assigned',
         teacher: str = TEACHER,
         **options: Any,
     ) -> None:
@@ -77,6 +82,16 @@ class LogitLoss(DistillLoss, ABC):
                 f"{type(self).__name__}.rows: {rows!r} is none of 'raw', 'center', 'standardize'"
             )
         self.rows = rows
+        if target not in get_args(Target):
+            raise ValueError(
+                f'{type(self).__name__}.target: {target!r} is neither of {", ".join(get_args(Target))}'
+            )
+        self._has_target = self.function is not None and self._takes('labels')
+        if target == 'teacher' and not self._has_target:
+            raise ValueError(
+                f"{type(self).__name__}.target: 'teacher': the loss has no target class"
+            )
+        self.target = target
         if self.function is not None:
             self._check_logits(self.activation or 'sigmoid')
 
@@ -93,10 +108,11 @@ class LogitLoss(DistillLoss, ABC):
                 f'{type(self).__name__}: standardised rows of {head.num_logits} logit(s) have a sign but no gradient: '
                 "set rows='raw'"
             )
-        if self.function is not None and self._takes('labels') and not head.has_labels:
+        if self._has_target and self.target == 'assigned' and not head.has_labels:
             raise ValueError(
                 f'{type(self).__name__}.samples: the loss needs the class of every sample, which shared queries do not '
-                'have: use mmkd.CKDLoss, mmkd.KDLoss (softmax heads) or mmkd.QFLKDLoss (sigmoid heads)'
+                "have: set target='teacher', or use mmkd.CKDLoss, mmkd.KDLoss (softmax heads) or mmkd.QFLKDLoss "
+                '(sigmoid heads)'
             )
         if self.activation not in (None, head.activation):
             raise ValueError(
@@ -137,8 +153,8 @@ class LogitLoss(DistillLoss, ABC):
             step: Ground truth, image sizes, progress, random numbers.
         """
         given: dict[str, Any] = {}
-        if self._takes('labels'):
-            given['labels'], given['weights'] = targets(pairs, type(self).__name__)
+        if self._has_target:
+            given['labels'], given['weights'] = self.targets(pairs)
         elif self._takes('weights'):
             given['weights'] = pairs.weights
         if self._takes('activation'):
@@ -157,9 +173,29 @@ class LogitLoss(DistillLoss, ABC):
         """(S,) weights by which :meth:`compute` averages over samples; None where it does something else."""
         if self.gathers:
             return None
-        if self.function is not None and self._takes('labels'):
-            return targets(pairs, type(self).__name__)[1]
-        return pairs.weights
+        return self.targets(pairs)[1] if self._has_target else pairs.weights
+
+    def targets(self, pairs: LogitPairs) -> tuple[Tensor, Tensor]:
+        """The target class of each sample, and the weight with which it counts.
+
+        A sample without a logit of its assigned class has no target: background on sigmoid heads. It stays in place
+        with weight 0, so that no device has to wait for the number of the others.
+
+        Returns:
+            (S,) labels within [0, C) and (S,) weights.
+
+        Raises:
+            ValueError: The head gives no labels.
+        """
+        if self.target == 'teacher':
+            return pairs.teacher.argmax(1), pairs.weights
+        if pairs.labels is None:
+            raise ValueError(
+                f'{type(self).__name__} needs the class of every sample, and this head gives no labels: set '
+                "target='teacher', or use mmkd.KDLoss (softmax heads), mmkd.QFLKDLoss (sigmoid heads) or mmkd.CKDLoss"
+            )
+        has_target = (pairs.labels >= 0) & (pairs.labels < pairs.student.shape[1])
+        return pairs.labels.where(has_target, 0), pairs.weights * has_target
 
     def _on(self, pairs: LogitPairs, step: Step) -> Tensor:
         with full_precision(pairs.student):
@@ -190,31 +226,6 @@ class LogitLoss(DistillLoss, ABC):
             given['boxes'] = torch.zeros(0, 4)
         logits = torch.zeros(0, 2)
         self._check_options(logits, logits, **given)
-
-
-def targets(pairs: LogitPairs, loss: str) -> tuple[Tensor, Tensor]:
-    """The class of each sample, and the weight with which it counts.
-
-    A sample without a logit of its own class has no target: background on sigmoid heads. It stays in place with
-    weight 0, so that no device has to wait for the number of the others.
-
-    Args:
-        pairs: The samples.
-        loss: Name of the loss, for the error.
-
-    Returns:
-        (S,) labels within [0, C) and (S,) weights.
-
-    Raises:
-        ValueError: The head gives no labels.
-    """
-    if pairs.labels is None:
-        raise ValueError(
-            f'{loss} needs the class of every sample, and this head gives no labels: use '
-            'mmkd.KDLoss (softmax heads), mmkd.QFLKDLoss (sigmoid heads) or mmkd.CKDLoss'
-        )
-    has_target = (pairs.labels >= 0) & (pairs.labels < pairs.student.shape[1])
-    return pairs.labels.where(has_target, 0), pairs.weights * has_target
 
 
 def _gather(

@@ -34,6 +34,7 @@ def losses(name: str) -> dict[str, Any]:
     average = {} if name == 'DETR' else dict(average='samples')
     return dict(
         ckd=dict(type='mmkd.CKDLoss', mask_iou=0.5, samples=shared(name)),
+        aekt=dict(type='mmkd.AEKTLoss', target='teacher', samples=shared(name)),
         scores=dict(type=f'mmkd.{scores}', samples=shared(name), **average),
         l1=dict(type='mmkd.BoxL1Loss', samples=shared(name, k=10)),
         giou=dict(type='mmkd.BoxGIoULoss', samples=shared(name, k=10)),

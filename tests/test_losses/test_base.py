@@ -15,7 +15,7 @@ import zoo
 from tiny import student_model, teacher_model
 from torch import Tensor
 
-from mmkd.functional import center_rows, standardize_rows
+from mmkd.functional import aekt_loss, center_rows, standardize_rows
 from mmkd.losses import AllSamples, DistillLoss, FeatureLoss, KDLoss, LogitLoss
 from mmkd.registry import LOSSES, SAMPLERS, build
 from mmkd.structures import (
@@ -192,7 +192,7 @@ def test_modules_of_student_and_teacher_are_named_in_pairs() -> None:
 
 def test_options_are_those_of_the_class_its_bases_and_its_function() -> None:
     options = inspect.signature(KDLoss).parameters
-    assert {'weight', 'samples', 'rows', 'teacher', 'temperature'} == options.keys()
+    assert {'weight', 'samples', 'rows', 'target', 'teacher', 'temperature'} == options.keys()
     assert options['temperature'].default == 4.0
     with pytest.raises(
         TypeError, match=r'KDLoss has no option temprature; its options are: .*temperature'
@@ -241,3 +241,25 @@ def test_options_that_exclude_each_other_are_named_when_built() -> None:
     config = dict(type='mmkd.CKDLoss', negatives='student_student', symmetric=True)
     with pytest.raises(ValueError, match=r'model\.losses\.ckd\.symmetric=True .* no meaning'):
         build(LOSSES, config, 'model.losses.ckd')
+
+
+@pytest.mark.parametrize('activation', ['softmax', 'sigmoid'])
+def test_target_of_the_teacher_is_its_highest_logit_whatever_the_assignment(
+    activation, make_table, attach, step_of
+) -> None:
+    table = make_table(activation, labels=None)
+    options = dict(beta=2.0, temperature=3.0)
+    recipe = dict(type='mmkd.AEKTLoss', target='teacher', samples=dict(type='mmkd.AllSamples'))
+
+    value = attach(recipe | options, table)(step_of(table))
+
+    expected = aekt_loss(
+        table.student, table.teacher, table.teacher.argmax(1), activation=activation, **options
+    )
+    torch.testing.assert_close(value, expected)
+
+
+@pytest.mark.parametrize(('loss', 'target'), [('KDLoss', 'teacher'), ('DKDLoss', 'student')])
+def test_a_target_that_means_nothing_is_named(loss, target) -> None:
+    with pytest.raises(ValueError, match=r'model\.losses\.it\.target'):
+        build(LOSSES, dict(type=f'mmkd.{loss}', target=target), 'model.losses.it')
