@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Literal, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -19,11 +20,13 @@ from ._common import (
     check_option,
     check_positive,
     prepare_pair,
+    prepare_weights,
     weighted_mean,
 )
 from ._divergence import binary_kl, categorical_kl, split_target, target_log_odds
+from .processes import mean_over_processes
 
-ExplicitTerm = Literal['ratio_tckd', 'ratio', 'nkd', 'tckd']
+ExplicitTerm = Literal['relative_tckd', 'ratio_tckd', 'ratio', 'nkd', 'tckd']
 NonTargetTerm = Literal['nckd', 'binary_kl']
 
 
@@ -36,10 +39,11 @@ def aekt_loss(
     temperature: float = 4.0,
     gamma: float = 1.0,
     r_max: float = 4.0,
-    explicit: ExplicitTerm = 'ratio_tckd',
+    explicit: ExplicitTerm = 'relative_tckd',
     activation: Activation = 'softmax',
     non_target: NonTargetTerm = 'nckd',
     weights: Tensor | None = None,
+    gather: bool = False,
 ) -> Tensor:
     r"""AEKT, reconstructed from its abstract and analysis (Park, Lee: arXiv 2409.01679).
 
@@ -53,23 +57,25 @@ def aekt_loss(
     mean over samples i of
 
     .. math:: \alpha \, E_i + \beta \tau^2 \, KL(\hat p \,\|\, \hat q), \quad
-        E_i = \mathrm{clip}(r, 0, r_{max})^\gamma \,
+        E_i = \frac{r_i}{\mathrm{mean}_j \, r_j} \,
               \tau^2 \, KL([p_y, 1 - p_y] \,\|\, [q_y, 1 - q_y]), \quad
-        r = \mathrm{sg}[p_y / q_y]
+        r_i = \mathrm{sg}[\mathrm{clip}(p_y / q_y, 0, r_{max})^\gamma]
 
-    where sg stops the gradient. With gamma 1, unclipped,
-    :math:`\partial E / \partial s_y = \tau p_y (1 - p_y / q_y)`: the pull grows with the lag.
+    where sg stops the gradient: DKD's target term, averaged with the lag of the student as the
+    weight of a sample.
 
     ``explicit`` chooses E:
 
-    - ``'ratio_tckd'``: the above.
+    - ``'relative_tckd'``: the above.
+    - ``'ratio_tckd'``: not divided by the mean, so that the term as a whole also grows with the
+      lag. With gamma 1, unclipped, :math:`\partial E / \partial s_y = \tau p_y (1 - p_y / q_y)`.
     - ``'ratio'``: :math:`\tau \, p_y / q_y`, differentiated. Past ``r_max`` it continues as its
       tangent in :math:`\log r`, :math:`\tau r_{max} (1 + \log(r / r_{max}))`, since a clipped
       value would leave the worst samples without a gradient. ``gamma`` has no part in it.
     - ``'nkd'``: :math:`-\tau \, p_y \log q_y`. ``gamma`` and ``r_max`` have no part in it.
     - ``'tckd'``: the factor is 1, which is :func:`dkd_loss` exactly.
 
-    For equal logits ``'ratio_tckd'`` and ``'tckd'`` give zero, ``'ratio'`` and ``'nkd'`` do not.
+    For equal logits the three forms with ``tckd`` give zero, ``'ratio'`` and ``'nkd'`` do not.
 
     With ``activation='sigmoid'`` the target class is binary in itself,
     :math:`p_y = \sigma(t_y / \tau)` and :math:`q_y = \sigma(s_y / \tau)`, and ``non_target``
@@ -92,7 +98,8 @@ def aekt_loss(
         explicit: The form of the explicit term.
         activation: What turns the head's logits into scores.
         non_target: The form of the non-target term; softmax has ``'nckd'`` only.
-        weights: Shape (S,), for a weighted mean, or None.
+        weights: Shape (S,), for a weighted mean, also of the ratios, or None.
+        gather: The mean of the ratios is that of the samples of all processes.
 
     Returns:
         A scalar, float32 or wider. S = 0 gives a zero that is still attached to the graph.
@@ -126,9 +133,13 @@ def aekt_loss(
         teacher_odds = target_log_odds(teacher_target, teacher_others)
     else:
         student_odds, teacher_odds = student_target, teacher_target
+    weights = prepare_weights(weights, len(student))
     explicit_terms = _explicit_terms(
         student_odds, teacher_odds, temperature, gamma, r_max, explicit
     )
+    if explicit == 'relative_tckd':
+        factors = _ratios(student_odds, teacher_odds, gamma, r_max)
+        explicit_terms = explicit_terms * (factors / _mean(factors, weights, gather))
     if non_target == 'nckd':
         divergences = categorical_kl(student_others, teacher_others)
     else:
@@ -180,17 +191,32 @@ def _explicit_terms(
     r_max: float,
     explicit: ExplicitTerm,
 ) -> Tensor:
-    """E of :func:`aekt_loss`, shape (S,), from the log-odds of the target class."""
+    """E of :func:`aekt_loss`, shape (S,), from the log-odds of the target class; not relative to other samples."""
     student_log_confidences = F.logsigmoid(student_odds)
     if explicit == 'nkd':
         return -temperature * teacher_odds.sigmoid() * student_log_confidences
-    if explicit == 'tckd':
-        return temperature**2 * binary_kl(student_odds, teacher_odds)
-
-    # Clipped before the exponential: the ratio overflows where its logarithm is harmless.
-    log_ratios = F.logsigmoid(teacher_odds) - student_log_confidences
-    clipped = log_ratios.clamp(max=math.log(r_max))
     if explicit == 'ratio':
+        # Clipped before the exponential: the ratio overflows where its logarithm is harmless.
+        log_ratios = F.logsigmoid(teacher_odds) - student_log_confidences
+        clipped = log_ratios.clamp(max=math.log(r_max))
         return temperature * (clipped.exp() + r_max * (log_ratios - clipped))
-    factors = (gamma * clipped.detach()).exp()
-    return factors * (temperature**2 * binary_kl(student_odds, teacher_odds))
+    divergences = temperature**2 * binary_kl(student_odds, teacher_odds)
+    if explicit == 'ratio_tckd':
+        return divergences * _ratios(student_odds, teacher_odds, gamma, r_max)
+    return divergences
+
+
+def _ratios(student_odds: Tensor, teacher_odds: Tensor, gamma: float, r_max: float) -> Tensor:
+    """The ratios r of :func:`aekt_loss`, shape (S,), without a gradient."""
+    log_ratios = F.logsigmoid(teacher_odds) - F.logsigmoid(student_odds.detach())
+    return (gamma * log_ratios.clamp(max=math.log(r_max))).exp()
+
+
+def _mean(values: Tensor, weights: Tensor | None, gather: bool) -> Tensor:
+    """The weighted mean of (S,) positive values; 1 if all weights are 0."""
+    weights = torch.ones_like(values) if weights is None else weights
+    sums = torch.stack([(weights * values).sum(), weights.sum()])
+    if gather:
+        sums = mean_over_processes(sums)
+    smallest = torch.finfo(sums.dtype).tiny
+    return torch.where(sums[1] > 0, sums[0].clamp(min=smallest) / sums[1], 1.0)

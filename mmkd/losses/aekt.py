@@ -43,6 +43,7 @@ class AEKTLoss(LogitLoss):
 
     Args:
         serial: ``'none'``, ``'task_then_distill'`` or ``'distill_then_task'``.
+        gather: Ratios are relative to the mean of the samples of all processes; False: of this process's.
         **options: See :class:`mmkd.losses.LogitLoss` and :func:`mmkd.functional.aekt_loss`. As for DKD a warm-up helps,
             ``weight=dict(type='LinearWarmup', end=20)``. On sigmoid heads the samples are ``mmkd.Positives`` by
             default, and ``rows`` other than ``'raw'`` are refused.
@@ -57,8 +58,8 @@ class AEKTLoss(LogitLoss):
     serial_layer: SerialLayer
     task_layer: SerialLayer
 
-    def __init__(self, serial: Serial = 'none', **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, serial: Serial = 'none', gather: bool = True, **options: Any) -> None:
+        super().__init__(gather=gather, **options)
         if serial not in get_args(Serial):
             raise ValueError(
                 f'AEKTLoss.serial: {serial!r} is unknown: use one of {", ".join(get_args(Serial))}'

@@ -12,7 +12,7 @@ from mmkd.functional import aekt_loss, dkd_loss, kd_loss, nckd, tckd
 from mmkd.functional.aekt import fold_serial_layer
 
 LABELS = torch.tensor([0, 4, 2, 2, 1, 3])
-EXPLICIT = ['ratio_tckd', 'ratio', 'nkd', 'tckd']
+EXPLICIT = ['relative_tckd', 'ratio_tckd', 'ratio', 'nkd', 'tckd']
 UNCLIPPED = 1e30
 
 
@@ -53,13 +53,18 @@ def loop_loss(
     temperature=4.0,
     gamma=1.0,
     r_max=4.0,
-    explicit='ratio_tckd',
+    explicit='relative_tckd',
     activation='softmax',
     non_target='nckd',
 ) -> float:
     """The formula of docs/aekt.md one sample at a time, in Python floats."""
     total = 0.0
-    for s, t, y in zip(student.tolist(), teacher.tolist(), labels.tolist(), strict=True):
+    rows = list(zip(student.tolist(), teacher.tolist(), labels.tolist(), strict=True))
+    factors = []
+    for s, t, y in rows:
+        confidences = (probabilities(each, temperature, activation)[y] for each in (t, s))
+        factors.append(min(next(confidences) / next(confidences), r_max) ** gamma)
+    for index, (s, t, y) in enumerate(rows):
         q = probabilities(s, temperature, activation)
         p = probabilities(t, temperature, activation)
         ratio = p[y] / q[y]
@@ -69,7 +74,8 @@ def loop_loss(
             tangent = r_max * (1 + math.log(ratio / r_max))
             total += alpha * temperature * (ratio if ratio <= r_max else tangent)
         else:
-            factor = min(ratio, r_max) ** gamma if explicit == 'ratio_tckd' else 1.0
+            factor = 1.0 if explicit == 'tckd' else factors[index]
+            factor /= sum(factors) / len(factors) if explicit == 'relative_tckd' else 1.0
             total += alpha * factor * temperature**2 * binary_divergence(p[y], q[y])
         others = [c for c in range(len(s)) if c != y]
         if non_target == 'binary_kl':
@@ -146,6 +152,7 @@ def test_property_4_pull_on_the_target_grows_with_the_lag(activation, temperatur
         beta=0.0,
         temperature=temperature,
         r_max=UNCLIPPED,
+        explicit='ratio_tckd',
         activation=activation,
     )
     loss.backward()
@@ -156,15 +163,18 @@ def test_property_4_pull_on_the_target_grows_with_the_lag(activation, temperatur
     assert torch.allclose(gradient, expected, rtol=1e-9)
 
 
-def test_property_5_the_ratio_carries_no_gradient():
+@pytest.mark.parametrize('explicit', ['relative_tckd', 'ratio_tckd'])
+def test_property_5_the_ratio_carries_no_gradient(explicit):
     """With r = p_y/q_y and factor f = min(r, r_max)^gamma, held constant, the whole gradient is
     f tau (q_y - p_y) for the target, the same with the other sign shared out to the others by q.
     """
     student, teacher = make_logits()
     options = {'beta': 0.0, 'temperature': 2.0, 'gamma': 0.5, 'r_max': 3.0}
-    aekt_loss(student, teacher, LABELS, **options).backward()
+    aekt_loss(student, teacher, LABELS, explicit=explicit, **options).backward()
     p_y, q_y = confidences(teacher, 2.0), confidences(student, 2.0)
     factors = (p_y / q_y).clamp(max=3.0).sqrt()
+    if explicit == 'relative_tckd':
+        factors /= factors.mean()
     assert (p_y / q_y > 3.0).any()
     assert (p_y / q_y < 3.0).any()
     target = F.one_hot(LABELS, 5)
@@ -226,10 +236,29 @@ def test_a_lagging_student_is_pulled_harder_than_a_leading_one():
         loss = aekt_loss(student, teacher, labels, temperature=1.0, explicit=explicit)
         return torch.autograd.grad(loss, student)[0][:, 0].abs().tolist()
 
-    lagging, leading = pulls('ratio_tckd')
-    assert lagging / leading == pytest.approx(math.e)
+    for explicit in ('relative_tckd', 'ratio_tckd'):
+        lagging, leading = pulls(explicit)
+        assert lagging / leading == pytest.approx(math.e)
     lagging, leading = pulls('tckd')
     assert lagging == pytest.approx(leading)
+
+
+def test_relative_ratios_that_are_all_alike_leave_dkd():
+    student, teacher = make_logits()
+    student, teacher = student[:1].expand(4, -1), teacher[:1].expand(4, -1)
+    loss = aekt_loss(student, teacher, torch.ones(4, dtype=torch.long))
+    expected = dkd_loss(student, teacher, torch.ones(4, dtype=torch.long), 1.0, 8.0, 4.0)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-10)
+
+
+def test_samples_of_weight_0_do_not_change_the_mean_of_the_ratios():
+    student, teacher = make_logits()
+    weights = torch.tensor([1.0, 2.0, 0.0, 1.0, 0.0, 3.0])
+    counted = [0, 1, 1, 3, 5, 5, 5]
+    loss = aekt_loss(student, teacher, LABELS, weights=weights)
+    expected = aekt_loss(student[counted], teacher[counted], LABELS[counted])
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-10)
+    assert aekt_loss(student, teacher, LABELS, weights=torch.zeros(6)).item() == 0
 
 
 @pytest.mark.parametrize('non_target', ['nckd', 'binary_kl'])
@@ -262,7 +291,10 @@ def test_background_of_a_sigmoid_head_is_an_error():
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        ({'explicit': 'ratio_kd'}, "explicit: 'ratio_kd' is unknown: use one of ratio_tckd, ratio"),
+        (
+            {'explicit': 'ratio_kd'},
+            "explicit: 'ratio_kd' is unknown: use one of relative_tckd, ratio",
+        ),
         ({'activation': 'relu'}, "activation: 'relu' is unknown: use one of softmax, sigmoid"),
         ({'non_target': 'kl'}, "non_target: 'kl' is unknown: use one of nckd, binary_kl"),
         ({'non_target': 'binary_kl'}, "'binary_kl' is for sigmoid heads"),

@@ -225,7 +225,7 @@ def test_head_without_labels_is_an_error(make_table, attach, step_of):
         (dict(temperature=0), r'model\.losses\.aekt\.temperature: 0 is not a positive number'),
         (
             dict(explicit='kl'),
-            r"model\.losses\.aekt\.explicit: 'kl' is unknown: use one of ratio_tckd",
+            r"model\.losses\.aekt\.explicit: 'kl' is unknown: use one of relative_tckd",
         ),
         (dict(non_target='kd'), r"model\.losses\.aekt\.non_target: 'kd' is unknown"),
         (
