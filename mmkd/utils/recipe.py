@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os.path as osp
+import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
@@ -196,7 +197,9 @@ def head_kinds(student: Any, scope: str | None) -> list[str]:
 
 
 def _teacher(text: str, untrained: bool) -> dict[str, Any]:
-    config, _, checkpoint = text.partition('=')
+    # A folder's name may have an equals sign, too; a config's has an ending.
+    named = re.fullmatch(r'(.+?\.(?:py|json|ya?ml))(?:=(.*))?', text)
+    config, checkpoint = named.groups() if named else text.partition('=')[::2]
     if checkpoint or untrained:
         return dict(config=config, checkpoint=checkpoint or RANDOM_INIT)
     if '::' not in config:

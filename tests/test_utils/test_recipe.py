@@ -90,6 +90,21 @@ def test_a_published_teacher_needs_no_checkpoint(config: Config) -> None:
     assert 'retinanet_r101_fpn_2x_coco' in config.model.teacher.checkpoint
 
 
+@pytest.mark.parametrize(
+    ('text', 'teacher'),
+    [
+        ('a b/lr=0.1/t.py=a b/lr=0.1/t.pth', ('a b/lr=0.1/t.py', 'a b/lr=0.1/t.pth')),
+        ('t.yaml=https://host/t.pth?a=1', ('t.yaml', 'https://host/t.pth?a=1')),
+        ('no_ending=t.pth', ('no_ending', 't.pth')),
+    ],
+)
+def test_folders_of_a_teacher_may_have_an_equals_sign(
+    config: Config, text: str, teacher: tuple[str, str]
+) -> None:
+    make_recipe(config, text, 'ckd')
+    assert (config.model.teacher.config, config.model.teacher.checkpoint) == teacher
+
+
 def test_a_pair_without_losses_takes_them_and_another_teacher(config: Config) -> None:
     make_recipe(config, TEACHER, 'ckd')
     config.model.losses = {}
