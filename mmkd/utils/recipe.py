@@ -63,7 +63,8 @@ def make_recipe(
     if not recipe:
         cfg.model = dict(type='mmkd.Distiller', student=student, teacher={})
         imports = cfg.get('custom_imports') or dict(imports=[], allow_failed_imports=False)
-        imports['imports'] = [*imports['imports'], 'mmkd']
+        named = imports.get('imports') or []  # one name may stand there without a list
+        imports['imports'] = [*([named] if isinstance(named, str) else named), 'mmkd']
         cfg.custom_imports = imports
     if teacher is not None:
         cfg.model.teacher = _teacher(teacher, untrained)

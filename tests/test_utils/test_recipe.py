@@ -90,6 +90,12 @@ def test_a_published_teacher_needs_no_checkpoint(config: Config) -> None:
     assert 'retinanet_r101_fpn_2x_coco' in config.model.teacher.checkpoint
 
 
+def test_what_a_config_imports_is_imported_still(config: Config) -> None:
+    config.custom_imports = dict(imports='my.heads', allow_failed_imports=False)
+    make_recipe(config, TEACHER, 'ckd')
+    assert config.custom_imports.imports == ['my.heads', 'mmkd']
+
+
 @pytest.mark.parametrize(
     ('text', 'teacher'),
     [
