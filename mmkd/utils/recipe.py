@@ -180,13 +180,16 @@ def head_kinds(student: Any, scope: str | None) -> list[str]:
     if path == 'head':
         return ['classifier', 'softmax']
     head = student[path]
-    kind = MODELS.get(f'{scope}.{head["type"]}') or object
+    kind = head['type']
+    if isinstance(kind, str):  # a config in pure Python has the class itself
+        kind = MODELS.get(f'{scope}.{kind}') or object
     adapter = adapter_of(kind)
     if path == 'roi_head':
         boxes = head['bbox_head']
         head = boxes[-1] if isinstance(boxes, list | tuple) else boxes
     loss = head.get('loss_cls') or {}
-    softmax = loss.get('type') == 'CrossEntropyLoss' or any(
+    of_loss = loss.get('type')
+    softmax = getattr(of_loss, '__name__', of_loss) == 'CrossEntropyLoss' or any(
         each.__name__ == 'SSDHead'
         for each in kind.__mro__  # whose config names no loss
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from mmdet.models import CrossEntropyLoss, DETRHead
 from mmengine.config import Config
 from mmengine.hub import get_config
 
@@ -35,6 +36,13 @@ def config() -> Config:
 def test_presets_are_chosen_by_the_head_that_the_config_names(path: str) -> None:
     cfg = get_config(path)
     assert head_kinds(cfg.model, cfg.default_scope) == KINDS[path]
+
+
+def test_a_config_in_pure_python_has_classes_in_place_of_their_names() -> None:
+    query = get_config('mmdet::detr/detr_r50_8xb2-150e_coco.py').model
+    query.bbox_head.merge(dict(type=DETRHead, loss_cls=dict(type=CrossEntropyLoss)))
+    query.bbox_head.loss_cls.pop('use_sigmoid')
+    assert head_kinds(query, None) == ['query', 'detector', 'softmax']
 
 
 def test_a_method_has_the_settings_of_its_head() -> None:
