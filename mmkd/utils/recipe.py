@@ -55,6 +55,13 @@ def make_recipe(
                 'student, or of its pair in configs/_base_/pairs, or set model.losses.NAME... by --cfg-options'
             ]
         )
+    if teacher is not None and cfg.model.get('teachers'):
+        raise PreflightError(
+            [
+                f'--teacher: the recipe has several teachers ({", ".join(cfg.model.teachers)}): set '
+                'model.teachers.NAME.config and .checkpoint by --cfg-options'
+            ]
+        )
     student = cfg.model.student if recipe else cfg.model
     chosen: dict[str, Any] = {}
     if losses is not None:

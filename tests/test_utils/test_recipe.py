@@ -154,3 +154,10 @@ def test_losses_beside_those_of_a_recipe_are_refused(config: Config) -> None:
     make_recipe(config, TEACHER, 'ckd')
     with pytest.raises(PreflightError, match=r'--losses: the recipe has losses already \(ckd\)'):
         make_recipe(config, None, 'pkd')
+
+
+def test_one_of_several_teachers_is_named_by_its_own_setting(config: Config) -> None:
+    make_recipe(config, TEACHER, 'ckd')
+    config.model.teachers = dict(big=config.model.pop('teacher'))
+    with pytest.raises(PreflightError, match=r'--teacher: .*several teachers \(big\)'):
+        make_recipe(config, TEACHER, None)
