@@ -19,7 +19,7 @@ from mmkd.distillers import Distiller
 from mmkd.distillers.record import StepRecord
 from mmkd.functional.agreement import cosine_similarities, matches, same_top1
 from mmkd.losses import LogitLoss
-from mmkd.losses.gradient_shares import gradient_of, parameters_under
+from mmkd.losses.gradient_shares import gradient_of, keep_graphs, parameters_under, recomputing
 from mmkd.registry import HOOKS
 from mmkd.structures import Step
 
@@ -90,12 +90,9 @@ class DistillMonitorHook(Hook):
                 'stage that has run out of RoIs), and the others would wait for it: with several processes name parts '
                 f'of {" or ".join(SHARED)}'
             )
-        why = ''
-        if any(getattr(module, 'with_cp', False) for module in model.student.modules()):
-            why = 'the student recomputes activations in its backward pass (with_cp=True)'
-        elif isinstance(runner.model, FullyShardedDataParallel):
-            why = 'FSDP shards the parameters'
-        self._measure_gradients = not why
+        why = self.prepare(model)
+        if isinstance(runner.model, FullyShardedDataParallel):
+            why, self._measure_gradients = 'FSDP shards the parameters', False
         if why:
             print_log(
                 f'DistillMonitorHook: {why}, which a second backward pass would disturb: gradients are not measured',
@@ -108,6 +105,13 @@ class DistillMonitorHook(Hook):
         if self.every_n_train_iters(runner, self.interval):
             model = distiller_of(runner, self)
             model.observe_next_step(partial(self._write, runner, model))
+
+    def prepare(self, model: Distiller) -> str:
+        """Get ready for the steps of a model; why its gradients are not measured, nothing where they are."""
+        keep_graphs()
+        part = recomputing(model.student, self.parameters)
+        self._measure_gradients = part is None
+        return f'{part} recomputes activations in its backward pass (with_cp=True)' * bool(part)
 
     def measure(self, model: Distiller, record: StepRecord, scale: float = 1.0) -> dict[str, float]:
         """The numbers of one step by name, such as ``'ckd/grad_share'``, from its record.

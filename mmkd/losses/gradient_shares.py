@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._functorch import config as functorch_config
 
 from mmkd.functional.processes import mean_over_processes
 from mmkd.structures import Features, Progress
@@ -65,6 +66,7 @@ class GradientShares(nn.Module):
             parameters_under(network, places, f'{first}.weight.parameters')
         )
         _check_no_recomputation(network, places, first)
+        keep_graphs()
         self._names = ['', *losses]  # the network's own loss is the first
         for name, value in dict(norms=0.0, counts=0.0, measured=0.0, scales=_HIGHEST_SCALE).items():
             self.register_buffer(name, torch.full((len(self._names),), value))
@@ -201,6 +203,37 @@ def gradient_of(
     return mean_over_processes(gradient), reached
 
 
+def keep_graphs() -> None:
+    """Let a graph that parts compiled from now on leave behind be gone back through twice.
+
+    PyTorch else gives away the memory of what a compiled part kept for its backward pass in the first one.
+    """
+    if hasattr(functorch_config, 'donated_buffer'):
+        functorch_config.donated_buffer = False
+
+
+def recomputing(network: nn.Module, places: Sequence[str]) -> str | None:
+    """A part on the way back to parameters that recomputes its activations: it stands no second backward pass.
+
+    Args:
+        network: The network.
+        places: The parameters by the beginning of their names.
+
+    Returns:
+        The first such part's name, None if there is none.
+    """
+    whole = any(_top(place) == 'backbone' for place in places)
+    parts = network.named_modules()
+    return next(
+        (
+            name
+            for name, part in parts
+            if getattr(part, 'with_cp', False) and (whole or _top(name) != 'backbone')
+        ),
+        None,
+    )
+
+
 def parameters_under(
     network: nn.Module, prefixes: Sequence[str], where: str
 ) -> dict[str, nn.Parameter]:
@@ -290,15 +323,13 @@ def _trains(module: nn.Module | None) -> bool:
 
 
 def _check_no_recomputation(network: nn.Module, places: Sequence[str], first: str) -> None:
-    """Whether the way back has no activations that are recomputed, which a second backward pass does not stand."""
-    whole = any(_top(place) == 'backbone' for place in places)
-    for name, module in network.named_modules():
-        if getattr(module, 'with_cp', False) and (whole or _top(name) != 'backbone'):
-            raise ValueError(
-                f'{first}.weight.parameters: {name} of the student recomputes its activations in the backward pass '
-                f'(with_cp=True), and the gradient on {", ".join(places)} cannot be measured through it: set '
-                'with_cp=False, name parameters behind it, or give a number as the weight'
-            )
+    name = recomputing(network, places)
+    if name is not None:
+        raise ValueError(
+            f'{first}.weight.parameters: {name} of the student recomputes its activations in the backward pass '
+            f'(with_cp=True), and the gradient on {", ".join(places)} cannot be measured through it: set '
+            'with_cp=False, name parameters behind it, or give a number as the weight'
+        )
 
 
 def _top(path: str) -> str:

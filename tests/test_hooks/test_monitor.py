@@ -182,6 +182,24 @@ def test_recomputed_activations_are_left_alone() -> None:
     model.parse_losses(losses)[0].backward()
 
 
+def test_what_is_before_the_measured_parameters_may_be_recomputed() -> None:
+    model = distiller(student_model(backbone__with_cp=True), teacher_model(), LOSSES)
+    numbers, losses, _ = measured(model, parameters='neck')
+    assert 0 < numbers['ckd/grad_share'] < 1
+    model.parse_losses(losses)[0].backward()
+
+
+def test_compiled_parts_are_measured_too() -> None:
+    """They give their memory away in the first backward pass, if nobody says that there is another."""
+    model = distiller(student_model(), teacher_model(), LOSSES)
+    expected, _, _ = measured(model)
+    torch._dynamo.reset()
+    model.student.backbone.layer4.compile(backend='aot_eager')
+    numbers, losses, _ = measured(model)
+    assert numbers == pytest.approx(expected, rel=1e-2, abs=1e-4)
+    model.parse_losses(losses)[0].backward()
+
+
 def test_parameters_that_there_are_not_are_named() -> None:
     model = distiller(student_model(), teacher_model(), LOSSES)
     with pytest.raises(ValueError, match=r'begins with trunk; its parts are .*backbone, neck'):
