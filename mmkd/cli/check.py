@@ -24,7 +24,6 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import MessageHub
-from mmengine.registry import DATASETS
 from torch import Tensor, nn
 
 from mmkd.cli.benchmark import MIB, made_up_batch
@@ -34,6 +33,7 @@ from mmkd.hooks import DistillMonitorHook, StartReportHook, TeacherStoreHook
 from mmkd.losses import DistillLoss
 from mmkd.structures import BoxPairs, LogitPairs, Progress
 from mmkd.teachers import RANDOM_INIT, FrozenTeacher
+from mmkd.teachers.labels import metainfo_of
 from mmkd.teachers.stored import wanted
 from mmkd.utils import (
     PreflightError,
@@ -159,9 +159,10 @@ def look(
     for teacher in teacher_configs(cfg.model).values():
         if lacks_teacher and 'checkpoint' in teacher:
             teacher.checkpoint = RANDOM_INIT
-        if made_up and teacher.pop('store', None):  # it holds nothing of made-up images
+        # It holds nothing of made-up images, and nothing of a random teacher.
+        if (made_up or lacks_teacher) and teacher.pop('store', None):
             teacher.pop('store_miss', None)
-    names, loop_cfg = class_names(cfg), cfg.train_cfg
+    names, loop_cfg = metainfo_of(cfg), cfg.train_cfg
     batch_size = args.batch_size or cfg.train_dataloader.get('batch_size') or 1
     prepare(cfg, made_up, batch_size)
     runner = build_runner(cfg)
@@ -188,7 +189,8 @@ def look(
     lines, warnings = StartReportHook().report(runner)
     fraction = set_progress(model, loop_cfg, length)
     records: list[tuple[StepRecord, dict[str, float]]] = []
-    monitor = DistillMonitorHook()
+    monitor = DistillMonitorHook(parameters=first_trained(model.student))
+    unmeasured = monitor.prepare(model)
     distilled, plain = Measured(), Measured()
     for inputs, samples in itertools.islice(batches, args.steps):
         model.observe_next_step(
@@ -197,6 +199,11 @@ def look(
         take(model, inputs, samples)
         measure(model, inputs, samples, distilled)
         measure(model.student, inputs, samples, plain)
+    if not records:
+        raise ValueError(
+            f'train_dataloader: it gives no batch of {batch_size} images: lower batch_size, leave drop_last out, or '
+            'look at what the data set filters out'
+        )
     head = f'{args.steps} steps of {images}, on {get_device()}, {fraction:.0%} into the run'
     lines = {'check': head} | lines
     for name in model.distill_losses:
@@ -204,22 +211,11 @@ def look(
         lines[f'loss_{name}'] += text
         warnings += concerns
     lines |= cost(distilled, plain, model) | storable(model, inputs, samples, number)
+    if unmeasured:
+        warnings.append(f'gradients are not measured: {unmeasured}')
     if lacks_teacher:
         warnings.append("the teacher's weights are random here: shares and cosines will be others")
     return lines, warnings
-
-
-def class_names(cfg: Config) -> Any:
-    """Names of the training data's classes, as the data set's class knows them without its files."""
-    dataset = cfg.train_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    kind = dataset.get('type')
-    if isinstance(kind, str):
-        scope = dataset.get('_scope_', cfg.get('default_scope'))
-        with DATASETS.switch_scope_and_registry(scope) as registry:
-            kind = registry.get(kind)
-    return dict(getattr(kind, 'METAINFO', {})) | dict(dataset.get('metainfo') or {})
 
 
 def prepare(cfg: Config, made_up: bool, batch_size: int) -> None:
@@ -237,6 +233,18 @@ def prepare(cfg: Config, made_up: bool, batch_size: int) -> None:
     loops = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler')
     for name in (*loops, 'val_dataloader', 'val_cfg', 'val_evaluator') if made_up else ():
         cfg[name] = None
+
+
+def first_trained(student: nn.Module) -> str:
+    """The first part of a student that is not frozen: the gradients of what is behind it reach it."""
+    return next(
+        (
+            name
+            for name, part in student.named_children()
+            if any(parameter.requires_grad for parameter in part.parameters())
+        ),
+        'backbone',
+    )
 
 
 def unpacked(model: Any, data: Any) -> Batch:

@@ -88,3 +88,53 @@ def test_what_keeps_a_training_from_starting_is_said(run: Check, tiny_coco: Path
     code, _, said = run(str(TINY_RETINANET), options=[f'data_root={tiny_coco}'])
     assert code == 2
     assert '--losses' in said
+
+
+def test_gradients_are_measured_where_a_student_trains(run: Check, tiny_coco: Path) -> None:
+    options = ['--steps', '1']
+    frozen, recomputed = (
+        run(
+            str(RECIPE),
+            *options,
+            options=[f'data_root={tiny_coco}', *TEACHER, f'model.student.backbone.{option}'],
+        )
+        for option in ('frozen_stages=4', 'with_cp=True')
+    )
+    assert frozen[0] == recomputed[0] == 0
+    assert '% of the gradient, cosine' in frozen[1]
+    assert 'warning: gradients are not measured: backbone' in recomputed[1]
+
+
+def test_a_loader_without_a_whole_batch_is_named(run: Check, tiny_coco: Path) -> None:
+    options = ['train_dataloader.drop_last=True', 'train_dataloader.batch_size=9']
+    code, _, said = run(str(RECIPE), options=[f'data_root={tiny_coco}', *TEACHER, *options])
+    assert code == 2
+    assert '1. train_dataloader: it gives no batch of 9 images' in said
+
+
+def test_a_store_of_a_teacher_that_is_not_there_is_left_out(run: Check, tiny_coco: Path) -> None:
+    options = [TEACHER[0], 'model.teacher.checkpoint=nowhere.pth', 'model.teacher.store=nowhere']
+    code, said, missing = run(
+        str(RECIPE), '--steps', '1', options=[f'data_root={tiny_coco}', *options]
+    )
+    assert code == 2
+    assert 'random here' in said
+    assert 'nowhere.pth' in missing
+    assert 'model.teacher.store' not in missing
+
+
+def test_made_up_images_have_the_classes_of_the_data_sets_within_others(run: Check) -> None:
+    names = tuple(f'thing {number}' for number in range(10))
+    data = dict(type='CocoDataset', ann_file='/no/such.json', metainfo=dict(classes=names))
+    both = dict(type='ConcatDataset', datasets=[data, data])
+    code, said, _ = run(
+        str(RECIPE),
+        *('--steps', '1', '--size', '64'),
+        options=[
+            f'train_dataloader.dataset={both}',
+            *TEACHER,
+            f'model.teacher.class_names={names}',
+        ],
+    )
+    assert code == 2
+    assert "are the teacher's, in the same order\n" in said
