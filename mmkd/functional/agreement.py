@@ -21,21 +21,19 @@ def cosine_similarities(student_logits: Tensor, teacher_logits: Tensor) -> Tenso
     return unit_rows(teacher_logits) @ unit_rows(student_logits).T
 
 
-def matches(similarities: Tensor, groups: Tensor | None = None) -> Tensor:
+def matches(similarities: Tensor, same: Tensor | None = None) -> Tensor:
     """Where the diagonal wins: the teacher's row is closer to the student's of the same sample than to any other.
 
     Args:
         similarities: Shape (S, S), of :func:`cosine_similarities`.
-        groups: Integers of shape (S,), or None. Two samples with the same number >= 0 show the
-            same object and do not compete, as in :func:`mmkd.functional.ckd_loss`.
+        same: Shape (S, S), bool, or None: where two samples show the same object and do not compete,
+            as in :func:`mmkd.functional.ckd_loss`.
 
     Returns:
         Shape (S,), bool. An equal rival is no win.
     """
     own = torch.eye(len(similarities), dtype=torch.bool, device=similarities.device)
-    excluded = own
-    if groups is not None:
-        excluded = own | ((groups[:, None] == groups) & (groups >= 0))
+    excluded = own if same is None else own | same
     rivals = similarities.masked_fill(excluded, -torch.inf)
     if not len(similarities):
         return own.any(dim=1)

@@ -149,7 +149,7 @@ class DistillMonitorHook(Hook):
             for student, teacher, pairs in loss.compared(step):
                 picked = _evenly_spaced(len(pairs), self.max_samples, student.device)
                 similarities = cosine_similarities(student[picked], teacher[picked])
-                won = matches(similarities, pairs.object_groups[picked])
+                won = matches(similarities, loss.same_object(pairs, picked))
                 agreed = same_top1(pairs.student.detach(), pairs.teacher)
                 counts += counts.new_tensor([agreed.sum(), len(agreed), won.sum(), len(won)])
             all_reduce(counts)

@@ -94,8 +94,8 @@ class DistillVisualizationHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Draw the matrices."""
-        for name, (similarities, groups) in self._matrices.items():
-            image = draw_similarities(similarities, groups)
+        for name, (similarities, same) in self._matrices.items():
+            image = draw_similarities(similarities, same)
             runner.visualizer.add_image(f'distill_similarity_{name}', image, runner.iter + 1)
         self._matrices.clear()
 
@@ -109,7 +109,7 @@ class DistillVisualizationHook(Hook):
             picked = torch.arange(count, device=student.device) * len(pairs) // max(count, 1)
             if count:
                 similarities = cosine_similarities(student[picked], teacher[picked])
-                self._matrices[name] = similarities.cpu(), pairs.object_groups[picked].cpu()
+                self._matrices[name] = similarities.cpu(), loss.same_object(pairs, picked).cpu()
 
     # ---- images ----
 
@@ -198,17 +198,17 @@ def draw_columns(
     return np.concatenate(columns[:-1], axis=1)
 
 
-def draw_similarities(similarities: Tensor, groups: Tensor | None = None) -> np.ndarray:
+def draw_similarities(similarities: Tensor, same: Tensor | None = None) -> np.ndarray:
     """The matrix of cosines as a picture, with how often the diagonal wins.
 
     Args:
         similarities: (S, S), see :func:`mmkd.functional.agreement.cosine_similarities`.
-        groups: (S,) integers, see :func:`mmkd.functional.agreement.matches`.
+        same: (S, S), see :func:`mmkd.functional.agreement.matches`.
 
     Returns:
         (H, W, 3) RGB.
     """
-    won = matches(similarities, groups).float().mean()
+    won = matches(similarities, same).float().mean()
     figure = Figure(figsize=(5.2, 4.6), dpi=100, layout='constrained')
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from mmkd.functional import ckd_loss
+from mmkd.functional.box import overlapping
 from mmkd.functional.processes import world_size
 from mmkd.registry import LOSSES
 from mmkd.structures import Activation, Boxes, LogitPairs, Request, Sources, Step
@@ -93,6 +94,14 @@ class CKDLoss(LogitLoss):
 
     def averaged_by(self, pairs: LogitPairs) -> None:
         """None: every sample is compared with the others, and the function gathers those itself."""
+
+    def same_object(self, pairs: LogitPairs, picked: Tensor) -> Tensor:
+        """See :meth:`LogitLoss.same_object`; with ``mask_iou`` also those whose boxes overlap."""
+        same, iou = super().same_object(pairs, picked), self.options['mask_iou']
+        if iou is None or pairs.teacher_boxes is None:
+            return same
+        boxes, images = pairs.teacher_boxes[picked].float(), pairs.image_ids[picked]
+        return same | (overlapping(boxes, boxes, iou) & (images[:, None] == images))
 
     def compute(self, student: Tensor, teacher: Tensor, pairs: LogitPairs, step: Step) -> Tensor:
         """See :func:`mmkd.functional.ckd_loss`.

@@ -143,6 +143,11 @@ class LogitLoss(DistillLoss, ABC):
             tables.append((student.detach(), teacher, pairs))
         return tables
 
+    def same_object(self, pairs: LogitPairs, picked: Tensor) -> Tensor:
+        """(n, n) whether two of the (n,) ``picked`` samples show the same object and are no rivals."""
+        groups = pairs.object_groups[picked]
+        return (groups[:, None] == groups) & (groups >= 0)
+
     def compute(self, student: Tensor, teacher: Tensor, pairs: LogitPairs, step: Step) -> Tensor:
         """The scalar loss of one table.
 

@@ -25,8 +25,10 @@ def test_the_diagonal_wins_where_no_other_column_reaches_it() -> None:
 
 def test_samples_of_one_object_do_not_compete() -> None:
     similarities = torch.tensor([[0.5, 0.9, 0.2], [0.9, 0.5, 0.2], [0.1, 0.3, 0.2]])
-    assert matches(similarities, torch.tensor([4, 4, -1])).tolist() == [True, True, False]
-    assert matches(similarities, torch.tensor([-1, -1, -1])).tolist() == [False, False, False]
+    same = torch.zeros(3, 3, dtype=torch.bool)
+    assert matches(similarities, same).tolist() == [False, False, False]
+    same[0, 1] = same[1, 0] = True
+    assert matches(similarities, same).tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize('samples', [0, 1])

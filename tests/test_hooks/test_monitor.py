@@ -15,6 +15,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import Runner
 from tiny import CKD, NUM_CLASSES, fresh_hub, same, student_model, teacher_model
 from torch import Tensor, nn
+from torchvision.ops import box_iou
 from zoo import batch, distiller, gradient, mmdet_scope
 
 from mmkd.distillers import Distiller
@@ -133,6 +134,33 @@ def test_agreement_is_counted_on_the_samples_of_the_loss() -> None:
     assert 0 < won < len(pairs)
     assert numbers['ckd/matching_accuracy'] == pytest.approx(won / len(pairs))
     assert not {'pkd/top1_agreement', 'pkd/matching_accuracy'} & numbers.keys()
+
+
+def test_samples_that_ckd_takes_for_one_object_do_not_compete() -> None:
+    """Here all that overlap at all."""
+    numbers, pairs = {}, {}
+    for iou in (None, 0.0):
+        model = alike(dict(ckd=CKD | dict(mask_iou=iou)))
+        class_weights = model.bbox_head.retina_cls.weight.data
+        class_weights += 0.01 * torch.randn(
+            class_weights.shape, generator=torch.Generator().manual_seed(1)
+        )
+        numbers[iou], _, record = measured(model)
+        (pairs[iou],) = record.step.ask(model.distill_losses['ckd'].requests()[0])
+    found, boxes = pairs[0.0], pairs[0.0].teacher_boxes
+    student, teacher = (
+        rows.detach() - rows.detach().mean(1, True) for rows in (found.student, found.teacher)
+    )
+    won = 0
+    for i in range(len(found)):
+        cosines = torch.cosine_similarity(teacher[i], student, dim=1)
+        shared = box_iou(boxes[i : i + 1], boxes)[0] > 0
+        one = (found.object_groups == found.object_groups[i]) & (found.object_groups >= 0)
+        rivals = ~((shared & (found.image_ids == found.image_ids[i])) | one)
+        rivals[i] = False
+        won += bool((cosines[i] > cosines[rivals]).all())
+    assert numbers[0.0]['ckd/matching_accuracy'] == pytest.approx(won / len(found))
+    assert numbers[0.0]['ckd/matching_accuracy'] > numbers[None]['ckd/matching_accuracy']
 
 
 def test_a_student_equal_to_its_teacher_agrees_in_all() -> None:

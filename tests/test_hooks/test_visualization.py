@@ -185,10 +185,11 @@ def test_the_matrix_is_ckds() -> None:
     with mmdet_scope():
         model(**batch(size=64, num_classes=NUM_CLASSES), mode='loss')
     ((pairs,),) = records[0].step.answers.values()
-    similarities, groups = hook._matrices['ckd']
+    similarities, same = hook._matrices['ckd']
     assert similarities.shape == (5, 5)
     places = [i * len(pairs) // 5 for i in range(5)]
-    assert groups.tolist() == pairs.object_groups[places].tolist()
+    groups = pairs.object_groups[places].tolist()
+    assert same.tolist() == [[one == other >= 0 for one in groups] for other in groups]
     for row, i in enumerate(places):
         for column, j in enumerate(places):
             teacher, student = pairs.teacher[i], pairs.student[j].detach()
