@@ -113,9 +113,7 @@ class Distiller(BaseModel):
                 name: build(LOSSES, config, where=f'model.losses.{name}')
                 for name, config in (losses or {}).items()
             }
-        self.teachers = {
-            name: _build_teacher(config, built, name) for name, config in teachers.items()
-        }
+        self.teachers = _build_teachers(teachers, built)
         self._loss_names = list(distill)
         for name, each in self.teachers.items():
             trained = each.module
@@ -435,6 +433,18 @@ class Distiller(BaseModel):
         for teacher in self.teachers.values():
             teacher.apply(fn)
         return self
+
+
+def _build_teachers(configs: Mapping[str, Any], student: Any) -> dict[str, Teacher]:
+    seed = torch.initial_seed()
+    teachers: dict[str, Teacher] = {}
+    with isolated_rng():
+        for name, config in configs.items():
+            peers = sum(isinstance(each, PeerTeacher) for each in teachers.values())
+            if peers:  # else two of one config would begin as twins
+                torch.default_generator.manual_seed(seed + peers)
+            teachers[name] = _build_teacher(config, student, name)
+    return teachers
 
 
 def _build_teacher(config: Mapping[str, Any], student: Any, name: str) -> Teacher:

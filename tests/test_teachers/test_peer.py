@@ -98,6 +98,20 @@ def test_both_networks_train() -> None:
         assert len(ours & changed) > len(ours) / 2
 
 
+def test_two_peers_of_one_config_begin_with_weights_of_their_own() -> None:
+    torch.manual_seed(0)
+    with mmdet_scope():
+        student, mates = student_model(), dict(one=peer({}), two=peer({}))
+        model = Distiller(student, teachers=mates, losses={})
+        after = torch.rand(3)
+        torch.manual_seed(0)
+        again = Distiller(student, teachers=dict(one=peer({})), losses={})
+    first, second = (each.model.state_dict() for each in model.teachers.values())
+    assert not torch.equal(first['backbone.conv1.weight'], second['backbone.conv1.weight'])
+    assert same(first, again.teachers['one'].model.state_dict()), 'whoever stands beside it'
+    assert torch.equal(after, torch.rand(3)), 'the run draws the same numbers'
+
+
 @pytest.mark.parametrize(
     ('kind', 'options'),
     [('ckd', CKD), ('pkd', PKD), ('crossed', dict(type='CrossedSquares'))],
