@@ -376,6 +376,14 @@ def start(source: Source, out: Path) -> Holding:
         check_key(before.key, source.key, f'--out: {out}')
     except StoreError as error:
         raise PreflightError([f'{error}, in another folder']) from None
+    held, asked = before.holding.positives, source.holding.positives
+    if held and asked and held != asked:
+        raise PreflightError(
+            [
+                f'--out: {out} holds the positives of assignment {held}; those of {asked} would replace them: '
+                'give a new folder'
+            ]
+        )
     return before.holding | source.holding
 
 

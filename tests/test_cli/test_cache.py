@@ -627,6 +627,11 @@ def test_positives_of_a_static_assigner_are_kept_for_the_same_assigner_only(
     detector.model.student.train_cfg.assigner.pos_iou_thr = 0.3
     with pytest.raises(ValueError, match=r'losses\.ckd: .*assignment'):
         build(stored(detector, tmp_path / 'store'))
+    before = {path.name: path.read_bytes() for path in (tmp_path / 'store').iterdir()}
+    code, said = command(detector)
+    assert code == 2
+    assert 'holds the positives of assignment' in said
+    assert {path.name: path.read_bytes() for path in (tmp_path / 'store').iterdir()} == before
 
 
 def test_other_files_are_not_touched(command: Command, detector: Config, tmp_path: Path) -> None:
