@@ -16,6 +16,7 @@ from ._distiller import distiller_of
 class TeacherStoreHook(Hook):
     """Compares the training data with what the stored teachers of the recipe were made from, before the first step.
 
+    After the last one it waits for the comparison of that step's pixels, which on a GPU arrives a step later.
     `tools/train.py` adds it. Without stored teachers it does nothing.
 
     Raises:
@@ -25,13 +26,18 @@ class TeacherStoreHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Compare."""
-        stored = [
-            teacher
-            for teacher in distiller_of(runner, self).teachers.values()
-            if isinstance(teacher, StoredTeacher)
-        ]
+        stored = self._stored(runner)
         if not stored:
             return
         key = data_key(runner.train_dataloader.dataset, runner.cfg)
         for teacher in stored:
             teacher.check_data(key)
+
+    def after_train(self, runner: Runner) -> None:
+        """Look at the last step's pixels."""
+        for teacher in self._stored(runner):
+            teacher.look_at_pixels(wait=True)
+
+    def _stored(self, runner: Runner) -> list[StoredTeacher]:
+        teachers = distiller_of(runner, self).teachers.values()
+        return [teacher for teacher in teachers if isinstance(teacher, StoredTeacher)]

@@ -186,16 +186,32 @@ class StoredTeacher(FrozenTeacher):
             f'({sample.metainfo.get("img_path", "?")})'
             for sample in data_samples
         ]
+        event = None
         if differences.is_cuda:
             number = torch.empty_like(differences, device='cpu', pin_memory=True)
             number.copy_(differences, non_blocking=True)
             event = torch.cuda.Event()
             event.record()
-            self._pending.append((event.query, number, names))
-        else:
-            self._pending.append((lambda: True, differences, names))
-        while self._pending and self._pending[0][0]():
-            _, number, names = self._pending.pop(0)
+            differences = number
+        self._pending.append((event, differences, names))
+        self.look_at_pixels()
+
+    def look_at_pixels(self, wait: bool = False) -> None:
+        """Look at the differences of the steps so far, as far as they have arrived.
+
+        Args:
+            wait: For those that are on their way from a GPU, too.
+
+        Raises:
+            StoreError: Pixels are not those that the teacher saw.
+        """
+        while self._pending:
+            event, number, names = self._pending[0]
+            if event is not None and not event.query():
+                if not wait:
+                    return
+                event.synchronize()
+            self._pending.pop(0)
             for name, difference in zip(names, number.tolist(), strict=True):
                 if not difference <= _MOST_GREY_LEVELS:
                     raise StoreError(
@@ -205,8 +221,8 @@ class StoredTeacher(FrozenTeacher):
                     )
 
 
-class _Pending(list[tuple[Callable[[], bool], Tensor, list[str]]]):
-    """Differences of pixels on their way to the host: whether they arrived, the numbers, and the images' names."""
+class _Pending(list[tuple[torch.cuda.Event | None, Tensor, list[str]]]):
+    """Differences of pixels on their way to the host: what says that they arrived, the numbers, the images' names."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Pending:
         """Those of a step are looked at once."""

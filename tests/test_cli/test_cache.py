@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -33,6 +34,7 @@ from tiny import (
 
 from mmkd.cli import cache
 from mmkd.distillers import Distiller
+from mmkd.hooks import TeacherStoreHook
 from mmkd.registry import MODELS
 from mmkd.structures import ClassMap, Progress
 from mmkd.teachers import StoreError
@@ -372,6 +374,19 @@ def test_rows_of_other_pixels_are_refused_even_if_nobody_compared_the_data(
     model = build(stored(detector, made))
     with pytest.raises(StoreError, match='pixels of view'):
         step(model, samples(detector, *((index, index % 2) for index in range(8))))
+
+
+def test_pixels_of_the_last_step_are_looked_at_when_training_ends(
+    detector: Config, made: Path
+) -> None:
+    """On a GPU they arrive after it."""
+    model = build(stored(detector, made))
+    event = Mock(query=lambda: False)
+    model.teacher._pending.append((event, torch.tensor([9.0]), ['view 0 of sample 3']))
+    step(model, samples(detector, (3, 1)))
+    event.synchronize.assert_not_called()
+    with pytest.raises(StoreError, match='view 0 of sample 3 are not those'):
+        TeacherStoreHook().after_train(SimpleNamespace(model=model))
 
 
 def test_moved_data_and_another_student_use_the_same_store(
