@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.fileio import get_local_path
+from mmengine.fileio import get_local_path, list_dir_or_file
 from mmengine.logging import MessageHub, print_log
 from mmengine.registry import DATASETS
 
@@ -38,8 +38,8 @@ def names_of_run(number: int) -> Sequence[str] | None:
             if list(ordered) != list(names):
                 print_log(
                     "classes: metainfo.classes of the data set is in another order than the annotation file's "
-                    'categories, and labels follow the file. The teacher is matched accordingly, but checkpoints and '
-                    f'pictures name the classes wrongly: set metainfo.classes to {tuple(ordered)}',
+                    'categories or the folders, which labels follow. The teacher is matched accordingly, but '
+                    f'checkpoints and pictures name the classes wrongly: set metainfo.classes to {tuple(ordered)}',
                     'current',
                     logging.WARNING,
                 )
@@ -68,23 +68,27 @@ def label_names(config: Mapping[str, Any], names: Sequence[str]) -> Sequence[str
     """Class names in the order of the labels that the data set of a config gives.
 
     MMDetection's CocoDataset numbers its labels in the order of the annotation file's categories, whatever the order
-    of ``metainfo.classes``. A class that the file lacks has no label and comes last.
+    of ``metainfo.classes``. A class that the file lacks has no label and comes last. MMPretrain's CustomDataset numbers
+    the labels of images in folders in the alphabet's order of these.
 
     Args:
         config: A config with ``train_dataloader``.
         names: The classes as the data set's ``metainfo`` lists them.
 
     Returns:
-        ``names``, in the order of the labels as far as the annotation file can be read.
+        ``names``, in the order of the labels as far as the annotation file or the folders can be read.
     """
     orders = []
     for node in _datasets((config.get('train_dataloader') or {}).get('dataset')):
-        if _numbers_by_file(_class_of(node, config)):
+        kind = _class_of(node, config)
+        if _numbers_as('CocoDataset', 'load_data_list', kind):
             orders.append(_order_of_file(node, names))
+        elif _numbers_as('CustomDataset', '_find_samples', kind) and not node.get('ann_file'):
+            orders.append(_order_of_folders(node, names))
     if any(order != orders[0] for order in orders):
         print_log(
-            "the annotation files of the run's data sets have their categories in different orders, so that one label "
-            'means different classes: bring them into one order',
+            "the annotation files or folders of the run's data sets have their classes in different orders, so that "
+            'one label means different classes: bring them into one order',
             'current',
             logging.WARNING,
         )
@@ -110,11 +114,14 @@ def _class_of(node: Mapping[str, Any], config: Mapping[str, Any]) -> type | None
         return registry.get(kind)
 
 
-def _numbers_by_file(dataset: type | None) -> bool:
-    """Whether a data set reads its labels as CocoDataset does: LVIS and Objects365 derive from it and do not."""
+def _numbers_as(name: str, method: str, dataset: type | None) -> bool:
+    """Whether a data set has this method, which numbers its labels, of the base class of this name.
+
+    LVIS and Objects365 derive from CocoDataset and have their own.
+    """
     bases = getattr(dataset, '__mro__', ())
-    coco = next((base for base in bases if base.__name__ == 'CocoDataset'), None)
-    return coco is not None and dataset.load_data_list is coco.load_data_list  # type: ignore[union-attr]
+    base = next((base for base in bases if base.__name__ == name), None)
+    return base is not None and getattr(dataset, method, None) is getattr(base, method, ...)
 
 
 def _order_of_file(node: Mapping[str, Any], names: Sequence[str]) -> Sequence[str]:
@@ -127,6 +134,18 @@ def _order_of_file(node: Mapping[str, Any], names: Sequence[str]) -> Sequence[st
     order = [category['name'] for category in categories if category['name'] in names]
     order += [name for name in names if name not in order]
     return names if sorted(order) != sorted(names) or order == list(names) else tuple(order)
+
+
+def _order_of_folders(node: Mapping[str, Any], names: Sequence[str]) -> Sequence[str]:
+    prefix = node.get('data_prefix') or ''
+    if isinstance(prefix, Mapping):
+        prefix = prefix.get('img_path') or ''
+    path = osp.join(node.get('data_root') or '', prefix)
+    try:
+        folders = sorted(list_dir_or_file(path, list_dir=True, list_file=False))
+    except OSError:
+        return names
+    return names if sorted(names) != folders or list(names) == folders else tuple(folders)
 
 
 def _read_categories(path: str) -> list[dict[str, Any]]:

@@ -88,6 +88,30 @@ def test_a_data_set_that_numbers_its_labels_otherwise_is_left_alone(tmp_path: Pa
         assert label_names(found, NAMES) == NAMES
 
 
+@pytest.mark.parametrize('names', ['cab', 'abc', 'xab'])
+def test_labels_of_folders_are_those_of_mmpretrain(tmp_path: Path, names: str) -> None:
+    """Other names than the folders' are left alone: they say what a folder's class is called."""
+    for name in 'bca':
+        (tmp_path / 'train' / name).mkdir(parents=True)
+        (tmp_path / 'train' / name / f'{name}.png').touch()
+    inner = dict(
+        type='CustomDataset',
+        data_root=str(tmp_path),
+        data_prefix='train',
+        pipeline=[],
+        metainfo=dict(classes=tuple(names)),
+    )
+    node = Config(dict(default_scope='mmpretrain', train_dataloader=dict(dataset=inner)))
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        samples = [dict(each) for each in DATASETS.build(inner)]
+    folders = {each['gt_label']: Path(each['img_path']).stem for each in samples}
+    found = label_names(node, tuple(names))
+    if names == 'xab':
+        assert found == tuple(names)
+    else:
+        assert [found[label] for label in sorted(folders)] == [folders[0], folders[1], folders[2]]
+
+
 def test_files_that_contradict_each_other_are_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
