@@ -60,7 +60,8 @@ class TeacherPass(Protocol):
             restore: Gives it of a stored teacher, from what :meth:`mmkd.heads.HeadAdapter.teacher_rows` gave for each
                 image.
         """
-        ...
+        features = self.features
+        return self.run(lambda network: compute(network, features))
 
 
 class Source(Protocol):

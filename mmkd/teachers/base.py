@@ -20,7 +20,6 @@ from mmkd.structures import (
     Progress,
     Request,
     Sources,
-    StoredRows,
     Taps,
     TeacherPass,
 )
@@ -232,7 +231,7 @@ class Teacher:
 
 
 @dataclass
-class LivePass:
+class LivePass(TeacherPass):
     """A live teacher on the batch of a step, see :class:`mmkd.structures.TeacherPass`.
 
     Attributes:
@@ -275,15 +274,6 @@ class LivePass:
         enabled = gradient and torch.is_grad_enabled()
         with torch.set_grad_enabled(enabled), self.teacher.precision():
             return function(self.teacher.model)
-
-    def outputs(
-        self,
-        compute: Callable[[Any, tuple[Tensor, ...]], Result],
-        restore: Callable[[list[StoredRows]], Result],
-    ) -> Result:
-        """See :meth:`mmkd.structures.TeacherPass.outputs`."""
-        features = self.features
-        return self.run(lambda model: compute(model, features))
 
 
 def _as_the_student(device: torch.device) -> AbstractContextManager[Any]:

@@ -21,7 +21,7 @@ from mmkd.losses.base import idle
 from mmkd.losses.gradient_shares import NAME as SHARES
 from mmkd.losses.gradient_shares import shares_of
 from mmkd.registry import LOSSES, TEACHERS, build
-from mmkd.structures import NECK, ClassMap, Progress, Step, StoredRows, evaluating
+from mmkd.structures import NECK, ClassMap, Progress, Step, TeacherPass, evaluating
 
 from .base import Teacher
 from .frozen import build_network, load_config
@@ -183,7 +183,7 @@ class PeerTeacher(Teacher):
 
 
 @dataclass
-class RecordedPass:
+class RecordedPass(TeacherPass):
     """A network as a teacher, by what its own training step computed: nothing of it runs twice but its head.
 
     Attributes:
@@ -213,15 +213,6 @@ class RecordedPass:
         enabled = gradient and torch.is_grad_enabled()
         with torch.set_grad_enabled(enabled), evaluating(self.model), _constant(self.model):
             return function(self.model)
-
-    def outputs(
-        self,
-        compute: Callable[[Any, tuple[Tensor, ...]], Result],
-        restore: Callable[[list[StoredRows]], Result],
-    ) -> Result:
-        """See :meth:`mmkd.structures.TeacherPass.outputs`."""
-        features = self.features
-        return self.run(lambda model: compute(model, features))
 
 
 def guest_taps(paths: Sequence[str]) -> dict[str, str]:
