@@ -153,8 +153,7 @@ def run(args: argparse.Namespace, stop: Stopping, argv: Sequence[str]) -> int:
         quiet_packages(cfg.get('default_scope'))
         apply_training_options(cfg, args)
         if args.print_recipe:
-            cfg.dump(args.print_recipe)
-            print(f'Written: {args.print_recipe}')
+            write_recipe(cfg, args.print_recipe)
             return 0
         check_before_training(cfg)
     except PreflightError as error:
@@ -176,6 +175,23 @@ def run(args: argparse.Namespace, stop: Stopping, argv: Sequence[str]) -> int:
             error.add_note(advice)
         raise
     return 0
+
+
+def write_recipe(cfg: Config, path: str) -> None:
+    """Write the config that trains the same.
+
+    Raises:
+        PreflightError: The file has another ending than a config's, or cannot be written.
+    """
+    if not path.endswith(('.py', '.json', '.yaml', '.yml')):
+        raise PreflightError(
+            [f'--print-recipe: {path} has no ending of a config: name it {path}.py']
+        )
+    try:
+        cfg.dump(path)
+    except OSError as error:
+        raise PreflightError([f'--print-recipe: {path}: {error.strerror}']) from error
+    print(f'Written: {path}')
 
 
 def outlook(cfg: Config, args: argparse.Namespace, argv: Sequence[str], began: float) -> str:

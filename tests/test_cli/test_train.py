@@ -395,3 +395,15 @@ def test_a_plain_config_is_distilled_without_a_recipe(
     printed, trained_with = (Config.fromfile(path) for path in (tmp_path / 'it.py', kept))
     for key in trained_with.keys() - {'work_dir', 'experiment_name', 'visualizer'}:
         assert printed[key] == trained_with[key], key
+
+
+@pytest.mark.parametrize('file', ['recipe', 'no/such/folder/recipe.py'])
+def test_a_recipe_that_cannot_be_written_is_named(
+    file: str,
+    run_tiny: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_tiny(tmp_path, '--print-recipe', str(tmp_path / file)) == 2
+    assert f'--print-recipe: {tmp_path / file}' in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
