@@ -24,6 +24,7 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import MessageHub
+from mmengine.runner import autocast
 from torch import Tensor, nn
 
 from mmkd.cli.benchmark import MIB, made_up_batch
@@ -162,7 +163,9 @@ def look(
         # It holds nothing of made-up images, and nothing of a random teacher.
         if (made_up or lacks_teacher) and teacher.pop('store', None):
             teacher.pop('store_miss', None)
-    names, loop_cfg = metainfo_of(cfg), cfg.train_cfg
+    names, loop_cfg, wrapper = metainfo_of(cfg), cfg.train_cfg, cfg.get('optim_wrapper') or {}
+    mixed = getattr(wrapper.get('type'), '__name__', wrapper.get('type')) == 'AmpOptimWrapper'
+    dtype = getattr(torch, str(wrapper.get('dtype')).removeprefix('torch.'), None)
     batch_size = args.batch_size or cfg.train_dataloader.get('batch_size') or 1
     prepare(cfg, made_up, batch_size)
     runner = build_runner(cfg)
@@ -192,19 +195,21 @@ def look(
     monitor = DistillMonitorHook(parameters=first_trained(model.student))
     unmeasured = monitor.prepare(model)
     distilled, plain = Measured(), Measured()
-    for inputs, samples in itertools.islice(batches, args.steps):
-        model.observe_next_step(
-            lambda record: records.append((record, monitor.measure(model, record)))
-        )
-        take(model, inputs, samples)
-        measure(model, inputs, samples, distilled)
-        measure(model.student, inputs, samples, plain)
+    with autocast(dtype=dtype, enabled=mixed):
+        for inputs, samples in itertools.islice(batches, args.steps):
+            model.observe_next_step(
+                lambda record: records.append((record, monitor.measure(model, record)))
+            )
+            take(model, inputs, samples)
+            measure(model, inputs, samples, distilled)
+            measure(model.student, inputs, samples, plain)
     if not records:
         raise ValueError(
             f'train_dataloader: it gives no batch of {batch_size} images: lower batch_size, leave drop_last out, or '
             'look at what the data set filters out'
         )
-    head = f'{args.steps} steps of {images}, on {get_device()}, {fraction:.0%} into the run'
+    where = f'{get_device()}{" with mixed precision" * mixed}'
+    head = f'{args.steps} steps of {images}, on {where}, {fraction:.0%} into the run'
     lines = {'check': head} | lines
     for name in model.distill_losses:
         text, concerns = of_loss(model, name, records)

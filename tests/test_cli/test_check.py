@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from tiny import TINY_RETINANET
 
 from mmkd.cli import check
@@ -103,6 +105,27 @@ def test_gradients_are_measured_where_a_student_trains(run: Check, tiny_coco: Pa
     assert frozen[0] == recomputed[0] == 0
     assert '% of the gradient, cosine' in frozen[1]
     assert 'warning: gradients are not measured: backbone' in recomputed[1]
+
+
+def test_steps_have_the_precision_of_training(
+    run: Check, tiny_coco: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    take = check.take
+
+    def taken(*arguments: Any) -> None:
+        seen.append(torch.is_autocast_enabled('cpu') and torch.get_autocast_dtype('cpu'))
+        take(*arguments)
+
+    monkeypatch.setattr(check, 'take', taken)
+    mixed = ['optim_wrapper.type=AmpOptimWrapper', 'optim_wrapper.dtype=bfloat16']
+    code, said, missing = run(
+        str(RECIPE), '--steps', '1', options=[f'data_root={tiny_coco}', *TEACHER, *mixed]
+    )
+    assert code == 2
+    assert 'needs a GPU' in missing
+    assert 'with mixed precision' in said
+    assert set(seen) == {torch.bfloat16}
 
 
 def test_a_loader_without_a_whole_batch_is_named(run: Check, tiny_coco: Path) -> None:
