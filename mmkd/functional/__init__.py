@@ -23,6 +23,7 @@ from .quadratic_kd import quadratic_kd_loss
 from .rkd import rkd_loss
 from .rows import center_rows, standardize_rows, unit_rows
 from .similarity import ickd_loss, pkt_loss, sp_loss
+from .vid import vid_loss
 
 __all__ = [
     'aekt_loss',
@@ -55,4 +56,5 @@ __all__ = [
     'standardize_rows',
     'tckd',
     'unit_rows',
+    'vid_loss',
 ]

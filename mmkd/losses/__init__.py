@@ -48,6 +48,7 @@ from .schedules import (
     is_over,
 )
 from .sp import SPLoss
+from .vid import VIDLoss
 
 __all__ = [
     'AEKTLoss',
@@ -94,6 +95,7 @@ __all__ = [
     'Steps',
     'Stop',
     'TeacherTopK',
+    'VIDLoss',
     'build_schedule',
     'is_over',
 ]

@@ -44,7 +44,8 @@ class FeatureLoss(DistillLoss, ABC):
         teacher_at: Likewise of the teacher, in the same order; default the same as ``at``.
         strides: Which levels, by their strides, such as ``[8, 16, 32]``. Default: all that both networks have there.
         connector: Config of a connector, such as ``dict(type='mmkd.ConvConnector')``, that brings the student's
-            features to the teacher's width. There is one per level whose widths differ, trained with the student.
+            features to the teacher's width. There is one per level whose widths differ, trained with the student; some
+            losses have one of their own at every level.
         teacher: See :class:`DistillLoss`.
         **options: Options of ``function``.
 
@@ -55,6 +56,8 @@ class FeatureLoss(DistillLoss, ABC):
 
     any_width: ClassVar[bool] = False
     """The loss itself takes features of other widths than the teacher's, and no connector."""
+    own_connector: ClassVar[Mapping[str, Any] | None] = None
+    """The connector that a loss cannot do without: one at every level, also where the widths are equal."""
     pooled: ClassVar[bool | None] = False
     """The loss compares (B, C) features, not maps; None where it compares either."""
 
@@ -91,7 +94,7 @@ class FeatureLoss(DistillLoss, ABC):
                 f'{type(self).__name__}.strides: {strides!r} is no list of strides, such as [8, 16]'
             )
         self.strides = None if strides is None else list(strides)
-        self._connector = connector
+        self._connector = self.own_connector if connector is None else connector
         self._levels: list[int] = []
         self.connectors = nn.ModuleDict()
         if self.function is not None:
@@ -173,7 +176,7 @@ class FeatureLoss(DistillLoss, ABC):
             options = dict(self._connector, in_channels=ours, out_channels=theirs)
             where = f'{type(self).__name__}.connector'
             connector = build(CONNECTORS, options, where)  # a wrong option is always noticed
-            if ours != theirs:
+            if ours != theirs or self.own_connector is not None:
                 self.connectors[str(level)] = connector
 
     def _connected(self, level: int, pair: FeaturePair) -> FeaturePair:

@@ -22,6 +22,7 @@ model = dict(
             weight=dict(type='LinearWarmup', end=2, by_epoch=True),
         ),
         review=dict(type='mmkd.ReviewKDLoss', weight=0.1),
+        vid=dict(type='mmkd.VIDLoss', weight=0.1),
     ),
 )
 train_pipeline = [

@@ -57,6 +57,7 @@ DENSE = dict(
     at=dict(type='mmkd.ATLoss'),
     nst=dict(type='mmkd.NSTLoss'),
     fitnet=dict(type='mmkd.FitNetLoss'),
+    vid=dict(type='mmkd.VIDLoss'),
     review=dict(type='mmkd.ReviewKDLoss'),
     cross=dict(type='mmkd.CrossKDLoss', layer=1),
     giou=dict(type='mmkd.BoxGIoULoss'),

@@ -68,6 +68,7 @@ MAP_LOSSES = dict(
     at=dict(type='mmkd.ATLoss'),
     nst=dict(type='mmkd.NSTLoss'),
     fitnet=dict(type='mmkd.FitNetLoss'),
+    vid=dict(type='mmkd.VIDLoss'),
     ld=dict(type='mmkd.LDLoss'),
     ld_mean=dict(type='mmkd.LDLoss', average='confidence'),
     cross=dict(type='mmkd.CrossKDLoss'),

@@ -37,6 +37,7 @@ from mmkd.functional import (
     quadratic_kd_loss,
     rkd_loss,
     sp_loss,
+    vid_loss,
 )
 
 NUM_CLASSES = 4
@@ -62,6 +63,10 @@ def make_maps(num_samples: int, generator: torch.Generator) -> Tensor:
 
 def make_channels(num_samples: int, generator: torch.Generator) -> Tensor:
     return 2 + 3 * torch.randn(num_samples, 5, 2, 2, generator=generator, dtype=torch.float64)
+
+
+def vid_of_variance_5(student: Tensor, teacher: Tensor) -> Tensor:
+    return vid_loss(student, teacher, student.new_full(student.shape[1:2], 5.0))
 
 
 @dataclass
@@ -133,6 +138,7 @@ CASES = {
     'rkd': Case(rkd_loss, takes_weights=False),
     'sp': Case(sp_loss, takes_weights=False),
     'sp, maps': Case(sp_loss, make=make_maps, takes_weights=False),
+    'vid': Case(vid_of_variance_5, make=make_maps, takes_weights=False, zero_if_equal=False),
     'fitnet': Case(fitnet_loss, make=make_maps, takes_weights=False),
     'fitnet, pooled': Case(fitnet_loss, takes_weights=False),
     'nst': Case(nst_loss, make=make_maps, takes_weights=False),

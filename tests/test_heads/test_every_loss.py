@@ -18,7 +18,16 @@ ANY = (
     'QuadraticKDLoss',
 )
 SOFTMAX = ('KDLoss', 'DKDLoss', 'NKDLoss', 'DISTLoss')
-FEATURES = ('PKDLoss', 'ReviewKDLoss', 'CWDLoss', 'ICKDLoss', 'ATLoss', 'NSTLoss', 'FitNetLoss')
+FEATURES = (
+    'PKDLoss',
+    'ReviewKDLoss',
+    'CWDLoss',
+    'ICKDLoss',
+    'ATLoss',
+    'NSTLoss',
+    'FitNetLoss',
+    'VIDLoss',
+)
 
 FASTER_RCNN = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 DETR = 'mmdet::detr/detr_r50_8xb2-150e_coco.py'

@@ -114,3 +114,13 @@ fitnet_classifier = dict(
         connector=dict(type='mmkd.ConvConnector'),
     )
 )
+
+# VID (CVPR 2019): 1, on all stages, variances from 5.
+vid_classifier = dict(
+    vid=dict(
+        type='mmkd.VIDLoss',
+        weight=1.0,
+        initial_variance=5.0,
+        at=['backbone.layer1', 'backbone.layer2', 'backbone.layer3', 'backbone.layer4'],
+    )
+)

@@ -90,6 +90,9 @@ fitnet_detector = dict(
 nst_detector = dict(
     nst=dict(type='mmkd.NSTLoss', weight=dict(type='mmkd.GradientShare', share=0.2))
 )
+vid_detector = dict(
+    vid=dict(type='mmkd.VIDLoss', weight=dict(type='mmkd.GradientShare', share=0.2))
+)
 
 # CrossKD as published (CVPR 2024): the student's first three of four convolutions; scores and boxes with weight 1. Published
 # there, and not run here: RetinaNet R50 (2x) under R101 39.7 AP after 37.4; GFL R50 (1x) with PKD beside it 43.9 after 40.2.
