@@ -11,7 +11,17 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmkd.structures import NECK, PRE_LOGITS, FeaturePair, Features, Holding, Step, Taps, evaluating
+from mmkd.structures import (
+    NECK,
+    PRE_LOGITS,
+    FeaturePair,
+    Features,
+    Holding,
+    Step,
+    Taps,
+    evaluating,
+    module_path,
+)
 
 PROBE_SIZES = (128, 384, 224)
 """Pixels of the blank image: the stride of most detectors' deepest level; SSD's convolutions need more; many
@@ -226,6 +236,7 @@ def _check_path(model: Any, path: str, role: str) -> None:
                 "at='backbone.classifier.4' of a VGG"
             )
         return
+    path = module_path(path)
     if path == NECK and getattr(model, 'neck', None) is None:
         raise ValueError(
             f"features at 'neck': the {role} ({kind}) has no neck: give it one, name another module, such as "

@@ -22,6 +22,7 @@ from .ld import LDLoss
 from .logits import LogitLoss
 from .nkd import NKDLoss
 from .nst import NSTLoss
+from .ofd import OFDLoss
 from .pkd import PKDLoss
 from .pkt import PKTLoss
 from .qfl_kd import QFLKDLoss
@@ -81,6 +82,7 @@ __all__ = [
     'LogitLoss',
     'NKDLoss',
     'NSTLoss',
+    'OFDLoss',
     'PKDLoss',
     'PKTLoss',
     'Positives',

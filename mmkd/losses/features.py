@@ -38,9 +38,9 @@ class FeatureLoss(DistillLoss, ABC):
     Args:
         weight: See :class:`DistillLoss`.
         at: Whose outputs: the path of a module of the student, such as ``'neck'`` (default), ``'backbone.layer3'`` or
-            ``'bbox_head.cls_convs.3'``; ``'pre_logits'`` for the (B, C) features that a classifier's class layer reads;
-            ``'class_maps'`` for the class logits of dense heads; or a list of such, whose levels are taken together,
-            shallow to deep.
+            ``'bbox_head.cls_convs.3'``; with ``.before_relu`` at its end what the ReLU reads that the module ends with;
+            ``'pre_logits'`` for the (B, C) features that a classifier's class layer reads; ``'class_maps'`` for the
+            class logits of dense heads; or a list of such, whose levels are taken together, shallow to deep.
         teacher_at: Likewise of the teacher, in the same order; default the same as ``at``.
         strides: Which levels, by their strides, such as ``[8, 16, 32]``. Default: all that both networks have there.
         connector: Config of a connector, such as ``dict(type='mmkd.ConvConnector')``, that brings the student's

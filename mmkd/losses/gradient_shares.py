@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._functorch import config as functorch_config
 
 from mmkd.functional.processes import mean_over_processes
-from mmkd.structures import Features, Progress
+from mmkd.structures import Features, Progress, module_path
 
 from .base import DistillLoss
 from .schedules import GradientShare
@@ -287,7 +287,7 @@ def _check_sum(shares: float) -> None:
 def _last_shared(network: nn.Module, losses: Iterable[DistillLoss], where: str) -> str:
     """Where the way back from all losses to parameters that they share is shortest."""
     paths = {
-        request.at
+        module_path(request.at)
         for loss in losses
         for request in loss.requests()
         if isinstance(request, Features)

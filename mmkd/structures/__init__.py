@@ -4,6 +4,7 @@ from .classes import ClassMap
 from .pairs import Activation, BoxPairs, FeaturePair, LogitPairs
 from .progress import Progress
 from .requests import (
+    BEFORE_RELU,
     NECK,
     PRE_LOGITS,
     TEACHER,
@@ -15,6 +16,7 @@ from .requests import (
     Request,
     SampleRequest,
     head_source,
+    module_path,
 )
 from .samples import Sampler, SampleTable
 from .step import Source, Sources, Step, TeacherPass
@@ -22,6 +24,7 @@ from .stored import Holding, StoredRows
 from .taps import Taps, evaluating
 
 __all__ = [
+    'BEFORE_RELU',
     'NECK',
     'PRE_LOGITS',
     'TEACHER',
@@ -49,4 +52,5 @@ __all__ = [
     'TeacherPass',
     'evaluating',
     'head_source',
+    'module_path',
 ]

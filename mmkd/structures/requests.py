@@ -16,6 +16,8 @@ TEACHER = 'teacher'
 NECK = 'neck'
 PRE_LOGITS = 'pre_logits'
 """``at`` of the (B, C) features that a classifier's class layer reads."""
+BEFORE_RELU = '.before_relu'
+"""End of an ``at``: what the ReLU reads that a module ends with; of a module without one at its end its output."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,19 @@ class ClassMaps(HeadRequest[FeaturePair]):
     """The class logits of dense heads as maps: one answer per level."""
 
 
+def module_path(at: str) -> str:
+    """The module of a path that may end with :data:`BEFORE_RELU`."""
+    return at.removesuffix(BEFORE_RELU)
+
+
 @dataclass(frozen=True)
 class Features(Request[FeaturePair]):
     """Features of both networks: one answer per level of equal stride.
 
     Attributes:
         at: Path of a module of the student, such as ``'neck'``, ``'backbone.layer3'`` or ``'bbox_head.cls_convs.3'``,
-            or ``'pre_logits'``: the (B, C) features that a classifier's class layer reads.
+            or ``'pre_logits'``: the (B, C) features that a classifier's class layer reads. With
+            :data:`BEFORE_RELU` at its end, as in ``'backbone.layer3.before_relu'``, what the module's last ReLU reads.
         teacher_at: Likewise of the teacher; None where its module has the same name.
     """
 

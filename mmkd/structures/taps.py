@@ -8,7 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from .requests import BEFORE_RELU, module_path
+
+_RELUS = (nn.ReLU, nn.ReLU6)
 
 
 class _EnoughError(Exception):
@@ -26,12 +31,54 @@ class OutputTap:
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         """Called by PyTorch after the module's forward."""
         if self.recorded is not None:
-            self.recorded.append(output)
+            self.recorded.append(self._seen(output))
             self.then()
 
     def detach(self) -> None:
         """Take the hook off."""
         self._handle.remove()
+
+    def _seen(self, output: Any) -> Any:
+        """What is kept of an output."""
+        return output
+
+
+class BeforeReLUTap(OutputTap):
+    """Keeps what the ReLU read that made an output of the module, and the output itself where none made it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        # Output to input. Weak, so that no map lives longer than without the tap.
+        self._inputs = WeakIdKeyDictionary()
+        self._read: Tensor | None = None
+        self._handles = [
+            handle
+            for relu in module.modules()
+            if isinstance(relu, _RELUS)
+            for handle in (
+                relu.register_forward_pre_hook(self._before),
+                relu.register_forward_hook(self._after),
+            )
+        ]
+        super().__init__(module)  # last: the module may be the ReLU
+
+    def detach(self) -> None:
+        """Take all hooks off."""
+        super().detach()
+        for handle in self._handles:
+            handle.remove()
+
+    def _before(self, relu: Any, args: tuple[Tensor]) -> None:
+        if self.recorded is not None:
+            self._read = args[0].clone() if relu.inplace else args[0]
+
+    def _after(self, relu: nn.Module, args: Any, output: Tensor) -> None:
+        if self._read is not None:
+            self._inputs[output], self._read = self._read, None
+
+    def _seen(self, output: Any) -> Any:
+        if isinstance(output, list | tuple):
+            return [self._seen(each) for each in output]
+        return self._inputs.get(output, output)
 
 
 class MethodTap:
@@ -79,7 +126,8 @@ class Taps:
 
     Args:
         network: The module that the paths start from.
-        paths: Tap name to a module's path (``'bbox_head'``: its outputs) or a method's
+        paths: Tap name to a module's path (``'bbox_head'``: its outputs; ``'backbone.layer1.before_relu'``: what
+            the ReLU reads that it ends with) or a method's
             (``'bbox_head._get_targets_single()'``: its results; ``'bbox_head.loss(...)'``: its arguments).
             The owner of a method may be any object, such as a head's assigner. Of two taps of one method the one
             on its arguments comes first.
@@ -90,7 +138,10 @@ class Taps:
         for name, path in paths.items():
             target, parenthesis, inside = path.partition('(')
             if not parenthesis:
-                self._taps[name] = OutputTap(network.get_submodule(target))
+                module = network.get_submodule(module_path(target))
+                self._taps[name] = (
+                    BeforeReLUTap(module) if target.endswith(BEFORE_RELU) else OutputTap(module)
+                )
                 continue
             owner, _, method = target.rpartition('.')
             kind = MethodTap if inside == ')' else ArgumentTap

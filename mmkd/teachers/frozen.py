@@ -28,7 +28,7 @@ from mmkd.heads.base import adapter_class
 from mmkd.heads.dense import DenseHeadAdapter
 from mmkd.heads.features import PROBE_SIZES, flat
 from mmkd.registry import TEACHERS
-from mmkd.structures import PRE_LOGITS, ClassMap
+from mmkd.structures import PRE_LOGITS, ClassMap, module_path
 
 from .base import Teacher
 from .fusing import fuse_batch_norms, has_batch_norms
@@ -111,7 +111,7 @@ class FrozenTeacher(Teacher):
     def tap(self, paths: Sequence[str], only: bool = False) -> None:
         """See :meth:`Teacher.tap`; from now on it is known whose own outputs are asked for."""
         if self._fuse and has_batch_norms(self.model):
-            self._fuse_batch_norms([path for path in paths if path != PRE_LOGITS])
+            self._fuse_batch_norms([module_path(path) for path in paths if path != PRE_LOGITS])
         self._fuse = False
         super().tap(paths, only)
 

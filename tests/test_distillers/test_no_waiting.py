@@ -58,6 +58,7 @@ DENSE = dict(
     nst=dict(type='mmkd.NSTLoss'),
     fitnet=dict(type='mmkd.FitNetLoss'),
     vid=dict(type='mmkd.VIDLoss'),
+    ofd=dict(type='mmkd.OFDLoss', at='backbone.layer2.before_relu'),
     review=dict(type='mmkd.ReviewKDLoss'),
     cross=dict(type='mmkd.CrossKDLoss', layer=1),
     giou=dict(type='mmkd.BoxGIoULoss'),

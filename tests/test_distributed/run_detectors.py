@@ -69,6 +69,7 @@ MAP_LOSSES = dict(
     nst=dict(type='mmkd.NSTLoss'),
     fitnet=dict(type='mmkd.FitNetLoss'),
     vid=dict(type='mmkd.VIDLoss'),
+    ofd=dict(type='mmkd.OFDLoss'),
     ld=dict(type='mmkd.LDLoss'),
     ld_mean=dict(type='mmkd.LDLoss', average='confidence'),
     cross=dict(type='mmkd.CrossKDLoss'),
@@ -148,7 +149,7 @@ def dense_gradients() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 def each_loss_of_maps() -> dict[str, Any]:
-    """Every loss of a GFL on its own. ReviewKD's batch norm is in eval mode: it would see the maps of one process."""
+    """Every loss of a GFL alone. Batch norms of losses are in eval mode: they would see the maps of one process."""
     pair = zoo.pair(
         'mmdet::gfl/gfl_r50_fpn_1x_coco.py',
         bbox_head__num_classes=CLASSES,
@@ -157,7 +158,8 @@ def each_loss_of_maps() -> dict[str, Any]:
     model = zoo.distiller(*pair, losses=MAP_LOSSES)
     for network in (model.student, model.teacher.model):  # class maps that vary, as trained ones do
         network.bbox_head.gfl_cls.weight.data.mul_(50)
-    model.distill['review'].eval()
+    for name in ('review', 'ofd'):
+        model.distill[name].eval()
     return each_loss(model, model.data_preprocessor(images(), True))
 
 

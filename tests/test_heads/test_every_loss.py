@@ -27,6 +27,7 @@ FEATURES = (
     'NSTLoss',
     'FitNetLoss',
     'VIDLoss',
+    'OFDLoss',
 )
 
 FASTER_RCNN = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'

@@ -176,3 +176,57 @@ def test_detached_taps_give_back_what_they_shadowed_and_spare_what_shadows_them(
 def test_a_path_that_leads_nowhere_is_an_error(path: str) -> None:
     with pytest.raises(AttributeError, match=r'neck|no_such'):
         Taps(Student(), {'tap': path})
+
+
+class Block(nn.Module):
+    """As a ResNet's: one ReLU, called twice, the second time on a sum."""
+
+    def __init__(self, inplace: bool) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.relu = nn.ReLU(inplace)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.relu(self.linear(self.relu(inputs.clone())) + inputs)
+
+
+@pytest.mark.parametrize('inplace', [False, True])
+def test_what_the_last_relu_reads_is_recorded_though_it_works_in_place(inplace: bool) -> None:
+    torch.manual_seed(0)
+    stage = nn.Sequential(Block(inplace), Block(inplace))
+    network = nn.ModuleDict(dict(stage=stage, relu=stage[1].relu, linear=stage[1].linear))
+    paths = {name: f'{name}.before_relu' for name in network}
+    taps = Taps(network, paths)
+    inputs = torch.randn(3, 2, requires_grad=True)
+    with taps.recording() as records:
+        output = stage(inputs)
+    (before,) = records['stage']
+    middle = stage[0](inputs)
+    expected = stage[1].linear(middle.relu()) + middle
+    assert (before < 0).any()
+    torch.testing.assert_close(before, expected)
+    torch.testing.assert_close(output, before.relu())
+    (gradient,) = torch.autograd.grad(before.square().sum(), inputs)
+    (wanted,) = torch.autograd.grad(expected.square().sum(), inputs)
+    torch.testing.assert_close(gradient, wanted)
+    assert records['relu'][-1] is not output
+    torch.testing.assert_close(records['relu'][-1], before)
+    torch.testing.assert_close(records['linear'][0], stage[1].linear(middle.relu()))
+    taps.detach()
+    assert not any(each._forward_hooks or each._forward_pre_hooks for each in network.modules())
+
+
+def test_a_list_of_outputs_is_recorded_before_the_relu_of_each() -> None:
+    class Backbone(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.ReLU(inplace=True), nn.ReLU()
+
+        def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
+            once = self.first(inputs - 1)
+            return once, self.second(once - 2), once + 3
+
+    network = nn.ModuleDict(dict(backbone=Backbone()))
+    with Taps(network, dict(maps='backbone.before_relu')).recording() as records:
+        network.backbone(torch.tensor([0.0, 2.0]))
+    assert [each.tolist() for each in records['maps'][0]] == [[-1.0, 1.0], [-2.0, -1.0], [3.0, 4.0]]

@@ -124,3 +124,17 @@ vid_classifier = dict(
         at=['backbone.layer1', 'backbone.layer2', 'backbone.layer3', 'backbone.layer4'],
     )
 )
+
+# OFD (ICCV 2019): 1e-3, on all stages before their last ReLU, behind a 1x1 convolution and BN.
+ofd_classifier = dict(
+    ofd=dict(
+        type='mmkd.OFDLoss',
+        weight=1e-3,
+        at=[
+            'backbone.layer1.before_relu',
+            'backbone.layer2.before_relu',
+            'backbone.layer3.before_relu',
+            'backbone.layer4.before_relu',
+        ],
+    )
+)
