@@ -93,9 +93,16 @@ def main(argv: Sequence[str]) -> int:
     """Check; return the exit code: 0, or 2 if training could not start."""
     args = parse_args(argv)
     try:
-        if args.steps < 1:
-            raise PreflightError([f'--steps: {args.steps} is not a number from 1 on'])
+        for option in ('steps', 'batch_size'):
+            number = getattr(args, option)
+            if number is not None and number < 1:
+                name = option.replace('_', '-')
+                raise PreflightError([f'--{name}: {number} is not a number from 1 on'])
         cfg = load_config(args)
+        if not cfg.get('train_dataloader'):
+            raise PreflightError(
+                ['config: no train_dataloader, whose batches the steps would take']
+            )
         if not is_distiller(cfg.model) or not cfg.model.get('losses'):
             raise PreflightError(
                 [
@@ -366,7 +373,7 @@ def cost(distilled: Measured, plain: Measured, model: Distiller) -> dict[str, st
     weights = sum(
         parameter.numel() * parameter.element_size()
         for teacher in model.teachers.values()
-        if isinstance(teacher, FrozenTeacher)
+        if isinstance(teacher, FrozenTeacher) and not teacher.released
         for parameter in teacher.model.parameters()
     )
     what = 'at the peak' if next(model.parameters()).is_cuda else 'kept for the backward pass'
@@ -381,7 +388,7 @@ def storable(model: Distiller, inputs: Tensor, samples: list[Any], images: int) 
     """What `mmkd cache` could keep of each teacher, and its size for one view of the data set's ``images``."""
     lines = {}
     for name, teacher in model.teachers.items():
-        if not isinstance(teacher, FrozenTeacher):
+        if not isinstance(teacher, FrozenTeacher) or teacher.released:
             continue
         of = f' of {name}' if len(model.teachers) > 1 else ''
         asked, problems = wanted(model.requests_of(name), model.sources)

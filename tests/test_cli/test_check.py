@@ -82,6 +82,14 @@ def test_a_loss_that_waits_is_seen_at_work_and_one_that_drowns_the_task_is_warne
     assert 'warning: loss_ckd has' in said
 
 
+def test_a_teacher_that_no_loss_asks_is_not_looked_at(run: Check, tiny_coco: Path) -> None:
+    options = [f'data_root={tiny_coco}', *TEACHER, 'model.losses.ckd.weight=0']
+    code, said, _ = run(str(RECIPE), '--steps', '1', options=options)
+    assert code == 0
+    assert 'no weight at this point' in said
+    assert ' 0 MiB of weights of teachers' in said
+
+
 def test_what_keeps_a_training_from_starting_is_said(run: Check, tiny_coco: Path) -> None:
     wrong = 'model.losses.ckd.temperatur=2'
     code, _, said = run(str(RECIPE), options=[f'data_root={tiny_coco}', *TEACHER, wrong])
@@ -90,6 +98,12 @@ def test_what_keeps_a_training_from_starting_is_said(run: Check, tiny_coco: Path
     code, _, said = run(str(TINY_RETINANET), options=[f'data_root={tiny_coco}'])
     assert code == 2
     assert '--losses' in said
+    code, _, said = run(str(RECIPE), '--batch-size', '0', options=TEACHER)
+    assert code == 2
+    assert '--batch-size' in said
+    code, _, said = run(str(RECIPE), options=['train_dataloader=None'])
+    assert code == 2
+    assert 'no train_dataloader' in said
 
 
 def test_gradients_are_measured_where_a_student_trains(run: Check, tiny_coco: Path) -> None:
