@@ -21,6 +21,7 @@ from mmkd.structures import Step
 RANDOM = 7
 LEARNT = ('DETR', 'Conditional DETR')
 """Their queries have no reference points to draw."""
+TWO_STAGE = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 KINDS = [name for name in DETRS if name != 'DDQ']
 
 
@@ -160,6 +161,7 @@ def wide() -> Config:
         ('DDQ', None, {}, 'samples=mmkd.SharedQueries: queries of DDQDETR'),
         ('DETR', None, dict(samples=shared('')), r'SharedQueries\.random'),
         ('Sparse R-CNN', None, {}, 'samples=mmkd.SharedQueries: SparseRoIHead'),
+        ('DETR', lambda: zoo.pair(TWO_STAGE)[1], {}, 'samples=mmkd.SharedQueries: StandardRoIHead'),
         ('Deformable DETR', lambda: other('DINO'), {}, 'of different kinds'),
         ('DINO', wide, {}, 'embed_dims'),
         (
