@@ -74,7 +74,7 @@ class CKDLoss(LogitLoss):
             try:
                 head.check_boxes()
             except ValueError as error:
-                raise ValueError(f'CKDLoss.mask_iou: {error}') from None
+                raise ValueError(f'CKDLoss.mask_iou: {error}, or leave mask_iou out') from None
         rows = self.rows or self.default_rows(head.activation)
         # A single number has a sign only; so has the difference that centring leaves of two.
         if head.num_logits < (2 if rows == 'raw' else 3):
