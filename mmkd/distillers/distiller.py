@@ -16,7 +16,7 @@ from mmkd.losses import DistillLoss, GradientShares, build_schedule
 from mmkd.losses.base import idle
 from mmkd.losses.gradient_shares import NAME as SHARES
 from mmkd.losses.gradient_shares import shares_of
-from mmkd.losses.schedules import Schedule
+from mmkd.losses.schedules import Schedule, is_over
 from mmkd.registry import LOSSES, MODELS, TEACHERS, build
 from mmkd.structures import (
     TEACHER,
@@ -127,7 +127,8 @@ class Distiller(BaseModel):
         self._predicted_classes: ClassMap | None = None
         self._observers: list[Observer] = []
         self._attach(head)
-        if shares_of(self.distill_losses):
+        if shares := shares_of(self.distill_losses):
+            _check_rest(self._task_schedule, self.distill_losses, shares)
             self.distill[SHARES] = GradientShares(built, self.distill_losses)
         self._channels_last = channels_last
         if channels_last:
@@ -479,6 +480,19 @@ def _check_names(parts: Any, where: str, example: str) -> None:
                 f'{where}: {name!r} cannot be a name: take a word without dots that is neither {SHARES!r} '
                 f"nor an attribute of PyTorch's ModuleDict, such as dict({example})"
             )
+
+
+def _check_rest(
+    task: Schedule, losses: Mapping[str, DistillLoss], shares: Mapping[str, Any]
+) -> None:
+    """Whether shares of the gradient leave a rest that has a weight."""
+    start = Progress()
+    others = [loss for name, loss in losses.items() if name not in shares]
+    if is_over(task, start) and all(loss.is_over(start) for loss in others):
+        raise ValueError(
+            f'model.losses.{next(iter(shares))}.weight: a share of the gradient is one beside others, and neither the '
+            "student's own loss (model.task_weight is 0) nor another loss has a weight: give this one a number"
+        )
 
 
 def _check_student(student: nn.Module) -> None:

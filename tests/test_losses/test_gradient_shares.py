@@ -255,6 +255,16 @@ def test_the_task_has_no_share() -> None:
         )
 
 
+@pytest.mark.parametrize('rest', [{}, dict(pkd=PKD | dict(weight=0))])
+def test_shares_without_a_rest_are_refused(rest: Any) -> None:
+    options = dict(teacher=dict(type='mmkd.AveragedTeacher'), task_weight=0)
+    losses = dict(ckd=CKD | dict(weight=share(0.2)))
+    with mmdet_scope():
+        Distiller(student_model(), losses=losses | dict(pkd=PKD), **options)
+        with pytest.raises(ValueError, match=r'losses\.ckd\.weight: .*task_weight is 0'):
+            Distiller(student_model(), losses=losses | rest, **options)
+
+
 def test_parameters_that_a_loss_does_not_reach_are_named() -> None:
     losses = dict(
         pkd=PKD | dict(at='backbone', connector=dict(type='mmkd.ConvConnector')),
