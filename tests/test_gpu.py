@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import query_models
 import torch
 import training_runs
 import zoo
@@ -28,9 +29,9 @@ from mmkd.distillers import Distiller
 pytestmark = pytest.mark.gpu
 
 LOSSES = dict(
-    ckd=dict(type='mmkd.CKDLoss', samples=dict(type='mmkd.TeacherTopK', k=16)),
+    ckd=dict(type='mmkd.CKDLoss', samples=dict(type='mmkd.TeacherTopK', k=16), mask_iou=0.5),
     qfl=dict(type='mmkd.QFLKDLoss'),
-    pkd=dict(type='mmkd.PKDLoss'),
+    pkd=dict(type='mmkd.PKDLoss', weight=dict(type='mmkd.GradientShare', share=0.2)),
     cwd=dict(type='mmkd.CWDLoss', at='class_maps'),
     giou=dict(type='mmkd.BoxGIoULoss', samples=dict(type='mmkd.TeacherTopK', k=16)),
 )
@@ -128,6 +129,23 @@ def test_compiled_parts_give_the_same(device: str) -> None:
     options = {} if device == 'cuda' else dict(backend='aot_eager')
     model, data = retinanet(device, compile=options or True), batch(device)
     assert_near(step(model, data), step(retinanet(device), data), 1e-3)
+
+
+@pytest.mark.parametrize('name', ['DAB-DETR', 'DINO'])
+def test_shared_queries_are_answered_on_the_device(device: str, name: str) -> None:
+    samples = dict(type='mmkd.SharedQueries', random=7)
+    losses = dict(
+        ckd=dict(type='mmkd.CKDLoss', samples=samples),
+        giou=dict(type='mmkd.BoxGIoULoss', samples=samples),
+    )
+    model = zoo.distiller(*query_models.models(name), losses=losses).to(device)
+    data = query_models.batch()
+    data['data_samples'] = [sample.to(device) for sample in data['data_samples']]
+    data['inputs'] = data['inputs'].to(device)
+    for context in (nullcontext(), torch.autocast(device, torch.bfloat16)):
+        found = step(model, data, context)
+        assert all(found[f'loss_{loss}'].dtype == torch.float32 for loss in losses)
+        assert all(value.isfinite().all() for value in found.values())
 
 
 def test_overflowing_gradients_are_skipped_and_training_goes_on(cuda: str) -> None:
