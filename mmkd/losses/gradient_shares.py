@@ -128,7 +128,7 @@ class GradientShares(nn.Module):
 
     def _measure(self, network: Any, task: Mapping[str, Any], values: Mapping[str, Tensor]) -> None:
         own, _ = network.parse_losses(dict(task))
-        parameters = [network.get_parameter(name) for name in self._parameter_names]
+        parameters = self._parameters_of(network)
         losses = {'': own, **values}
         # A float16 gradient needs a scale that keeps it from vanishing.
         scaled = torch.is_autocast_enabled(own.device.type) and (
@@ -144,8 +144,7 @@ class GradientShares(nn.Module):
                 raise ValueError(
                     f'model.losses.{next(iter(self.shares))}.weight.parameters: the gradient of '
                     f'{f"loss_{name}" if name else "the own loss of the student"} does not reach {self.place}: name '
-                    'parameters that every loss depends on; where the parameters are sharded (FSDP) give numbers as '
-                    'weights'
+                    'parameters that every loss depends on; where they are sharded (FSDP) give numbers as weights'
                 )
             found[index] = torch.linalg.vector_norm(gradient)
             self.measured[index].fill_(1)
@@ -157,6 +156,15 @@ class GradientShares(nn.Module):
             self.counts.copy_(torch.where(counts, old * self.counts + (1 - old), self.counts))
             self.scales.copy_(torch.where(finite, self.scales, self.scales / 4))
         self._known |= values.keys()
+
+    def _parameters_of(self, network: nn.Module) -> list[nn.Parameter]:
+        try:
+            return [network.get_parameter(name) for name in self._parameter_names]
+        except AttributeError:
+            raise ValueError(
+                f'model.losses.{next(iter(self.shares))}.weight: the parameters of {self.place} are no longer where '
+                'they were when the model was built, as FSDP puts others in their place: give numbers as weights'
+            ) from None
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)

@@ -276,6 +276,13 @@ def test_parameters_that_a_loss_does_not_reach_are_named() -> None:
         step(detector(losses), scenes())
 
 
+def test_parameters_that_a_wrapper_has_moved_are_named() -> None:
+    model = detector(dict(ckd=CKD | dict(weight=share(0.2))))
+    model.student.neck.fpn_convs[0] = torch.nn.Sequential(model.student.neck.fpn_convs[0])
+    with pytest.raises(ValueError, match=r'losses\.ckd\.weight: .*FSDP'):
+        step(model, scenes())
+
+
 def test_recomputed_activations_on_the_way_back_are_refused() -> None:
     losses = dict(ckd=CKD | dict(weight=share(0.2)))
     assert place(detector(losses, backbone__with_cp=True)) == 'neck'
