@@ -32,6 +32,7 @@ from mmkd.distillers import Distiller
 from mmkd.distillers.record import StepRecord
 from mmkd.hooks import DistillMonitorHook, StartReportHook, TeacherStoreHook
 from mmkd.losses import DistillLoss
+from mmkd.losses.gradient_shares import NAME as SHARES
 from mmkd.structures import BoxPairs, LogitPairs, Progress
 from mmkd.teachers import RANDOM_INIT, FrozenTeacher
 from mmkd.teachers.labels import metainfo_of
@@ -198,6 +199,7 @@ def look(
         TeacherStoreHook().before_train(runner)
     lines, warnings = StartReportHook().report(runner)
     fraction = set_progress(model, loop_cfg, length)
+    first = hub.get_info('iter')
     records: list[tuple[StepRecord, dict[str, float]]] = []
     monitor = DistillMonitorHook(parameters=first_trained(model.student))
     unmeasured = monitor.prepare(model)
@@ -208,8 +210,11 @@ def look(
                 lambda record: records.append((record, monitor.measure(model, record)))
             )
             take(model, inputs, samples)
+            # Most steps of a training measure no share of the gradient: neither does this one.
+            hub.update_info('iter', first + 3 * (SHARES in model.distill))
             measure(model, inputs, samples, distilled)
             measure(model.student, inputs, samples, plain)
+            hub.update_info('iter', first)
     if not records:
         raise ValueError(
             f'train_dataloader: it gives no batch of {batch_size} images: lower batch_size, leave drop_last out, or '

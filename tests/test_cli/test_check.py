@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from tiny import TINY_RETINANET
 
 from mmkd.cli import check
+from mmkd.losses import GradientShares
 
 RECIPE = TINY_RETINANET.parent / 'tiny_ckd.py'
 TEACHER = [f'model.teacher.config={TINY_RETINANET}', 'model.teacher.checkpoint=random_init']
@@ -140,6 +142,20 @@ def test_steps_have_the_precision_of_training(
     assert 'needs a GPU' in missing
     assert 'with mixed precision' in said
     assert set(seen) == {torch.bfloat16}
+
+
+def test_timed_steps_measure_no_share_of_the_gradient(
+    run: Check, tiny_coco: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = Mock(side_effect=GradientShares._measure)
+    monkeypatch.setattr(GradientShares, '_measure', lambda *arguments: measure(*arguments))
+    share = "model.losses.ckd.weight=dict(type='mmkd.GradientShare', share=0.2)"
+    code, said, _ = run(
+        str(RECIPE), '--steps', '1', options=[f'data_root={tiny_coco}', *TEACHER, share]
+    )
+    assert code == 0
+    assert 'share 0.2 of the gradient on neck' in said
+    assert measure.call_count == 1
 
 
 def test_a_loader_without_a_whole_batch_is_named(run: Check, tiny_coco: Path) -> None:
