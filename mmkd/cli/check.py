@@ -60,6 +60,9 @@ FRACTIONS = (0.0, 0.1, 0.25, 0.5, 0.75)
 SMALL_SHARE, LARGE_SHARE = 0.01, 0.9
 """Shares of the gradient below and above which a loss is warned of."""
 
+OF_WORKERS = ('prefetch_factor', 'timeout', 'multiprocessing_context')
+"""Options of a data loader that it takes with processes of its own only."""
+
 DATA = ('data:', 'train_dataloader', 'val_dataloader', 'val_evaluator')
 """What problems of the data begin with."""
 
@@ -245,6 +248,8 @@ def prepare(cfg: Config, made_up: bool, batch_size: int) -> None:
     for name in ('train_dataloader', 'val_dataloader'):
         if cfg.get(name):
             cfg[name].update(num_workers=0, persistent_workers=False)
+            for option in OF_WORKERS:
+                cfg[name].pop(option, None)
     for name in ('test_dataloader', 'test_cfg', 'test_evaluator'):
         cfg[name] = None
     loops = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler')

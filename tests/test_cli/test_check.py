@@ -158,6 +158,15 @@ def test_timed_steps_measure_no_share_of_the_gradient(
     assert measure.call_count == 1
 
 
+def test_options_of_loading_processes_are_left_out(run: Check, tiny_coco: Path) -> None:
+    workers = ['num_workers=2', 'prefetch_factor=4', 'timeout=60']
+    options = [f'train_dataloader.{option}' for option in workers]
+    code, _, said = run(
+        str(RECIPE), '--steps', '1', options=[f'data_root={tiny_coco}', *TEACHER, *options]
+    )
+    assert code == 0, said
+
+
 def test_a_loader_without_a_whole_batch_is_named(run: Check, tiny_coco: Path) -> None:
     options = ['train_dataloader.drop_last=True', 'train_dataloader.batch_size=9']
     code, _, said = run(str(RECIPE), options=[f'data_root={tiny_coco}', *TEACHER, *options])
