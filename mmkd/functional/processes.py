@@ -40,7 +40,7 @@ def gather_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     counts, sizes = [len(rows)], rows.shape[1:]
     if world_size() > 1:
         shapes = torch.stack(_all_gather(torch.tensor(rows.shape, device=rows.device))).tolist()
-        counts, *others = zip(*shapes, strict=True)
+        counts, *others = map(list, zip(*shapes, strict=True))
         sizes = torch.Size(map(max, others))
     start = sum(counts[: dist.get_rank()]) if world_size() > 1 else 0
     own_index = torch.arange(start, start + len(rows), device=rows.device)
