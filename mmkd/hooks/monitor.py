@@ -111,7 +111,7 @@ class DistillMonitorHook(Hook):
         keep_graphs()
         part = recomputing(model.student, self.parameters)
         self._measure_gradients = part is None
-        return f'{part} recomputes activations in its backward pass (with_cp=True)' * bool(part)
+        return f'{part} recomputes activations in its backward pass (with_cp, num_cp)' * bool(part)
 
     def measure(self, model: Distiller, record: StepRecord, scale: float = 1.0) -> dict[str, float]:
         """The numbers of one step by name, such as ``'ckd/grad_share'``, from its record.

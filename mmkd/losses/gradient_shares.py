@@ -236,7 +236,8 @@ def recomputing(network: nn.Module, places: Sequence[str]) -> str | None:
         (
             name
             for name, part in parts
-            if getattr(part, 'with_cp', False) and (whole or _top(name) != 'backbone')
+            if any((getattr(part, option, 0) or 0) > 0 for option in ('with_cp', 'num_cp'))
+            and (whole or _top(name) != 'backbone')
         ),
         None,
     )
@@ -335,8 +336,8 @@ def _check_no_recomputation(network: nn.Module, places: Sequence[str], first: st
     if name is not None:
         raise ValueError(
             f'{first}.weight.parameters: {name} of the student recomputes its activations in the backward pass '
-            f'(with_cp=True), and the gradient on {", ".join(places)} cannot be measured through it: set '
-            'with_cp=False, name parameters behind it, or give a number as the weight'
+            f'(with_cp, num_cp), and the gradient on {", ".join(places)} cannot be measured through it: set '
+            'with_cp=False or num_cp=0, name parameters behind it, or give a number as the weight'
         )
 
 

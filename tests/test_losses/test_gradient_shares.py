@@ -17,6 +17,7 @@ from zoo import batch, distiller, mmdet_scope
 
 from mmkd.distillers import Distiller, describe
 from mmkd.losses import GradientShare, GradientShares
+from mmkd.losses.gradient_shares import recomputing
 from mmkd.structures import Progress
 
 CKD = dict(type='mmkd.CKDLoss', samples=dict(type='mmkd.TeacherTopK', k=8))
@@ -287,8 +288,17 @@ def test_recomputed_activations_on_the_way_back_are_refused() -> None:
     losses = dict(ckd=CKD | dict(weight=share(0.2)))
     assert place(detector(losses, backbone__with_cp=True)) == 'neck'
     losses['ckd']['weight']['parameters'] = 'backbone.layer4'
-    with pytest.raises(ValueError, match='with_cp=True'):
+    with pytest.raises(ValueError, match='with_cp'):
         detector(losses, backbone__with_cp=True)
+
+
+def test_layers_of_an_encoder_that_recompute_are_found() -> None:
+    encoder = torch.nn.Identity()
+    network = torch.nn.ModuleDict(dict(neck=torch.nn.Linear(1, 1), encoder=encoder))
+    encoder.num_cp = -1  # type: ignore[assignment]
+    assert recomputing(network, ['neck']) is None
+    encoder.num_cp = 6  # type: ignore[assignment]
+    assert recomputing(network, ['neck']) == 'encoder'
 
 
 def test_a_schedule_may_be_a_share_of_any_kind() -> None:
