@@ -11,7 +11,7 @@ from mmkd.registry import LOSSES
 from mmkd.structures import LogitPairs, Sources
 
 from .logits import LogitLoss
-from .samplers import Positives
+from .samplers import TeacherTopK
 from .serial import SerialLayer
 
 Serial = Literal['task_then_distill', 'distill_then_task', 'none']
@@ -26,8 +26,8 @@ class AEKTLoss(LogitLoss):
     The full equations are not public; see :func:`mmkd.functional.aekt_loss` for the form used here, and docs/aekt.md.
     The target is what the student's own assignment says; a sample counts with its weight in the student's own loss.
 
-    On softmax heads background is a class like any other. On sigmoid heads, where it has none, only foreground samples
-    count, and the target term is binary: ``σ(t_y / τ)`` against ``σ(s_y / τ)``.
+    On softmax heads background is a class like any other. On sigmoid heads, where it has none, the target is by default
+    the teacher's, and the target term is binary: ``σ(t_y / τ)`` against ``σ(s_y / τ)``.
 
     A serial layer, :class:`mmkd.losses.serial.SerialLayer`, can stand between task and distillation; by default there
     is none, as it did not help where it was compared (docs/aekt.md). All stages of a cascade and all layers of a
@@ -45,8 +45,8 @@ class AEKTLoss(LogitLoss):
         serial: ``'none'``, ``'task_then_distill'`` or ``'distill_then_task'``.
         gather: Ratios are relative to the mean of the samples of all processes; False: of this process's.
         **options: See :class:`mmkd.losses.LogitLoss` and :func:`mmkd.functional.aekt_loss`. As for DKD a warm-up helps,
-            ``weight=dict(type='LinearWarmup', end=20)``. On sigmoid heads the samples are ``mmkd.Positives`` by
-            default, and ``rows`` other than ``'raw'`` are refused.
+            ``weight=dict(type='LinearWarmup', end=20)``. On sigmoid heads the samples are by default those
+            that the teacher is most confident of, ``mmkd.TeacherTopK``, and ``rows`` other than ``'raw'`` are refused.
 
     Raises:
         ValueError: An option is unknown or out of its range, or (by :meth:`attach`) means nothing on this head, or (in
@@ -54,7 +54,7 @@ class AEKTLoss(LogitLoss):
     """
 
     function = staticmethod(aekt_loss)
-    samples_of_sigmoid_heads = Positives()
+    samples_of_sigmoid_heads = TeacherTopK()
     serial_layer: SerialLayer
     task_layer: SerialLayer
 

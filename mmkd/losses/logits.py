@@ -47,7 +47,8 @@ class LogitLoss(DistillLoss, ABC):
             ``'standardize'`` it is also divided by its standard deviation (LSKD). ``None`` is the loss's own default.
         target: The target class of a sample, for functions that take ``labels``: ``'assigned'`` is that of the
             student's own assignment, ``'teacher'`` the one with the teacher's highest logit, so that samples that the
-            assignment calls background, and rows without labels, have a target as well.
+            assignment calls background, and rows without labels, have a target as well. Default: ``'teacher'`` on
+            sigmoid heads, whose background has no logit, ``'assigned'`` on others.
         teacher: See :class:`DistillLoss`.
         **options: Options of ``function``.
 
@@ -68,7 +69,7 @@ class LogitLoss(DistillLoss, ABC):
         weight: float | Mapping[str, Any] | Schedule = 1.0,
         samples: Mapping[str, Any] | None = None,
         rows: Rows | None = None,
-        target: Target = 'assigned',
+        target: Target | None = None,
         teacher: str = TEACHER,
         **options: Any,
     ) -> None:
@@ -82,7 +83,7 @@ class LogitLoss(DistillLoss, ABC):
                 f"{type(self).__name__}.rows: {rows!r} is none of 'raw', 'center', 'standardize'"
             )
         self.rows = rows
-        if target not in get_args(Target):
+        if target not in (None, *get_args(Target)):
             raise ValueError(
                 f'{type(self).__name__}.target: {target!r} is neither of {", ".join(get_args(Target))}'
             )
@@ -91,7 +92,7 @@ class LogitLoss(DistillLoss, ABC):
             raise ValueError(
                 f"{type(self).__name__}.target: 'teacher': the loss has no target class"
             )
-        self.target = target
+        self.target: Target | None = target
         if self.function is not None:
             self._check_logits(self.activation or 'sigmoid')
 
@@ -108,6 +109,8 @@ class LogitLoss(DistillLoss, ABC):
                 f'{type(self).__name__}: standardised rows of {head.num_logits} logit(s) have a sign but no gradient: '
                 "set rows='raw'"
             )
+        if self.target is None:
+            self.target = 'teacher' if head.activation == 'sigmoid' else 'assigned'
         if self._has_target and self.target == 'assigned' and not head.has_labels:
             raise ValueError(
                 f'{type(self).__name__}.samples: the loss needs the class of every sample, which shared queries do not '

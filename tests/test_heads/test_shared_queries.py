@@ -167,7 +167,7 @@ def wide() -> Config:
         (
             'DAB-DETR',
             None,
-            dict(type='mmkd.AEKTLoss', serial='task_then_distill'),
+            dict(type='mmkd.AEKTLoss', target='assigned'),
             r'AEKTLoss\.samples',
         ),
         ('DAB-DETR', None, dict(type='mmkd.QFLKDLoss'), r'QFLKDLoss\.average'),

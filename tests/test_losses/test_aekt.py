@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmkd.functional import aekt_loss, standardize_rows
-from mmkd.losses import AllSamples, Positives
+from mmkd.losses import AllSamples
 from mmkd.losses.aekt import SerialLayer
 from mmkd.registry import LOSSES, build
 from mmkd.structures import Progress
@@ -55,12 +55,14 @@ def test_softmax_rows_keep_background_as_a_class(make_table, attach, step_of):
     torch.testing.assert_close(loss(step_of(table)), expected)
 
 
-@pytest.mark.parametrize('samples', [None, dict(type='mmkd.AllSamples')])
+@pytest.mark.parametrize('samples', ['Positives', 'AllSamples'])
 @pytest.mark.parametrize('non_target', ['nckd', 'binary_kl'])
-def test_only_foreground_counts_on_sigmoid_heads(make_table, attach, step_of, samples, non_target):
+def test_only_foreground_has_an_assigned_target_on_sigmoid_heads(
+    make_table, attach, step_of, samples, non_target
+):
     table = make_table('sigmoid')
-    loss = attach(AEKT | dict(samples=samples, non_target=non_target), table)
-    assert loss.sampler == (Positives() if samples is None else AllSamples())
+    options = dict(target='assigned', samples=dict(type=f'mmkd.{samples}'), non_target=non_target)
+    loss = attach(AEKT | options, table)
     foreground = table.labels < table.num_classes
 
     expected = aekt_loss(
@@ -96,7 +98,7 @@ def test_every_option_reaches_the_function(make_table, attach, step_of, options)
 
 def test_no_foreground_gives_a_zero_that_reaches_student_and_layer(make_table, attach, step_of):
     table = make_table('sigmoid', labels=torch.full((12,), 4))
-    loss = attach(AEKT, table)
+    loss = attach(AEKT | dict(target='assigned'), table)
 
     value = loss(step_of(table))
     value.backward()
@@ -123,9 +125,10 @@ def test_trained_layer_maps_the_students_logits_before_their_rows_are_standardiz
 
 @pytest.mark.parametrize('detector', ['retinanet', 'faster_rcnn'])
 def test_layer_starts_as_the_identity_exactly_and_learns(distil, gradient_of_step, detector):
-    with_layer = distil(detector, **AEKT)
+    options = AEKT | dict(target='assigned', samples=dict(type='mmkd.Positives'))
+    with_layer = distil(detector, **options)
     value, gradient = gradient_of_step(with_layer)
-    without, same_gradient = gradient_of_step(distil(detector, **AEKT | dict(serial='none')))
+    without, same_gradient = gradient_of_step(distil(detector, **options | dict(serial='none')))
 
     assert value == without > 0
     assert gradient.isfinite().all()
