@@ -129,6 +129,11 @@ def presets_of(kinds: Sequence[str]) -> dict[str, dict[str, Any]]:
     }
 
 
+def method_names() -> list[str]:
+    """All methods that have a preset, for whatever head."""
+    return list(_written())
+
+
 def _general(name: str, kinds: Sequence[str]) -> dict[str, Any]:
     """A method's preset for a head.
 
@@ -150,19 +155,24 @@ def _general(name: str, kinds: Sequence[str]) -> dict[str, Any]:
     raise PreflightError([f'--losses: {name!r} has no preset for a {head}; {hint}'])
 
 
+def named(file: str, variable: str) -> tuple[str, str]:
+    """The method that a variable has the preset of, and the kind of head it is for, ``''`` for all.
+
+    Args:
+        file: The file's name without ``.py``.
+        variable: Its name. The kind is the end of it, or of the file's name where that begins with the variable's.
+    """
+    method, _, kind = (file if file.startswith(f'{variable}_') else variable).rpartition('_')
+    return (method, kind) if kind in HEADS else (variable, '')
+
+
 @cache
 def _written() -> dict[str, dict[str, dict[str, Any]]]:
-    """All presets: by the method, and by the kind of head, or ``''``.
-
-    The kind is the end of the variable's name, or of the file's where that begins with the variable's.
-    """
+    """All presets: by the method, and by the kind of head, or ``''``."""
     written: dict[str, dict[str, dict[str, Any]]] = {}
     for file in sorted((CONFIGS / '_base_' / 'methods').glob('*.py')):
         for name, losses in Config.fromfile(file).to_dict().items():
-            said = file.stem if file.stem.startswith(f'{name}_') else name
-            method, _, kind = said.rpartition('_')
-            if kind not in HEADS:
-                method, kind = name, ''
+            method, kind = named(file.stem, name)
             written.setdefault(method, {})[kind] = losses
     return dict(sorted(written.items()))
 
