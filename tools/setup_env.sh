@@ -2,6 +2,7 @@
 # Build the environment `.venv` at the root of the repository, from requirements/constraints.txt.
 #
 #   bash tools/setup_env.sh
+#   bash tools/setup_env.sh --docs   # and what tools/build_docs.sh needs, requirements/docs.txt
 #
 # A call with nothing to do ends at once. Interrupt it at any time: the next call goes on with what
 # is downloaded and compiled so far. To start over: remove .venv.
@@ -29,6 +30,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PYTHONNOUSERSITE=1 VIRTUAL
 unset PYTHONPATH PYTHONHOME
 
 main() {
+  set_up
+  [[ ${1:-} != --docs ]] || install_docs
+}
+
+set_up() {
   if ready; then
     say '.venv is ready'
     return
@@ -186,10 +192,7 @@ install_packages() {
   touch "$state/unfinished"
   mapfile -t tools < <(pinned uv pip setuptools wheel)
   "$venv_python" -m pip install --quiet --no-deps "${force[@]}" "${tools[@]}"
-  # uv does not read pip's settings.
-  local index=${PIP_INDEX_URL:-$("$venv_python" -m pip config get global.index-url 2>/dev/null || true)}
-  export UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-120} UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$index}
-  [[ -n $UV_DEFAULT_INDEX ]] || unset UV_DEFAULT_INDEX
+  use_index_of_pip
   say 'installing PyTorch and the other packages (3 GB to download, unless uv has them in its cache)'
   # Both OpenCV builds own the same files: removing one breaks the other, so both go first.
   if uv pip show --quiet opencv-python 2>/dev/null; then
@@ -200,6 +203,20 @@ install_packages() {
   grep -vE '^(#|onedl-mmcv==)' "$constraints" | if keeps_packages; then missing; else cat; fi |
     uv pip install "${reinstall[@]}" --no-deps --no-build-isolation -r -
   rm "$state/unfinished"
+}
+
+# uv does not read pip's settings.
+use_index_of_pip() {
+  local index=${PIP_INDEX_URL:-$("$venv_python" -m pip config get global.index-url 2>/dev/null || true)}
+  export UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-120} UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$index}
+  [[ -n $UV_DEFAULT_INDEX ]] || unset UV_DEFAULT_INDEX
+}
+
+# A group of its own, so that the set-up of the tests stays short. The list is complete; where all of it is there
+# already, uv needs no network.
+install_docs() {
+  use_index_of_pip
+  uv pip install --quiet --no-deps -r "$root/requirements/docs.txt"
 }
 
 install_mmcv() {

@@ -103,9 +103,9 @@ class Clone:
     def set_state(self, name: str, content: str = '') -> None:
         (self.fake / name).write_text(content)
 
-    def start(self, **environment: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [str(self.bin / 'bash'), 'tools/setup_env.sh'],
+            [str(self.bin / 'bash'), 'tools/setup_env.sh', *arguments],
             cwd=self.root,
             env=self.environment | environment,
             stdout=subprocess.PIPE,
@@ -116,8 +116,8 @@ class Clone:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
-    def run(self, **environment: str) -> tuple[int, str]:
-        process = self.start(**environment)
+    def run(self, *arguments: str, **environment: str) -> tuple[int, str]:
+        process = self.start(*arguments, **environment)
         output, _ = process.communicate(timeout=60)
         return process.returncode, output
 
@@ -171,12 +171,23 @@ def installs(calls: list[str]) -> list[str]:
         r'-m pip wheel .*onedl-mmcv==': 'mmcv build',
         r'-m uv pip install .*onedl_mmcv-.*\.whl': 'mmcv wheel',
         r'-m uv pip install .*--editable': 'mmkd',
+        r'-m uv pip install .*--no-deps -r .*/requirements/docs\.txt': 'docs',
     }
     named = (
         next((name for pattern, name in known.items() if re.search(pattern, call)), None)
         for call in calls
     )
     return [name for name in named if name is not None]
+
+
+def test_the_packages_of_the_documentation_come_only_where_they_are_asked_for(clone: Clone) -> None:
+    assert clone.run()[0] == 0
+    assert 'docs' not in installs(clone.take_calls())
+
+    code, output = clone.run('--docs')
+
+    assert code == 0, output
+    assert installs(clone.take_calls()) == ['docs']
 
 
 def test_builds_everything_then_nothing(clone: Clone) -> None:
@@ -188,6 +199,7 @@ def test_builds_everything_then_nothing(clone: Clone) -> None:
     packages = (clone.fake / 'packages').read_text()
     assert 'torch==' in packages
     assert 'mmcv' not in packages
+    assert 'sphinx' not in packages.lower()
 
     code, output = clone.run()
 
