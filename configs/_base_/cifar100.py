@@ -66,4 +66,17 @@ presets = dict(
     # The whole of DKD times 9, with temperature 2, as logged for ResNet32x4 to ResNet8x4 and to ShuffleNetV2. For pairs
     # with ShuffleNetV1 LSKD publishes nothing.
     dkd_lskd=dict(dkd_lskd=dict(weight=dict(value=9.0, end=20), beta=8.0, temperature=2.0)),
+    # The three stages of CIFAR's ResNets; MobileNetV2, VGG and ShuffleNetV2 name theirs otherwise.
+    at=dict(at=dict(at=['backbone.layer1', 'backbone.layer2', 'backbone.layer3'])),
+    nst=dict(nst=dict(at=['backbone.layer1', 'backbone.layer2', 'backbone.layer3'])),
+    vid=dict(vid=dict(at=['backbone.layer1', 'backbone.layer2', 'backbone.layer3'])),
+    ofd=dict(
+        ofd=dict(
+            at=[
+                'backbone.layer1.before_relu',
+                'backbone.layer2.before_relu',
+                'backbone.layer3.before_relu',
+            ]
+        )
+    ),
 )

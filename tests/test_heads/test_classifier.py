@@ -27,9 +27,11 @@ from mmkd.distillers import Distiller
 from mmkd.functional import kd_loss
 from mmkd.structures import Step
 from mmkd.teachers.pixels import PixelConverter
+from mmkd.utils.recipe import presets_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLASSES = 5
+FEATURES = ('rkd', 'sp', 'pkt', 'cc', 'ickd', 'at', 'nst', 'fitnet', 'vid', 'ofd')
 BATCH = 6
 CKD = dict(type='mmkd.CKDLoss')
 STUDENT_PIXELS = dict(mean=[127.5] * 3, std=[60.0] * 3, to_rgb=True, num_classes=CLASSES)
@@ -220,6 +222,18 @@ def test_teacher_rows_are_what_the_teacher_predicts_on_the_same_images(name: str
     torch.testing.assert_close(
         asks.tables(step)[0].teacher_confidence(), expected.amax(dim=1), rtol=1e-4, atol=1e-5
     )
+
+
+def test_each_preset_on_features_alone_reaches_the_backbone() -> None:
+    presets = presets_of(['classifier', 'softmax'])
+    losses = {name: presets[name][name] for name in FEATURES}
+    model = distiller(STUDENTS['linear'], TEACHERS['linear'], losses)
+    batch = model.data_preprocessor(raw_batch(), training=True)
+    values, gradients = zoo.gradients_of_each_loss(model, batch, model.backbone)
+    for name, gradient in gradients.items():
+        assert values[f'loss_{name}'].isfinite(), name
+        assert gradient.isfinite().all(), name
+        assert gradient.any(), name
 
 
 def test_networks_of_timm_teach_and_learn() -> None:

@@ -216,6 +216,17 @@ def test_what_the_last_relu_reads_is_recorded_though_it_works_in_place(inplace: 
     assert not any(each._forward_hooks or each._forward_pre_hooks for each in network.modules())
 
 
+def test_a_copy_records_before_its_own_relus() -> None:
+    stage = nn.ModuleDict(dict(stage=Block(inplace=True)))
+    taps = Taps(stage, dict(maps='stage.before_relu'))
+    twin, twin_taps = copy.deepcopy((stage, taps))
+    with taps.recording() as records, twin_taps.recording() as twin_records:
+        output = twin.stage(torch.randn(3, 2))
+    assert not records['maps']
+    torch.testing.assert_close(twin_records['maps'][0].relu(), output)
+    assert (twin_records['maps'][0] < 0).any()
+
+
 def test_a_list_of_outputs_is_recorded_before_the_relu_of_each() -> None:
     class Backbone(nn.Module):
         def __init__(self) -> None:
