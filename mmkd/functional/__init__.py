@@ -18,6 +18,7 @@ from .fitnet import fitnet_loss
 from .kd import kd_loss
 from .nkd import nkd_loss
 from .nst import nst_loss
+from .ofa import ofa_loss
 from .ofd import ofd_loss
 from .qfl import qfl_kd_loss
 from .quadratic_kd import quadratic_kd_loss
@@ -48,6 +49,7 @@ __all__ = [
     'nckd',
     'nkd_loss',
     'nst_loss',
+    'ofa_loss',
     'ofd_loss',
     'pkd_loss',
     'pkt_loss',

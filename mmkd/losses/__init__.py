@@ -22,6 +22,7 @@ from .ld import LDLoss
 from .logits import LogitLoss
 from .nkd import NKDLoss
 from .nst import NSTLoss
+from .ofa import OFALoss
 from .ofd import OFDLoss
 from .pkd import PKDLoss
 from .pkt import PKTLoss
@@ -82,6 +83,7 @@ __all__ = [
     'LogitLoss',
     'NKDLoss',
     'NSTLoss',
+    'OFALoss',
     'OFDLoss',
     'PKDLoss',
     'PKTLoss',

@@ -88,6 +88,7 @@ RELATIONS = {
         'SP',
         'PKT',
         'CC',
+        'OFA',
     )
 } | dict(sp_of_maps=dict(type='mmkd.SPLoss', at='backbone'))
 SHARED = dict(samples=dict(type='mmkd.SharedQueries'))

@@ -289,6 +289,7 @@ def test_arcface_is_taught_without_its_margin() -> None:
         'CLKDLoss',
         'CorrelationKDLoss',
         'QuadraticKDLoss',
+        'OFALoss',
     ],
 )
 def test_every_loss_on_logits_teaches(name: str) -> None:

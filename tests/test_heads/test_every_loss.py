@@ -17,7 +17,7 @@ ANY = (
     'CorrelationKDLoss',
     'QuadraticKDLoss',
 )
-SOFTMAX = ('KDLoss', 'DKDLoss', 'NKDLoss', 'DISTLoss')
+SOFTMAX = ('KDLoss', 'DKDLoss', 'NKDLoss', 'DISTLoss', 'OFALoss')
 FEATURES = (
     'PKDLoss',
     'ReviewKDLoss',
