@@ -25,6 +25,7 @@ from .quadratic_kd import quadratic_kd_loss
 from .rkd import rkd_loss
 from .rows import center_rows, standardize_rows, unit_rows
 from .similarity import ickd_loss, pkt_loss, sp_loss
+from .ttm import ttm_loss
 from .vid import vid_loss
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     'sp_loss',
     'standardize_rows',
     'tckd',
+    'ttm_loss',
     'unit_rows',
     'vid_loss',
 ]

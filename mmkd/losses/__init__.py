@@ -50,6 +50,7 @@ from .schedules import (
     is_over,
 )
 from .sp import SPLoss
+from .ttm import TTMLoss
 from .vid import VIDLoss
 
 __all__ = [
@@ -98,6 +99,7 @@ __all__ = [
     'SharedQueries',
     'Steps',
     'Stop',
+    'TTMLoss',
     'TeacherTopK',
     'VIDLoss',
     'build_schedule',

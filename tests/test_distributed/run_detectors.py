@@ -88,6 +88,7 @@ RELATIONS = {
         'SP',
         'PKT',
         'CC',
+        'TTM',
         'OFA',
     )
 } | dict(sp_of_maps=dict(type='mmkd.SPLoss', at='backbone'))

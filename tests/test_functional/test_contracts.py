@@ -39,6 +39,7 @@ from mmkd.functional import (
     quadratic_kd_loss,
     rkd_loss,
     sp_loss,
+    ttm_loss,
     vid_loss,
 )
 
@@ -151,6 +152,8 @@ CASES = {
     'cc': Case(cc_loss, takes_weights=False, any_order=False),
     'pkt': Case(pkt_loss, takes_weights=False),
     'ofa': Case(ofa_loss, needs_labels=True, zero_if_equal=False),
+    'ttm': Case(ttm_loss, zero_if_equal=False),
+    'wttm': Case(partial(ttm_loss, weighted=True), zero_if_equal=False),
     'cwd': Case(partial(cwd_loss, temperature=4.0), make=make_maps, takes_weights=False),
     'pkd': Case(pkd_loss, make=make_maps, takes_weights=False, is_list=True),
     'hcl': Case(hcl_loss, make=make_maps, takes_weights=False, is_list=True),

@@ -290,6 +290,7 @@ def test_arcface_is_taught_without_its_margin() -> None:
         'CorrelationKDLoss',
         'QuadraticKDLoss',
         'OFALoss',
+        'TTMLoss',
     ],
 )
 def test_every_loss_on_logits_teaches(name: str) -> None:

@@ -17,7 +17,7 @@ ANY = (
     'CorrelationKDLoss',
     'QuadraticKDLoss',
 )
-SOFTMAX = ('KDLoss', 'DKDLoss', 'NKDLoss', 'DISTLoss', 'OFALoss')
+SOFTMAX = ('KDLoss', 'DKDLoss', 'NKDLoss', 'DISTLoss', 'OFALoss', 'TTMLoss')
 FEATURES = (
     'PKDLoss',
     'ReviewKDLoss',

@@ -142,3 +142,8 @@ ofd_classifier = dict(
 # OFA-KD (NeurIPS 2023), its loss on logits: weight 1, temperature 1, gamma 1.5 for ResNet-18 under DeiT-T on ImageNet. On
 # RoI and query heads nothing is published.
 ofa = dict(ofa=dict(type='mmkd.OFALoss', weight=1.0, gamma=1.5, temperature=1.0))
+
+# TTM and WTTM (ICLR 2024) on CIFAR-100 as their code has them: TTM for VGG13 to VGG8, WTTM beside CRD. What else is published
+# differs from pair to pair and stands in the paper. On RoI and query heads nothing is published.
+ttm = dict(ttm=dict(type='mmkd.TTMLoss', weight=45.0, gamma=0.1))
+wttm = dict(wttm=dict(type='mmkd.TTMLoss', weight=4.0, gamma=0.2, weighted=True))
