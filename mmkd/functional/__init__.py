@@ -16,6 +16,7 @@ from .dkd import dkd_loss, nckd, tckd
 from .feature import cwd_loss, hcl_loss, pkd_loss
 from .fitnet import fitnet_loss
 from .kd import kd_loss
+from .mlld import mlld_loss
 from .nkd import nkd_loss
 from .nst import nst_loss
 from .ofa import ofa_loss
@@ -47,6 +48,7 @@ __all__ = [
     'ickd_loss',
     'kd_loss',
     'ld_loss',
+    'mlld_loss',
     'nckd',
     'nkd_loss',
     'nst_loss',

@@ -1,4 +1,4 @@
-"""Inner products of many vectors, and how much the similarities within two networks differ: SP, ICKD, PKT and NST."""
+"""Inner products of many vectors, and how much the similarities within two networks differ."""
 
 from __future__ import annotations
 
@@ -40,6 +40,16 @@ def compare_similarities(student: Tensor, teacher: Tensor) -> Tensor:
     """
     ours, theirs = (unit_rows(products(vectors, vectors)) for vectors in (student, teacher))
     return (ours - theirs).square().sum(-1)
+
+
+def compare_grams(student: Tensor, teacher: Tensor) -> Tensor:
+    """The sum of the squares of the differences of two networks' matrices of inner products, a scalar.
+
+    Args:
+        student: Shape (N, D).
+        teacher: Shape (N, D').
+    """
+    return (products(student, student) - products(teacher, teacher)).square().sum()
 
 
 def _batched(vectors: Tensor) -> Tensor:

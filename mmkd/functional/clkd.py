@@ -6,10 +6,10 @@ Zhang, Liu, Hopcroft, He: "Class-aware Information for Logit-based Knowledge Dis
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from ._common import check_not_negative, prepare_pair, with_gradients
+from ._common import check_not_negative, prepare_pair
+from ._gram import compare_grams
 from .rows import unit_rows
 
 
@@ -59,17 +59,8 @@ def _mean_square(differences: Tensor) -> Tensor:
 
 
 def _compare_covariances(student: Tensor, teacher: Tensor) -> Tensor:
-    with torch.no_grad():
-        deviations, teacher_deviations = (
-            logits - logits.sum(0) / max(len(logits), 1) for logits in (student, teacher)
-        )
-        num_classes = student.shape[1]
-        scale = 1 / max(len(student) - 1, 1)
-        # In place, because autocast leaves that in the precision of its operands. The gradient is
-        # made here for the same reason: a backward pass within autocast would not.
-        difference = student.new_empty(num_classes, num_classes)
-        difference.addmm_(deviations.T, deviations, beta=0, alpha=scale)
-        difference.addmm_(teacher_deviations.T, teacher_deviations, alpha=-scale)
-        gradient = torch.empty_like(student)
-        gradient.addmm_(deviations, difference, beta=0, alpha=4 * scale / num_classes**2)
-    return with_gradients(difference.square().mean(), (student, gradient))
+    deviations, teacher_deviations = (
+        logits - logits.sum(0) / max(len(logits), 1) for logits in (student, teacher)
+    )
+    scale = 1 / (max(len(student) - 1, 1) * student.shape[1])
+    return scale**2 * compare_grams(deviations.T, teacher_deviations.T)

@@ -20,6 +20,7 @@ from .ickd import ICKDLoss
 from .kd import KDLoss
 from .ld import LDLoss
 from .logits import LogitLoss
+from .mlld import MLLDLoss
 from .nkd import NKDLoss
 from .nst import NSTLoss
 from .ofa import OFALoss
@@ -82,6 +83,7 @@ __all__ = [
     'LDLoss',
     'LinearWarmup',
     'LogitLoss',
+    'MLLDLoss',
     'NKDLoss',
     'NSTLoss',
     'OFALoss',

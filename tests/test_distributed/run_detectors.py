@@ -88,6 +88,7 @@ RELATIONS = {
         'SP',
         'PKT',
         'CC',
+        'MLLD',
         'TTM',
         'OFA',
     )

@@ -29,6 +29,7 @@ from mmkd.functional import (
     ickd_loss,
     kd_loss,
     ld_loss,
+    mlld_loss,
     nkd_loss,
     nst_loss,
     ofa_loss,
@@ -154,6 +155,7 @@ CASES = {
     'ofa': Case(ofa_loss, needs_labels=True, zero_if_equal=False),
     'ttm': Case(ttm_loss, zero_if_equal=False),
     'wttm': Case(partial(ttm_loss, weighted=True), zero_if_equal=False),
+    'mlld': Case(mlld_loss, takes_weights=False),
     'cwd': Case(partial(cwd_loss, temperature=4.0), make=make_maps, takes_weights=False),
     'pkd': Case(pkd_loss, make=make_maps, takes_weights=False, is_list=True),
     'hcl': Case(hcl_loss, make=make_maps, takes_weights=False, is_list=True),
@@ -405,6 +407,8 @@ def test_temperatures_that_are_not_positive_are_an_error(name, temperature):
         (clkd_loss, 'nu'),
         (correlation_kd_loss, 'rows'),
         (correlation_kd_loss, 'columns'),
+        (mlld_loss, 'sample_weight'),
+        (mlld_loss, 'class_weight'),
     ],
 )
 def test_terms_of_negative_weight_are_an_error(loss, name):

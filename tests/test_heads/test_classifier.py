@@ -291,6 +291,7 @@ def test_arcface_is_taught_without_its_margin() -> None:
         'QuadraticKDLoss',
         'OFALoss',
         'TTMLoss',
+        'MLLDLoss',
     ],
 )
 def test_every_loss_on_logits_teaches(name: str) -> None:

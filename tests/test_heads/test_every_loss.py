@@ -17,7 +17,7 @@ ANY = (
     'CorrelationKDLoss',
     'QuadraticKDLoss',
 )
-SOFTMAX = ('KDLoss', 'DKDLoss', 'NKDLoss', 'DISTLoss', 'OFALoss', 'TTMLoss')
+SOFTMAX = ('KDLoss', 'DKDLoss', 'NKDLoss', 'DISTLoss', 'OFALoss', 'TTMLoss', 'MLLDLoss')
 FEATURES = (
     'PKDLoss',
     'ReviewKDLoss',
