@@ -11,6 +11,7 @@ from .ckd import ckd_loss
 from .clkd import clkd_loss
 from .comparative_kd import comparative_kd_loss
 from .correlation_kd import correlation_kd_loss
+from .ctkd import ctkd_loss
 from .dist import dist_loss
 from .dkd import dkd_loss, nckd, tckd
 from .feature import cwd_loss, hcl_loss, pkd_loss
@@ -40,6 +41,7 @@ __all__ = [
     'clkd_loss',
     'comparative_kd_loss',
     'correlation_kd_loss',
+    'ctkd_loss',
     'cwd_loss',
     'dist_loss',
     'dkd_loss',

@@ -10,6 +10,7 @@ from .clkd import CLKDLoss
 from .comparative_kd import ComparativeKDLoss
 from .correlation_kd import CorrelationKDLoss
 from .cross_kd import CrossKDLoss
+from .ctkd import CTKDLoss
 from .cwd import CWDLoss
 from .dist import DISTLoss
 from .dkd import DKDLoss
@@ -42,6 +43,7 @@ from .schedules import (
     Chain,
     Constant,
     CosineDecay,
+    CosineWarmup,
     GradientShare,
     LinearWarmup,
     Schedule,
@@ -64,12 +66,14 @@ __all__ = [
     'CCLoss',
     'CKDLoss',
     'CLKDLoss',
+    'CTKDLoss',
     'CWDLoss',
     'Chain',
     'ComparativeKDLoss',
     'Constant',
     'CorrelationKDLoss',
     'CosineDecay',
+    'CosineWarmup',
     'CrossKDLoss',
     'DISTLoss',
     'DKDLoss',

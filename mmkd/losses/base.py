@@ -15,7 +15,17 @@ from mmkd.structures import TEACHER, Progress, Request, Sources, Step
 
 from .schedules import Schedule, build_weight, is_over
 
-GIVEN = ('labels', 'weights', 'groups', 'boxes', 'images', 'activation', 'avg_factor')
+GIVEN = (
+    'labels',
+    'weights',
+    'groups',
+    'boxes',
+    'images',
+    'activation',
+    'avg_factor',
+    'raw_temperature',
+    'reversal',
+)
 """Parameters of a function that a step gives; the others are options of the recipe."""
 
 

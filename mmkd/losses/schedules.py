@@ -98,6 +98,19 @@ class LinearWarmup(_Ramp):
 
 
 @SCHEDULES.register_module()
+class CosineWarmup(_Ramp):
+    """0 until ``begin``, rising along half a cosine to ``value`` at ``end``."""
+
+    def __call__(self, progress: Progress) -> float:
+        """The weight."""
+        return self.value * 0.5 * (1 - math.cos(math.pi * self.fraction(progress)))
+
+    def is_over(self, progress: Progress) -> bool:
+        """See :func:`is_over`."""
+        return self.value == 0
+
+
+@SCHEDULES.register_module()
 class CosineDecay(_Ramp):
     """``value`` until ``begin``, falling along half a cosine to 0 at ``end``."""
 

@@ -92,7 +92,10 @@ RELATIONS = {
         'TTM',
         'OFA',
     )
-} | dict(sp_of_maps=dict(type='mmkd.SPLoss', at='backbone'))
+} | dict(
+    sp_of_maps=dict(type='mmkd.SPLoss', at='backbone'),
+    CTKD=dict(type='mmkd.CTKDLoss', curriculum=1.0),
+)
 SHARED = dict(samples=dict(type='mmkd.SharedQueries'))
 QUERY_LOSSES = dict(
     ckd=dict(type='mmkd.CKDLoss', mask_iou=0.5, **SHARED),

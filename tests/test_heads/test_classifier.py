@@ -292,6 +292,7 @@ def test_arcface_is_taught_without_its_margin() -> None:
         'OFALoss',
         'TTMLoss',
         'MLLDLoss',
+        'CTKDLoss',
     ],
 )
 def test_every_loss_on_logits_teaches(name: str) -> None:

@@ -17,7 +17,7 @@ ANY = (
     'CorrelationKDLoss',
     'QuadraticKDLoss',
 )
-SOFTMAX = ('KDLoss', 'DKDLoss', 'NKDLoss', 'DISTLoss', 'OFALoss', 'TTMLoss', 'MLLDLoss')
+SOFTMAX = ('KDLoss', 'DKDLoss', 'NKDLoss', 'DISTLoss', 'OFALoss', 'TTMLoss', 'MLLDLoss', 'CTKDLoss')
 FEATURES = (
     'PKDLoss',
     'ReviewKDLoss',

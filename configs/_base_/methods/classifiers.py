@@ -148,6 +148,11 @@ ofa = dict(ofa=dict(type='mmkd.OFALoss', weight=1.0, gamma=1.5, temperature=1.0)
 ttm = dict(ttm=dict(type='mmkd.TTMLoss', weight=45.0, gamma=0.1))
 wttm = dict(wttm=dict(type='mmkd.TTMLoss', weight=4.0, gamma=0.2, weighted=True))
 
+# CTKD (AAAI 2023), 0.1 CE + 0.9 KD as on CIFAR-100: temperatures 1 to 21, the curriculum over the first 10 epochs. On RoI and
+# query heads nothing is published.
+ctkd = dict(ctkd=dict(type='mmkd.CTKDLoss', weight=0.9))
+ctkd_classifier = dict(task_weight=0.1, ctkd=dict(type='mmkd.CTKDLoss', weight=0.9))
+
 # MLLD (CVPR 2023), 0.1 CE + 0.9 KD as in its code: temperatures 2 to 6, relations of samples and of classes with weight 1. The
 # published second, strongly augmented view of each image is left out. On RoI and query heads nothing is published.
 mlld = dict(mlld=dict(type='mmkd.MLLDLoss', weight=0.9))
