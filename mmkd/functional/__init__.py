@@ -27,6 +27,7 @@ from .quadratic_kd import quadratic_kd_loss
 from .rkd import rkd_loss
 from .rows import center_rows, standardize_rows, unit_rows
 from .similarity import ickd_loss, pkt_loss, sp_loss
+from .tf_kd import virtual_logits
 from .ttm import ttm_loss
 from .vid import vid_loss
 
@@ -67,4 +68,5 @@ __all__ = [
     'ttm_loss',
     'unit_rows',
     'vid_loss',
+    'virtual_logits',
 ]

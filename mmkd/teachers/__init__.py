@@ -6,6 +6,7 @@ from .frozen import RANDOM_INIT, FrozenTeacher
 from .peer import PeerTeacher
 from .store import StoreError
 from .stored import StoredTeacher
+from .virtual import VirtualTeacher
 
 __all__ = [
     'RANDOM_INIT',
@@ -16,4 +17,5 @@ __all__ = [
     'StoreError',
     'StoredTeacher',
     'Teacher',
+    'VirtualTeacher',
 ]

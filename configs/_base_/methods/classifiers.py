@@ -157,3 +157,9 @@ ctkd_classifier = dict(task_weight=0.1, ctkd=dict(type='mmkd.CTKDLoss', weight=0
 # published second, strongly augmented view of each image is left out. On RoI and query heads nothing is published.
 mlld = dict(mlld=dict(type='mmkd.MLLDLoss', weight=0.9))
 mlld_classifier = dict(task_weight=0.1, mlld=dict(type='mmkd.MLLDLoss', weight=0.9))
+
+# Tf-KD (CVPR 2020) under a virtual teacher, model.teacher=dict(type='mmkd.VirtualTeacher', confidence=0.99): 0.9 CE + 0.1 KD at
+# temperature 20. KD's square of the temperature is ours: the paper has none, its code a multiplier for each network.
+tf_kd_classifier = dict(
+    task_weight=0.9, tf_kd=dict(type='mmkd.KDLoss', weight=0.1, temperature=20.0)
+)
