@@ -287,7 +287,9 @@ def made_up_batch(student: Any, args: argparse.Namespace) -> tuple[torch.Tensor,
         from mmpretrain.structures import DataSample
 
         samples: list[BaseDataElement] = [
-            DataSample(metainfo=dict(img_shape=(height, width))).set_gt_label(image % 2)
+            DataSample(metainfo=dict(img_shape=(height, width), sample_index=image)).set_gt_label(
+                image % 2
+            )
             for image in range(args.batch)
         ]
         return torch.randn(args.batch, 3, height, width, device=args.device), samples

@@ -28,8 +28,8 @@ class SeededViews(Dataset):
     sample is the same in any order, worker, process and run, whatever random transforms made it and however many other
     images they drew, replacements of unreadable ones included.
 
-    A sample's data samples have two more entries in their metainfo, whatever the pipeline packs: ``sample_index`` (i)
-    and ``view`` (e mod ``views``, or e).
+    A sample's data samples have three more entries in their metainfo, whatever the pipeline packs: ``sample_index``
+    (i), ``num_samples`` (how many there are) and ``view`` (e mod ``views``, or e).
 
     It goes around all other wrappers of the training data. ``SeededViewsHook`` brings it the epoch; `tools/train.py`
     adds that hook.
@@ -107,7 +107,7 @@ class SeededViews(Dataset):
             raise IndexError(f'SeededViews: index {index} of {len(self)} samples')
         with _seeded(self.seed, index, view):
             sample = self.dataset[index]
-        _set_metainfo(sample, dict(sample_index=index, view=view))
+        _set_metainfo(sample, dict(sample_index=index, num_samples=len(self), view=view))
         return sample
 
     def __len__(self) -> int:

@@ -11,6 +11,7 @@ from .ckd import ckd_loss
 from .clkd import clkd_loss
 from .comparative_kd import comparative_kd_loss
 from .correlation_kd import correlation_kd_loss
+from .crd import crd_loss
 from .ctkd import ctkd_loss
 from .dist import dist_loss
 from .dkd import dkd_loss, nckd, tckd
@@ -42,6 +43,7 @@ __all__ = [
     'clkd_loss',
     'comparative_kd_loss',
     'correlation_kd_loss',
+    'crd_loss',
     'ctkd_loss',
     'cwd_loss',
     'dist_loss',

@@ -9,6 +9,7 @@ from .ckd import CKDLoss
 from .clkd import CLKDLoss
 from .comparative_kd import ComparativeKDLoss
 from .correlation_kd import CorrelationKDLoss
+from .crd import CRDLoss
 from .cross_kd import CrossKDLoss
 from .ctkd import CTKDLoss
 from .cwd import CWDLoss
@@ -66,6 +67,7 @@ __all__ = [
     'CCLoss',
     'CKDLoss',
     'CLKDLoss',
+    'CRDLoss',
     'CTKDLoss',
     'CWDLoss',
     'Chain',

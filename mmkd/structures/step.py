@@ -157,8 +157,16 @@ class Step:
         They follow from PyTorch's seed and the iteration: the student's own stream goes on as without them, and a
         resumed run draws the same.
         """
-        step = self.progress.iteration * 2**16 + get_rank() + 1
-        seed = (torch.initial_seed() + 0x9E3779B9 * step) % 2**63
+        return self._seeded(get_rank() + 1)
+
+    @cached_property
+    def shared_generator(self) -> torch.Generator:
+        """Likewise, the same numbers on all processes: for losses that gather the batch of all."""
+        return self._seeded(0)
+
+    def _seeded(self, stream: int) -> torch.Generator:
+        number = self.progress.iteration * 2**16 + stream
+        seed = (torch.initial_seed() + 0x9E3779B9 * number) % 2**63
         return torch.Generator(self.inputs.device).manual_seed(seed)
 
     def record(self, tap: str) -> list[Any]:

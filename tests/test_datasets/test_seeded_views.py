@@ -221,6 +221,7 @@ def test_replaced_images_are_replaced_by_the_same_ones(
 
     assert len({value[1] for value in expected.values()}) > 1
     assert dataset[1, 4]['data_samples'].sample_index == 1
+    assert dataset[1, 4]['data_samples'].num_samples == len(dataset)
     assert loaded(dataset, keys[::-1], workers=2) == expected
 
 

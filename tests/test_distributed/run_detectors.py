@@ -95,6 +95,7 @@ RELATIONS = {
 } | dict(
     sp_of_maps=dict(type='mmkd.SPLoss', at='backbone'),
     CTKD=dict(type='mmkd.CTKDLoss', curriculum=1.0),
+    CRD=dict(type='mmkd.CRDLoss', num_samples=7, negatives=16, width=8),
 )
 SHARED = dict(samples=dict(type='mmkd.SharedQueries'))
 QUERY_LOSSES = dict(
@@ -194,7 +195,10 @@ def each_relation() -> dict[str, Any]:
     first = sum(parts[: dist.get_rank()])
     mine = slice(first, first + parts[dist.get_rank()])
     pixels = torch.randn(7, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    samples = [DataSample().set_gt_label(number % classes) for number in range(7)]
+    samples = [
+        DataSample(metainfo=dict(sample_index=number, num_samples=7)).set_gt_label(number % classes)
+        for number in range(7)
+    ]
     return each_loss(model.train(), dict(inputs=pixels[mine], data_samples=samples[mine]))
 
 

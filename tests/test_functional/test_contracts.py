@@ -21,6 +21,7 @@ from mmkd.functional import (
     clkd_loss,
     comparative_kd_loss,
     correlation_kd_loss,
+    crd_loss,
     ctkd_loss,
     cwd_loss,
     dist_loss,
@@ -42,6 +43,7 @@ from mmkd.functional import (
     rkd_loss,
     sp_loss,
     ttm_loss,
+    unit_rows,
     vid_loss,
 )
 
@@ -72,6 +74,21 @@ def make_channels(num_samples: int, generator: torch.Generator) -> Tensor:
 
 def vid_of_variance_5(student: Tensor, teacher: Tensor) -> Tensor:
     return vid_loss(student, teacher, student.new_full(student.shape[1:2], 5.0))
+
+
+EMBEDDINGS = unit_rows(
+    torch.randn(7, NUM_CLASSES, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+)
+
+
+def make_embeddings(num_samples: int, generator: torch.Generator) -> Tensor:
+    return make_logits(num_samples, generator)
+
+
+def crd_of_one_bank(student: Tensor, teacher: Tensor, temperature: float = 0.07) -> Tensor:
+    """The same negatives for all samples, one of them twice."""
+    negatives = torch.tensor([0, 3, 3, 6]).expand(len(student), -1)
+    return crd_loss(student, teacher, EMBEDDINGS, negatives, temperature)
 
 
 @dataclass
@@ -158,6 +175,14 @@ CASES = {
     'wttm': Case(partial(ttm_loss, weighted=True), zero_if_equal=False),
     'mlld': Case(mlld_loss, takes_weights=False),
     'ctkd': Case(ctkd_loss),
+    # The mean over the first batch is a constant.
+    'crd': Case(
+        crd_of_one_bank,
+        make=make_embeddings,
+        takes_weights=False,
+        zero_if_equal=False,
+        gradient_is_derivative=False,
+    ),
     'cwd': Case(partial(cwd_loss, temperature=4.0), make=make_maps, takes_weights=False),
     'pkd': Case(pkd_loss, make=make_maps, takes_weights=False, is_list=True),
     'hcl': Case(hcl_loss, make=make_maps, takes_weights=False, is_list=True),

@@ -109,3 +109,18 @@ def test_random_numbers_follow_from_seed_and_iteration_and_leave_the_global_stre
 
     assert draw(7, seed=1) == draw(7, seed=1)
     assert len({tuple(draw(*at)) for at in ((7, 1), (8, 1), (7, 2), (8, 2))}) == 4
+
+
+def test_the_shared_numbers_are_those_of_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    drawn = []
+    for rank in range(2):
+        monkeypatch.setattr('mmkd.structures.step.get_rank', lambda rank=rank: rank)
+        step = make_step()
+        drawn.append(
+            [torch.rand(4, generator=each) for each in (step.generator, step.shared_generator)]
+        )
+    (first, shared), (second, also) = drawn
+    assert torch.equal(shared, also)
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, shared)

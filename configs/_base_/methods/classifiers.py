@@ -163,3 +163,7 @@ mlld_classifier = dict(task_weight=0.1, mlld=dict(type='mmkd.MLLDLoss', weight=0
 tf_kd_classifier = dict(
     task_weight=0.9, tf_kd=dict(type='mmkd.KDLoss', weight=0.1, temperature=20.0)
 )
+
+# CRD (ICLR 2020): 0.8, embeddings of width 128, 16384 negatives, temperature 0.07, momentum 0.5. num_samples is ImageNet's; the
+# training data set has to be wrapped in mmkd.SeededViews.
+crd_classifier = dict(crd=dict(type='mmkd.CRDLoss', weight=0.8, num_samples=1281167))
