@@ -1,4 +1,4 @@
-"""Backbones of the distillation papers that MMPretrain lacks, for its ``ImageClassifier``.
+"""Backbones and other parts of the distillation papers' networks that MMPretrain lacks, for its ``ImageClassifier``.
 
 Registered in the ``mmkd.`` scope when this package is imported (``custom_imports = dict(imports=['mmkd.models'])`` in a
 config), and not before: detectors need no MMPretrain.
@@ -10,6 +10,7 @@ from .cifar_shufflenet_v1 import CifarShuffleNetV1
 from .cifar_shufflenet_v2 import CifarShuffleNetV2
 from .cifar_vgg import CifarVGG
 from .mobilenet_v1 import MobileNetV1
+from .simkd import ReusedLinearClsHead, SimKDProjector
 from .wide_resnet import WideResNet
 
 __all__ = [
@@ -19,5 +20,7 @@ __all__ = [
     'CifarShuffleNetV2',
     'CifarVGG',
     'MobileNetV1',
+    'ReusedLinearClsHead',
+    'SimKDProjector',
     'WideResNet',
 ]
