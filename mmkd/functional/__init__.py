@@ -16,6 +16,7 @@ from .ctkd import ctkd_loss
 from .dist import dist_loss
 from .dkd import dkd_loss, nckd, tckd
 from .feature import cwd_loss, hcl_loss, pkd_loss
+from .fgd import fgd_loss
 from .fitnet import fitnet_loss
 from .kd import kd_loss
 from .mlld import mlld_loss
@@ -48,6 +49,7 @@ __all__ = [
     'cwd_loss',
     'dist_loss',
     'dkd_loss',
+    'fgd_loss',
     'fitnet_loss',
     'hcl_loss',
     'ickd_loss',

@@ -16,6 +16,7 @@ from .cwd import CWDLoss
 from .dist import DISTLoss
 from .dkd import DKDLoss
 from .features import FeatureLoss
+from .fgd import FGDLoss
 from .fitnet import FitNetLoss
 from .gradient_shares import GradientShares
 from .ickd import ICKDLoss
@@ -80,6 +81,7 @@ __all__ = [
     'DISTLoss',
     'DKDLoss',
     'DistillLoss',
+    'FGDLoss',
     'FeatureLoss',
     'FitNetLoss',
     'GradientShare',

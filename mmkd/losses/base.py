@@ -25,6 +25,11 @@ GIVEN = (
     'avg_factor',
     'raw_temperature',
     'reversal',
+    'stride',
+    'student_context',
+    'teacher_context',
+    'activation',
+    'avg_factor',
 )
 """Parameters of a function that a step gives; the others are options of the recipe."""
 

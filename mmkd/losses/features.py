@@ -99,7 +99,7 @@ class FeatureLoss(DistillLoss, ABC):
         self.connectors = nn.ModuleDict()
         if self.function is not None:
             none = torch.zeros(0, 2) if self.pooled else torch.zeros(0, 2, 1, 1)
-            self._check_options(none, none)
+            self._check_options(none, none, **self._no_objects())
 
     def requests(self) -> tuple[Request[FeaturePair], ...]:
         """The features at every path."""
@@ -161,6 +161,11 @@ class FeatureLoss(DistillLoss, ABC):
     def averaged_by(self, pairs: list[FeaturePair]) -> Tensor | None:
         """(B,) weights by which :meth:`compute` averages over images; None where it does something else."""
         return None if self.gathers else pairs[0].student.new_ones(len(pairs[0].student))
+
+    def _no_objects(self) -> dict[str, Any]:
+        """What the function takes of a step beside features, where there is nothing."""
+        nothing = dict(boxes=torch.zeros(0, 4), images=torch.zeros(0, dtype=torch.long), stride=1)
+        return {name: value for name, value in nothing.items() if self._takes(name)}
 
     def _make_layers(self, channels: Mapping[int, tuple[int, int]]) -> None:
         """Make what the loss trains, for the channels of student and teacher of every chosen level."""

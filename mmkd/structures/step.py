@@ -151,6 +151,25 @@ class Step:
         return sizes.to(self.inputs.device, non_blocking=True)
 
     @cached_property
+    def objects(self) -> tuple[Tensor, Tensor]:
+        """The ground truth of the batch: (G, 4) xyxy boxes in pixels of the input, and (G,) the image each is in.
+
+        Raises:
+            RuntimeError: The images have no boxes, as a classifier's.
+        """
+        try:
+            boxes = [sample.gt_instances.bboxes for sample in self.data_samples]
+        except AttributeError:
+            raise RuntimeError(
+                'the data samples have no gt_instances.bboxes: a loss that looks at objects means something on '
+                'detectors only. On classifiers use mmkd.PKDLoss or another loss on whole maps'
+            ) from None
+        images = [each.new_full((len(each),), i, dtype=torch.long) for i, each in enumerate(boxes)]
+        if not boxes:
+            return self.inputs.new_zeros(0, 4), self.inputs.new_zeros(0, dtype=torch.long)
+        return torch.cat(boxes), torch.cat(images)
+
+    @cached_property
     def generator(self) -> torch.Generator:
         """Random numbers of this step for the losses.
 

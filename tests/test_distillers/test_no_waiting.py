@@ -60,6 +60,7 @@ DENSE = dict(
     vid=dict(type='mmkd.VIDLoss'),
     ofd=dict(type='mmkd.OFDLoss', at='backbone.layer2.before_relu'),
     review=dict(type='mmkd.ReviewKDLoss'),
+    fgd=dict(type='mmkd.FGDLoss'),
     cross=dict(type='mmkd.CrossKDLoss', layer=1),
     giou=dict(type='mmkd.BoxGIoULoss'),
     l1=dict(type='mmkd.BoxL1Loss'),

@@ -70,6 +70,7 @@ MAP_LOSSES = dict(
     fitnet=dict(type='mmkd.FitNetLoss'),
     vid=dict(type='mmkd.VIDLoss'),
     ofd=dict(type='mmkd.OFDLoss'),
+    fgd=dict(type='mmkd.FGDLoss'),
     ld=dict(type='mmkd.LDLoss'),
     ld_mean=dict(type='mmkd.LDLoss', average='confidence'),
     cross=dict(type='mmkd.CrossKDLoss'),

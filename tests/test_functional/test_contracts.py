@@ -26,6 +26,7 @@ from mmkd.functional import (
     cwd_loss,
     dist_loss,
     dkd_loss,
+    fgd_loss,
     fitnet_loss,
     hcl_loss,
     ickd_loss,
@@ -89,6 +90,16 @@ def crd_of_one_bank(student: Tensor, teacher: Tensor, temperature: float = 0.07)
     """The same negatives for all samples, one of them twice."""
     negatives = torch.tensor([0, 3, 3, 6]).expand(len(student), -1)
     return crd_loss(student, teacher, EMBEDDINGS, negatives, temperature)
+def in_each_image(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A loss that looks at objects, with the same object in every image."""
+
+    def with_objects(student: Tensor, teacher: Tensor, **options: float) -> Tensor:
+        box = torch.tensor([[9.0, 17.0, 30.0, 31.0]], device=student.device)
+        images = torch.arange(len(student), device=student.device)
+        return loss(student, teacher, box.repeat(len(student), 1), images, 8, **options)
+
+    with_objects.__signature__ = inspect.signature(loss)  # type: ignore[attr-defined]
+    return with_objects
 
 
 @dataclass
@@ -185,6 +196,11 @@ CASES = {
     ),
     'cwd': Case(partial(cwd_loss, temperature=4.0), make=make_maps, takes_weights=False),
     'pkd': Case(pkd_loss, make=make_maps, takes_weights=False, is_list=True),
+    'fgd': Case(
+        partial(in_each_image(fgd_loss), temperature=0.5, alpha=0.1, beta=0.1, gamma=0.1),
+        make=make_maps,
+        takes_weights=False,
+    ),
     'hcl': Case(hcl_loss, make=make_maps, takes_weights=False, is_list=True),
 }
 

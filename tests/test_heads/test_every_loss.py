@@ -28,8 +28,11 @@ FEATURES = (
     'FitNetLoss',
     'VIDLoss',
     'OFDLoss',
+    'FGDLoss',
 )
 
+RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
+FCOS = 'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py'
 FASTER_RCNN = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 DETR = 'mmdet::detr/detr_r50_8xb2-150e_coco.py'
 DINO = 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'
@@ -37,7 +40,7 @@ DINO = 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'
 
 def pair(config: str) -> tuple[Any, Any]:
     student, teacher = zoo.pair(config)
-    if config != FASTER_RCNN:
+    if config in (DETR, DINO):
         for model in (student, teacher):
             model.bbox_head.embed_dims = model.neck.out_channels
             model.encoder.num_layers = 1
@@ -52,8 +55,10 @@ def pair(config: str) -> tuple[Any, Any]:
         (FASTER_RCNN, ANY + SOFTMAX + FEATURES),
         (DETR, ANY + SOFTMAX + FEATURES),
         (DINO, (*ANY, 'QFLKDLoss', *FEATURES)),
+        (RETINANET, FEATURES),
+        (FCOS, FEATURES),
     ],
-    ids=['RoI, softmax', 'query, softmax', 'query, sigmoid'],
+    ids=['RoI, softmax', 'query, softmax', 'query, sigmoid', 'anchors', 'points'],
 )
 def test_each_loss_alone_reaches_the_backbone(config: str, losses: tuple[str, ...]) -> None:
     model = zoo.distiller(

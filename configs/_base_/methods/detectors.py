@@ -67,6 +67,25 @@ pkd_rcnn = dict(pkd=dict(type='mmkd.PKDLoss', weight=6.0, strides=[4, 8, 16, 32]
 # configs/ckd_paper.
 review_kd_detector = dict(review_kd=dict(type='mmkd.ReviewKDLoss', weight=1.0))
 
+# FGD as its authors' configs have it (CVPR 2022) for RetinaNet and GFL, on all levels. FCOS has its own settings in
+# pairs/fcos_r101_r50.py. For query heads nothing is published: those of dense heads are a starting point.
+fgd_detector = dict(
+    fgd=dict(type='mmkd.FGDLoss', temperature=0.5, alpha=1e-3, beta=5e-4, gamma=5e-4, relation=5e-6)
+)
+
+# On P2 to P5, as for Faster R-CNN R50 under R101.
+fgd_rcnn = dict(
+    fgd=dict(
+        type='mmkd.FGDLoss',
+        strides=[4, 8, 16, 32],
+        temperature=0.5,
+        alpha=5e-5,
+        beta=2.5e-5,
+        gamma=5e-5,
+        relation=5e-7,
+    )
+)
+
 # CWD on the maps of the neck as published for detectors (ICCV 2021): weight 10, temperature 10.
 cwd_detector = dict(cwd=dict(type='mmkd.CWDLoss', weight=10.0, temperature=10.0))
 

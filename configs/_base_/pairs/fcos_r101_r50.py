@@ -10,3 +10,7 @@ model = dict(
         checkpoint='https://download.openmmlab.com/mmdetection/v2.0/fcos/fcos_r101_caffe_fpn_gn-head_mstrain_640-800_2x_coco/fcos_r101_caffe_fpn_gn-head_mstrain_640-800_2x_coco-511424d6.pth',
     ),
 )
+# What FGD's authors publish for FCOS.
+presets = dict(
+    fgd=dict(fgd=dict(temperature=0.8, alpha=1.6e-3, beta=8e-4, gamma=8e-4, relation=8e-6))
+)
