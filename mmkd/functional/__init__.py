@@ -20,6 +20,7 @@ from .fgd import fgd_loss
 from .fitnet import fitnet_loss
 from .kd import kd_loss
 from .mlld import mlld_loss
+from .mgd import mgd_loss
 from .nkd import nkd_loss
 from .nst import nst_loss
 from .ofa import ofa_loss
@@ -56,6 +57,7 @@ __all__ = [
     'kd_loss',
     'ld_loss',
     'mlld_loss',
+    'mgd_loss',
     'nckd',
     'nkd_loss',
     'nst_loss',

@@ -24,6 +24,7 @@ from .kd import KDLoss
 from .ld import LDLoss
 from .logits import LogitLoss
 from .mlld import MLLDLoss
+from .mgd import MGDLoss
 from .nkd import NKDLoss
 from .nst import NSTLoss
 from .ofa import OFALoss
@@ -92,6 +93,7 @@ __all__ = [
     'LinearWarmup',
     'LogitLoss',
     'MLLDLoss',
+    'MGDLoss',
     'NKDLoss',
     'NSTLoss',
     'OFALoss',

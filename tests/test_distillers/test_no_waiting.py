@@ -61,6 +61,7 @@ DENSE = dict(
     ofd=dict(type='mmkd.OFDLoss', at='backbone.layer2.before_relu'),
     review=dict(type='mmkd.ReviewKDLoss'),
     fgd=dict(type='mmkd.FGDLoss'),
+    mgd=dict(type='mmkd.MGDLoss'),
     cross=dict(type='mmkd.CrossKDLoss', layer=1),
     giou=dict(type='mmkd.BoxGIoULoss'),
     l1=dict(type='mmkd.BoxL1Loss'),

@@ -33,6 +33,7 @@ from mmkd.functional import (
     kd_loss,
     ld_loss,
     mlld_loss,
+    mgd_loss,
     nkd_loss,
     nst_loss,
     ofa_loss,
@@ -201,6 +202,7 @@ CASES = {
         make=make_maps,
         takes_weights=False,
     ),
+    'mgd': Case(mgd_loss, make=make_maps, takes_weights=False),
     'hcl': Case(hcl_loss, make=make_maps, takes_weights=False, is_list=True),
 }
 

@@ -29,6 +29,7 @@ FEATURES = (
     'VIDLoss',
     'OFDLoss',
     'FGDLoss',
+    'MGDLoss',
 )
 
 RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'

@@ -86,6 +86,13 @@ fgd_rcnn = dict(
     )
 )
 
+# MGD as its authors' configs have it (ECCV 2022) for RetinaNet and RepPoints, on all levels. For query heads nothing is
+# published: those of dense heads are a starting point.
+mgd_detector = dict(mgd=dict(type='mmkd.MGDLoss', weight=2e-5, mask_ratio=0.65))
+
+# On P2 to P5, as for Faster R-CNN R50 under a Cascade Mask R-CNN.
+mgd_rcnn = dict(mgd=dict(type='mmkd.MGDLoss', weight=5e-7, mask_ratio=0.45, strides=[4, 8, 16, 32]))
+
 # CWD on the maps of the neck as published for detectors (ICCV 2021): weight 10, temperature 10.
 cwd_detector = dict(cwd=dict(type='mmkd.CWDLoss', weight=10.0, temperature=10.0))
 
