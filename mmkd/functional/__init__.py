@@ -17,6 +17,7 @@ from .dist import dist_loss
 from .dkd import dkd_loss, nckd, tckd
 from .feature import cwd_loss, hcl_loss, pkd_loss
 from .fgd import fgd_loss
+from .fgfi import fgfi_loss
 from .fitnet import fitnet_loss
 from .kd import kd_loss
 from .mlld import mlld_loss
@@ -51,6 +52,7 @@ __all__ = [
     'dist_loss',
     'dkd_loss',
     'fgd_loss',
+    'fgfi_loss',
     'fitnet_loss',
     'hcl_loss',
     'ickd_loss',

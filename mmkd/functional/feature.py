@@ -51,7 +51,7 @@ def pkd_loss(
     total = sum_over_processes if processes > 1 else None
     losses = [
         correlation_distance(_channels(student), _channels(teacher), dim=1, total=total).mean()
-        for student, teacher in _levels(student_features, teacher_features)
+        for student, teacher in prepare_levels(student_features, teacher_features)
     ]
     return torch.stack(losses).sum() * processes
 
@@ -80,7 +80,7 @@ def hcl_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tens
     losses = [
         # Pooling is linear: the pooled difference is the difference of the pooled.
         _hierarchical_mean_square(student - teacher)
-        for student, teacher in _levels(student_features, teacher_features)
+        for student, teacher in prepare_levels(student_features, teacher_features)
     ]
     return torch.stack(losses).sum()
 
@@ -114,9 +114,10 @@ def cwd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return temperature**2 * divergences.sum() / max(divergences.numel(), 1)
 
 
-def _levels(
+def prepare_levels(
     student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]
 ) -> list[tuple[Tensor, Tensor]]:
+    """Check the levels of student and teacher, detach the teacher's, bring both to float32 or wider."""
     if isinstance(student_features, Tensor) or isinstance(teacher_features, Tensor):
         raise ValueError('features: one tensor is not a sequence of levels: use [features]')
     if not len(student_features) == len(teacher_features) > 0:

@@ -17,6 +17,7 @@ from .dist import DISTLoss
 from .dkd import DKDLoss
 from .features import FeatureLoss
 from .fgd import FGDLoss
+from .fgfi import FGFILoss
 from .fitnet import FitNetLoss
 from .gradient_shares import GradientShares
 from .ickd import ICKDLoss
@@ -83,6 +84,7 @@ __all__ = [
     'DKDLoss',
     'DistillLoss',
     'FGDLoss',
+    'FGFILoss',
     'FeatureLoss',
     'FitNetLoss',
     'GradientShare',

@@ -26,6 +26,8 @@ GIVEN = (
     'raw_temperature',
     'reversal',
     'stride',
+    'strides',
+    'gather',
     'student_context',
     'teacher_context',
     'activation',

@@ -99,7 +99,10 @@ class FeatureLoss(DistillLoss, ABC):
         self.connectors = nn.ModuleDict()
         if self.function is not None:
             none = torch.zeros(0, 2) if self.pooled else torch.zeros(0, 2, 1, 1)
-            self._check_options(none, none, **self._no_objects())
+            nothing = torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)
+            pair = FeaturePair(0, 1, none, none)
+            [(features, given)] = self._arguments([pair], nothing, gather=False)
+            self._check_options(*features, **given)
 
     def requests(self) -> tuple[Request[FeaturePair], ...]:
         """The features at every path."""
@@ -156,16 +159,40 @@ class FeatureLoss(DistillLoss, ABC):
             pairs: The chosen levels.
             step: Ground truth, image sizes, progress, random numbers.
         """
-        return torch.stack([self._call(pair.student, pair.teacher) for pair in pairs]).sum()
+        objects = step.objects if self._takes('boxes') else None
+        calls = self._arguments(pairs, objects)
+        return torch.stack([self._call(*features, **given) for features, given in calls]).sum()
 
     def averaged_by(self, pairs: list[FeaturePair]) -> Tensor | None:
         """(B,) weights by which :meth:`compute` averages over images; None where it does something else."""
-        return None if self.gathers else pairs[0].student.new_ones(len(pairs[0].student))
+        if self.gathers or (self.function is not None and self._takes('gather')):
+            return None
+        return pairs[0].student.new_ones(len(pairs[0].student))
 
-    def _no_objects(self) -> dict[str, Any]:
-        """What the function takes of a step beside features, where there is nothing."""
-        nothing = dict(boxes=torch.zeros(0, 4), images=torch.zeros(0, dtype=torch.long), stride=1)
-        return {name: value for name, value in nothing.items() if self._takes(name)}
+    def _arguments(
+        self,
+        pairs: Sequence[FeaturePair],
+        objects: tuple[Tensor, Tensor] | None,
+        gather: bool = True,
+    ) -> list[tuple[tuple[Any, Any], dict[str, Any]]]:
+        """What the function is called with: once for all levels if it takes ``strides``, else once for each level.
+
+        Args:
+            pairs: The levels.
+            objects: What :attr:`mmkd.structures.Step.objects` gives, if the function takes ``boxes``.
+            gather: Of all processes, if the function can.
+        """
+        boxes, images = objects or (None, None)
+        given: dict[str, Any] = dict(boxes=boxes, images=images, gather=gather)
+        given = {name: value for name, value in given.items() if self._takes(name)}
+        if self._takes('strides'):
+            students, teachers = [pair.student for pair in pairs], [pair.teacher for pair in pairs]
+            return [((students, teachers), given | dict(strides=[pair.stride for pair in pairs]))]
+        strides = [dict(stride=pair.stride) if self._takes('stride') else {} for pair in pairs]
+        return [
+            ((pair.student, pair.teacher), given | stride)
+            for pair, stride in zip(pairs, strides, strict=True)
+        ]
 
     def _make_layers(self, channels: Mapping[int, tuple[int, int]]) -> None:
         """Make what the loss trains, for the channels of student and teacher of every chosen level."""

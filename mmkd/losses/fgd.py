@@ -38,20 +38,17 @@ class FGDLoss(FeatureLoss):
 
     def compute(self, pairs: list[FeaturePair], step: Step) -> Tensor:
         """The sum over the levels."""
-        boxes, images = step.objects
+        blocks = zip(self.student_blocks, self.teacher_blocks, strict=True)
+        levels = zip(self._arguments(pairs, step.objects), blocks, strict=True)
         values = [
             self._call(
-                pair.student,
-                pair.teacher,
-                boxes=boxes,
-                images=images,
-                stride=pair.stride,
+                student,
+                teacher,
                 # mmcv's block looks at the map by a view
-                student_context=ours(pair.student.contiguous()),
-                teacher_context=theirs(pair.teacher.contiguous()),
+                student_context=ours(student.contiguous()),
+                teacher_context=theirs(teacher.contiguous()),
+                **given,
             )
-            for pair, ours, theirs in zip(
-                pairs, self.student_blocks, self.teacher_blocks, strict=True
-            )
+            for ((student, teacher), given), (ours, theirs) in levels
         ]
         return torch.stack(values).sum()

@@ -62,6 +62,7 @@ DENSE = dict(
     review=dict(type='mmkd.ReviewKDLoss'),
     fgd=dict(type='mmkd.FGDLoss'),
     mgd=dict(type='mmkd.MGDLoss'),
+    fgfi=dict(type='mmkd.FGFILoss'),
     cross=dict(type='mmkd.CrossKDLoss', layer=1),
     giou=dict(type='mmkd.BoxGIoULoss'),
     l1=dict(type='mmkd.BoxL1Loss'),

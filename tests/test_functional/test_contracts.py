@@ -27,6 +27,7 @@ from mmkd.functional import (
     dist_loss,
     dkd_loss,
     fgd_loss,
+    fgfi_loss,
     fitnet_loss,
     hcl_loss,
     ickd_loss,
@@ -97,7 +98,10 @@ def in_each_image(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def with_objects(student: Tensor, teacher: Tensor, **options: float) -> Tensor:
         box = torch.tensor([[9.0, 17.0, 30.0, 31.0]], device=student.device)
         images = torch.arange(len(student), device=student.device)
-        return loss(student, teacher, box.repeat(len(student), 1), images, 8, **options)
+        boxes = box.repeat(len(student), 1)
+        if 'strides' in inspect.signature(loss).parameters:
+            return loss([student], [teacher], boxes, images, [8], **options)
+        return loss(student, teacher, boxes, images, 8, **options)
 
     with_objects.__signature__ = inspect.signature(loss)  # type: ignore[attr-defined]
     return with_objects
@@ -199,6 +203,11 @@ CASES = {
     'pkd': Case(pkd_loss, make=make_maps, takes_weights=False, is_list=True),
     'fgd': Case(
         partial(in_each_image(fgd_loss), temperature=0.5, alpha=0.1, beta=0.1, gamma=0.1),
+        make=make_maps,
+        takes_weights=False,
+    ),
+    'fgfi': Case(
+        partial(in_each_image(fgfi_loss), anchor_scales=(2.0, 3.0)),
         make=make_maps,
         takes_weights=False,
     ),

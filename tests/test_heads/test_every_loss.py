@@ -30,6 +30,7 @@ FEATURES = (
     'OFDLoss',
     'FGDLoss',
     'MGDLoss',
+    'FGFILoss',
 )
 
 RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'

@@ -93,6 +93,10 @@ mgd_detector = dict(mgd=dict(type='mmkd.MGDLoss', weight=2e-5, mask_ratio=0.65))
 # On P2 to P5, as for Faster R-CNN R50 under a Cascade Mask R-CNN.
 mgd_rcnn = dict(mgd=dict(type='mmkd.MGDLoss', weight=5e-7, mask_ratio=0.45, strides=[4, 8, 16, 32]))
 
+# FGFI as published (CVPR 2019): weight 0.01, threshold 0.5. Published with Faster R-CNN on one map and with a one-stage
+# detector; how the levels of a neck share an object is ours.
+fgfi_detector = dict(fgfi=dict(type='mmkd.FGFILoss', weight=0.01, threshold=0.5))
+
 # CWD on the maps of the neck as published for detectors (ICCV 2021): weight 10, temperature 10.
 cwd_detector = dict(cwd=dict(type='mmkd.CWDLoss', weight=10.0, temperature=10.0))
 
