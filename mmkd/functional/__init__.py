@@ -13,6 +13,7 @@ from .comparative_kd import comparative_kd_loss
 from .correlation_kd import correlation_kd_loss
 from .crd import crd_loss
 from .ctkd import ctkd_loss
+from .defeat import defeat_loss
 from .dist import dist_loss
 from .dkd import dkd_loss, nckd, tckd
 from .feature import cwd_loss, hcl_loss, pkd_loss
@@ -49,6 +50,7 @@ __all__ = [
     'crd_loss',
     'ctkd_loss',
     'cwd_loss',
+    'defeat_loss',
     'dist_loss',
     'dkd_loss',
     'fgd_loss',

@@ -13,6 +13,7 @@ from .crd import CRDLoss
 from .cross_kd import CrossKDLoss
 from .ctkd import CTKDLoss
 from .cwd import CWDLoss
+from .defeat import DeFeatLoss
 from .dist import DISTLoss
 from .dkd import DKDLoss
 from .features import FeatureLoss
@@ -38,6 +39,7 @@ from .review_kd import ReviewKDLoss
 from .rkd import RKDLoss
 from .samplers import (
     AllSamples,
+    Negatives,
     Positives,
     PositivesAndTeacherTopK,
     SharedQueries,
@@ -82,6 +84,7 @@ __all__ = [
     'CrossKDLoss',
     'DISTLoss',
     'DKDLoss',
+    'DeFeatLoss',
     'DistillLoss',
     'FGDLoss',
     'FGFILoss',
@@ -99,6 +102,7 @@ __all__ = [
     'NKDLoss',
     'NSTLoss',
     'OFALoss',
+    'Negatives',
     'OFDLoss',
     'PKDLoss',
     'PKTLoss',

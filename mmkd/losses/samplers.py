@@ -36,6 +36,22 @@ class Positives:
 
 @SAMPLERS.register_module()
 @dataclass(frozen=True)
+class Negatives:
+    """The samples that the student's own assignment made background; all of them where it says nothing.
+
+    Their number has to be waited for: meant for RoI heads.
+    """
+
+    def __call__(self, table: SampleTable) -> Tensor:
+        """(S,) indices, ascending."""
+        if table.labels is None:
+            return table.everything
+        is_background = (table.labels == table.num_classes) & (table.weights > 0)
+        return is_background.nonzero().flatten()
+
+
+@SAMPLERS.register_module()
+@dataclass(frozen=True)
 class TeacherTopK:
     """The k samples of each image that the teacher is most confident of, by its highest class probability.
 

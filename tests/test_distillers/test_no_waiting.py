@@ -63,6 +63,7 @@ DENSE = dict(
     fgd=dict(type='mmkd.FGDLoss'),
     mgd=dict(type='mmkd.MGDLoss'),
     fgfi=dict(type='mmkd.FGFILoss'),
+    defeat=dict(type='mmkd.DeFeatLoss'),
     cross=dict(type='mmkd.CrossKDLoss', layer=1),
     giou=dict(type='mmkd.BoxGIoULoss'),
     l1=dict(type='mmkd.BoxL1Loss'),

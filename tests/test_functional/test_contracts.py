@@ -24,6 +24,7 @@ from mmkd.functional import (
     crd_loss,
     ctkd_loss,
     cwd_loss,
+    defeat_loss,
     dist_loss,
     dkd_loss,
     fgd_loss,
@@ -211,6 +212,7 @@ CASES = {
         make=make_maps,
         takes_weights=False,
     ),
+    'defeat': Case(in_each_image(defeat_loss), make=make_maps, takes_weights=False),
     'mgd': Case(mgd_loss, make=make_maps, takes_weights=False),
     'hcl': Case(hcl_loss, make=make_maps, takes_weights=False, is_list=True),
 }

@@ -31,6 +31,7 @@ FEATURES = (
     'FGDLoss',
     'MGDLoss',
     'FGFILoss',
+    'DeFeatLoss',
 )
 
 RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmkd.losses import AllSamples, Positives, PositivesAndTeacherTopK, TeacherTopK
+from mmkd.losses import AllSamples, Negatives, Positives, PositivesAndTeacherTopK, TeacherTopK
 from mmkd.structures import SampleTable
 
 CONFIDENCE = [0.1, 0.9, 0.5, 0.8, 0.2, 0.7, 0.3]
@@ -52,6 +52,7 @@ LABELS = [3, 3, 0, 3, 2, 3, -1]
     [
         (AllSamples(), [0, 1, 2, 3, 4, 5, 6]),
         (Positives(), [2, 4]),
+        (Negatives(), [0, 1, 3, 5]),
         (TeacherTopK(k=1), [1, 3]),
         (TeacherTopK(k=2), [1, 2, 3, 5]),
         (TeacherTopK(k=100), [0, 1, 2, 3, 4, 5, 6]),

@@ -97,6 +97,21 @@ mgd_rcnn = dict(mgd=dict(type='mmkd.MGDLoss', weight=5e-7, mask_ratio=0.45, stri
 # detector; how the levels of a neck share an object is ours.
 fgfi_detector = dict(fgfi=dict(type='mmkd.FGFILoss', weight=0.01, threshold=0.5))
 
+# DeFeat's maps with the weights that its authors' config has for Faster R-CNN (CVPR 2021, VOC). For other heads nothing
+# is published.
+defeat_detector = dict(defeat=dict(type='mmkd.DeFeatLoss', objects=3.0, background=12.0))
+
+# On RoI heads also the class logits, of objects and of background, each a mean of its own with weight 2, temperature 1.
+defeat_rcnn = dict(
+    defeat=dict(type='mmkd.DeFeatLoss', objects=3.0, background=12.0),
+    defeat_objects=dict(
+        type='mmkd.KDLoss', weight=2.0, temperature=1.0, samples=dict(type='mmkd.Positives')
+    ),
+    defeat_background=dict(
+        type='mmkd.KDLoss', weight=2.0, temperature=1.0, samples=dict(type='mmkd.Negatives')
+    ),
+)
+
 # CWD on the maps of the neck as published for detectors (ICCV 2021): weight 10, temperature 10.
 cwd_detector = dict(cwd=dict(type='mmkd.CWDLoss', weight=10.0, temperature=10.0))
 
