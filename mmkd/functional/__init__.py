@@ -23,6 +23,7 @@ from .fitnet import fitnet_loss
 from .kd import kd_loss
 from .mlld import mlld_loss
 from .mgd import mgd_loss
+from .mimic import mimic_loss
 from .nkd import nkd_loss
 from .nst import nst_loss
 from .ofa import ofa_loss
@@ -62,6 +63,7 @@ __all__ = [
     'ld_loss',
     'mlld_loss',
     'mgd_loss',
+    'mimic_loss',
     'nckd',
     'nkd_loss',
     'nst_loss',

@@ -27,6 +27,7 @@ from .ld import LDLoss
 from .logits import LogitLoss
 from .mlld import MLLDLoss
 from .mgd import MGDLoss
+from .mimic import MimicLoss
 from .nkd import NKDLoss
 from .nst import NSTLoss
 from .ofa import OFALoss
@@ -99,6 +100,7 @@ __all__ = [
     'LogitLoss',
     'MLLDLoss',
     'MGDLoss',
+    'MimicLoss',
     'NKDLoss',
     'NSTLoss',
     'OFALoss',

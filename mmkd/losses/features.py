@@ -104,8 +104,11 @@ class FeatureLoss(DistillLoss, ABC):
             [(features, given)] = self._arguments([pair], nothing, gather=False)
             self._check_options(*features, **given)
 
-    def requests(self) -> tuple[Request[FeaturePair], ...]:
+    def requests(self) -> tuple[Request[Any], ...]:
         """The features at every path."""
+        return self._feature_requests()
+
+    def _feature_requests(self) -> tuple[Request[FeaturePair], ...]:
         return tuple(
             ClassMaps(self.teacher)
             if ours == CLASS_MAPS
@@ -123,7 +126,7 @@ class FeatureLoss(DistillLoss, ABC):
         super().attach(sources)
         channels: list[tuple[int, int]] = []
         strides: list[int | None] = []
-        for request in self.requests():
+        for request in self._feature_requests():
             source = sources.of(request)
             if isinstance(request, ClassMaps):
                 for width, stride in source.class_map_levels():
@@ -138,7 +141,7 @@ class FeatureLoss(DistillLoss, ABC):
 
     def forward(self, step: Step) -> Tensor:
         """The scalar loss of all levels, averaged over the images of all processes."""
-        pairs = [pair for request in self.requests() for pair in step.ask(request)]
+        pairs = [pair for request in self._feature_requests() for pair in step.ask(request)]
         pairs = [
             replace(self._connected(level, pairs[level]), level=number)
             for number, level in enumerate(self._levels)

@@ -74,6 +74,7 @@ MAP_LOSSES = dict(
     mgd=dict(type='mmkd.MGDLoss', mask_ratio=0.0),  # each process draws other masks
     fgfi=dict(type='mmkd.FGFILoss'),
     defeat=dict(type='mmkd.DeFeatLoss'),
+    mimic=dict(type='mmkd.MimicLoss'),
     ld=dict(type='mmkd.LDLoss'),
     ld_mean=dict(type='mmkd.LDLoss', average='confidence'),
     cross=dict(type='mmkd.CrossKDLoss'),

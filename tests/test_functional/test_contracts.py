@@ -36,6 +36,7 @@ from mmkd.functional import (
     ld_loss,
     mlld_loss,
     mgd_loss,
+    mimic_loss,
     nkd_loss,
     nst_loss,
     ofa_loss,
@@ -214,6 +215,7 @@ CASES = {
     ),
     'defeat': Case(in_each_image(defeat_loss), make=make_maps, takes_weights=False),
     'mgd': Case(mgd_loss, make=make_maps, takes_weights=False),
+    'mimic': Case(mimic_loss, make=make_maps, takes_weights=False),
     'hcl': Case(hcl_loss, make=make_maps, takes_weights=False, is_list=True),
 }
 

@@ -32,6 +32,7 @@ FEATURES = (
     'MGDLoss',
     'FGFILoss',
     'DeFeatLoss',
+    'MimicLoss',
 )
 
 RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'

@@ -112,6 +112,13 @@ defeat_rcnn = dict(
     ),
 )
 
+# Mimic (CVPR 2017) on the regions of the RoI head, and on the ground truth's where there are none. What is published is older
+# than FPN: weight 1 is a starting point.
+mimic_rcnn = dict(
+    mimic=dict(type='mmkd.MimicLoss', weight=1.0, regions='rois', strides=[4, 8, 16, 32])
+)
+mimic_detector = dict(mimic=dict(type='mmkd.MimicLoss', weight=1.0, regions='objects'))
+
 # CWD on the maps of the neck as published for detectors (ICCV 2021): weight 10, temperature 10.
 cwd_detector = dict(cwd=dict(type='mmkd.CWDLoss', weight=10.0, temperature=10.0))
 
