@@ -5,7 +5,7 @@ Student first, teacher second, a scalar out. Logits are rows of shape (S, C), on
 
 from .aekt import aekt_loss
 from .at import at_loss
-from .box import box_giou_loss, box_l1_loss, ld_loss
+from .box import bckd_box_loss, box_giou_loss, box_l1_loss, ld_loss
 from .cc import cc_loss
 from .ckd import ckd_loss
 from .clkd import clkd_loss
@@ -40,6 +40,7 @@ from .vid import vid_loss
 __all__ = [
     'aekt_loss',
     'at_loss',
+    'bckd_box_loss',
     'box_giou_loss',
     'box_l1_loss',
     'cc_loss',

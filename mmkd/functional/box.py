@@ -109,6 +109,47 @@ def box_giou_loss(
     return weighted_mean(1 - _generalized_overlap(student, teacher), weights, avg_factor)
 
 
+def bckd_box_loss(
+    student_boxes: Tensor,
+    teacher_boxes: Tensor,
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    weights: Tensor | None = None,
+    avg_factor: float | Tensor | None = None,
+) -> Tensor:
+    r"""Imitate the teacher's boxes where the scores are far apart, the box term of BCKD.
+
+    .. math:: \frac{1}{N} \sum_i w_i \, \max_c |\sigma(s_{ic}) - \sigma(t_{ic})| \, (1 - GIoU(b^S_i, b^T_i))
+
+    The paper has the IoU, the released code the GIoU. The scores' distance has no gradient.
+
+    Args:
+        student_boxes: Shape (S, 4): corners (x1, y1, x2, y2), x1 <= x2 and y1 <= y2.
+        teacher_boxes: Shape (S, 4), in the same unit. Gets no gradient.
+        student_logits: Shape (S, C), of a sigmoid head.
+        teacher_logits: Shape (S, C).
+        weights: w, shape (S,), or None for 1.
+        avg_factor: N, with 1 as the least. Published: the number of positives, with all anchors as samples. None is the
+            sum of the weights.
+
+    Returns:
+        A scalar, float32 or wider. S = 0 gives a zero that is still attached to the graph.
+
+    Raises:
+        ValueError: For boxes that are not two (S, 4) matrices of one shape, logits that are not two (S, C) matrices of
+            one shape, and weights that are not S numbers.
+    """
+    student, teacher = prepare_pair(student_boxes, teacher_boxes, ('S', 4), name='boxes')
+    scores = [
+        logits.sigmoid()
+        for logits in prepare_pair(student_logits.detach(), teacher_logits, ('S', 'C'))
+    ]
+    distance = (scores[0] - scores[1]).abs().amax(1)
+    return weighted_mean(
+        distance * (1 - _generalized_overlap(student, teacher)), weights, avg_factor
+    )
+
+
 def overlapping(boxes: Tensor, others: Tensor, iou: float) -> Tensor:
     """(N, M) whether the IoU of (N, 4) and (M, 4) boxes is above a number, which a box without area never is."""
     shared = boxes.new_ones(())

@@ -3,6 +3,7 @@
 from .aekt import AEKTLoss
 from .at import ATLoss
 from .base import DistillLoss
+from .bckd import BCKDLoss
 from .box import BoxGIoULoss, BoxL1Loss, BoxLoss
 from .cc import CCLoss
 from .ckd import CKDLoss
@@ -67,6 +68,7 @@ __all__ = [
     'AEKTLoss',
     'ATLoss',
     'AllSamples',
+    'BCKDLoss',
     'BoxGIoULoss',
     'BoxL1Loss',
     'BoxLoss',

@@ -95,18 +95,11 @@ class BoxGIoULoss(BoxLoss):
 
     def compute(self, pairs: BoxPairs, weights: Tensor, step: Step) -> Tensor:
         """See :func:`mmkd.functional.box_giou_loss`."""
-        # Boxes that do not count may give NaN, which no weight of 0 removes.
-        counts = weights[:, None] > 0
-        other = torch.tensor([0.0, 0.0, 1.0, 1.0]).to(pairs.student, non_blocking=True)
-        student, teacher = (
-            torch.where(counts, boxes, other) for boxes in (pairs.student, pairs.teacher)
-        )
-        return box_giou_loss(student, teacher, weights)
+        return box_giou_loss(*comparable(pairs, weights))
 
     def box_weights(self, pairs: BoxPairs) -> Tensor:
         """See :meth:`BoxLoss.box_weights`."""
-        in_order = _in_order(pairs.student.detach()) & _in_order(pairs.teacher)
-        return super().box_weights(pairs) * in_order
+        return super().box_weights(pairs) * _both_in_order(pairs)
 
 
 @LOSSES.register_module()
@@ -147,6 +140,29 @@ class BoxL1Loss(BoxLoss):
             sizes = (pairs.teacher[:, 2:] - pairs.teacher[:, :2]).clamp(min=1)
         scale = sizes.repeat(1, 2)
         return box_l1_loss(pairs.student / scale, pairs.teacher / scale, weights)
+
+
+def comparable(pairs: BoxPairs, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes of which an overlap can be computed: one whose sides are in the wrong order has none.
+
+    Args:
+        pairs: The boxes.
+        weights: (S,) how much every pair counts.
+
+    Returns:
+        (S, 4) boxes of student and teacher, and (S,) weights, 0 for pairs with such a box. What does not count is
+        another box: it may give NaN, which no weight of 0 removes.
+    """
+    weights = weights * _both_in_order(pairs)
+    other = torch.tensor([0.0, 0.0, 1.0, 1.0]).to(pairs.student, non_blocking=True)
+    student, teacher = (
+        torch.where(weights[:, None] > 0, boxes, other) for boxes in (pairs.student, pairs.teacher)
+    )
+    return student, teacher, weights
+
+
+def _both_in_order(pairs: BoxPairs) -> Tensor:
+    return _in_order(pairs.student.detach()) & _in_order(pairs.teacher)
 
 
 def _in_order(boxes: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class QFLKDLoss(LogitLoss):
         (request,) = self.requests()
         tables = step.sources.of(request).sample_tables(step)
         values = [
-            self._on(pairs, step) / _mean_positives(table).clamp(min=1)
+            self._on(pairs, step) / mean_positives(table).clamp(min=1)
             for table, pairs in zip(tables, step.ask(request), strict=True)
         ]
         return mean_over_processes(torch.stack(values).mean())
@@ -81,7 +81,7 @@ class QFLKDLoss(LogitLoss):
         return self._call(student, teacher, weights=pairs.weights, avg_factor=avg_factor)
 
 
-def _mean_positives(table: SampleTable) -> Tensor:
+def mean_positives(table: SampleTable) -> Tensor:
     """Positives of all processes by the number of processes, so that averaged gradients are those of one process."""
     if table.labels is None:
         raise ValueError(

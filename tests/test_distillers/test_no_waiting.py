@@ -65,6 +65,7 @@ DENSE = dict(
     fgfi=dict(type='mmkd.FGFILoss'),
     defeat=dict(type='mmkd.DeFeatLoss'),
     cross=dict(type='mmkd.CrossKDLoss', layer=1),
+    bckd=dict(type='mmkd.BCKDLoss'),
     giou=dict(type='mmkd.BoxGIoULoss'),
     l1=dict(type='mmkd.BoxL1Loss'),
 )

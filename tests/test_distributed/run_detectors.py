@@ -75,6 +75,7 @@ MAP_LOSSES = dict(
     fgfi=dict(type='mmkd.FGFILoss'),
     defeat=dict(type='mmkd.DeFeatLoss'),
     mimic=dict(type='mmkd.MimicLoss'),
+    bckd=dict(type='mmkd.BCKDLoss'),
     ld=dict(type='mmkd.LDLoss'),
     ld_mean=dict(type='mmkd.LDLoss', average='confidence'),
     cross=dict(type='mmkd.CrossKDLoss'),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmkd.functional import box_giou_loss, box_l1_loss, ld_loss
+from mmkd.functional import bckd_box_loss, box_giou_loss, box_l1_loss, ld_loss
 
 WEIGHTS = [0.5, 0.0, 2.0, 1.0, 0.1, 3.0]
 
@@ -88,6 +88,25 @@ def test_giou_is_the_formula():
     assert loss.item() == pytest.approx(expected / sum(WEIGHTS), rel=1e-7)
     loss = box_giou_loss(student, teacher, weights, avg_factor=3)
     assert loss.item() == pytest.approx(expected / 3, rel=1e-7)
+
+
+def test_bckd_boxes_are_the_formula():
+    student, teacher = make_boxes()
+    logits = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    weights = [0.5, 1.0, 0.0, 2.0, 1.0, 0.3]
+    total = 0.0
+    for a, b, s, t, weight in zip(
+        student.tolist(), teacher.tolist(), *logits.tolist(), weights, strict=True
+    ):
+        gaps = [
+            abs(1 / (1 + math.exp(-x)) - 1 / (1 + math.exp(-y))) for x, y in zip(s, t, strict=True)
+        ]
+        total += weight * max(gaps) * (1 - generalized_overlap(a, b))
+    logits.requires_grad_()
+    loss = bckd_box_loss(student, teacher, *logits, torch.tensor(weights), avg_factor=3)
+    assert loss.item() == pytest.approx(total / 3, rel=1e-6)
+    loss.backward()
+    assert logits.grad is None
 
 
 def test_giou_does_not_depend_on_the_unit_but_l1_does():

@@ -14,6 +14,7 @@ from torch import Tensor
 from mmkd.functional import (
     aekt_loss,
     at_loss,
+    bckd_box_loss,
     box_giou_loss,
     box_l1_loss,
     cc_loss,
@@ -109,6 +110,12 @@ def in_each_image(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return with_objects
 
 
+def scored_boxes(student: Tensor, teacher: Tensor, **options: Tensor) -> Tensor:
+    """The box term of BCKD, with the same scores for each box."""
+    logits = student.new_zeros(len(student), 2)
+    return bckd_box_loss(student, teacher, logits, logits + 1, **options)
+
+
 @dataclass
 class Case:
     loss: Callable[..., Tensor]
@@ -161,6 +168,7 @@ CASES = {
     'box_giou': Case(
         box_giou_loss, make=make_boxes, is_smooth_if_equal=False, is_free_of_syncs=False
     ),
+    'bckd_box': Case(scored_boxes, make=make_boxes, is_smooth_if_equal=False),
     'ckd': Case(ckd_loss, takes_weights=False, zero_if_equal=False),
     'ckd, student_student, in chunks': Case(
         partial(ckd_loss, negatives='student_student', chunk_size=3),
