@@ -7,6 +7,7 @@ from .build import build_head_adapter, build_sources
 from .classifier import ClassifierAdapter
 from .dense import Assignment, DenseHeadAdapter, DenseOutputs, SampledTargetsAdapter
 from .features import FeatureSource
+from .matched_queries import MatchedQueryAdapter
 from .plain import DISTILL_PREFIX, plain_weights
 from .query import DETRHeadAdapter, QueryHeadAdapter, SparseRoIHeadAdapter
 from .roi import RoIHeadAdapter, roi_logits
@@ -23,6 +24,7 @@ __all__ = [
     'DenseOutputs',
     'FeatureSource',
     'HeadAdapter',
+    'MatchedQueryAdapter',
     'QueryHeadAdapter',
     'RoIHeadAdapter',
     'RoITeacherAdapter',

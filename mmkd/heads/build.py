@@ -22,6 +22,7 @@ from mmkd.structures import (
 from .base import HEAD_PATHS, HeadAdapter, adapter_class, known_heads
 from .crossed import CrossedHeadAdapter
 from .features import FeatureSource
+from .matched_queries import MatchedQueryAdapter
 from .roi_teacher import RoITeacherAdapter, is_two_stage
 from .shared_queries import SharedQueryAdapter
 
@@ -98,6 +99,8 @@ def _add_source(
         derived: HeadAdapter
         if request.crossed is not None:
             derived = CrossedHeadAdapter(adapter, student, teacher, adapter.path, request.crossed)
+        elif isinstance(request, SampleRequest) and request.matched_queries:
+            derived = MatchedQueryAdapter(adapter, student, teacher)
         else:
             assert isinstance(request, SampleRequest)
             assert request.shared_queries is not None

@@ -297,6 +297,29 @@ class DETRHeadAdapter(QueryHeadAdapter):
     def student_matches(self, step: Step) -> list[list[Matches]]:
         """See :meth:`QueryHeadAdapter.student_matches`."""
         predictions, assignments = step.record('predictions'), step.record('assignments')
+        return [
+            [
+                _matches(
+                    predictions[call]['pred_instances'],
+                    predictions[call]['gt_instances'],
+                    assignments[call],
+                )
+                for call in calls
+            ]
+            for calls in self._student_calls(step)
+        ]
+
+    def student_predictions(self, step: Step) -> list[list[Any]]:
+        """``scores`` and ``bboxes`` of all of the student's queries: of every wanted layer, in turn of every image."""
+        predictions = step.record('predictions')
+        return [
+            [predictions[call]['pred_instances'] for call in calls]
+            for calls in self._student_calls(step)
+        ]
+
+    def _student_calls(self, step: Step) -> list[range]:
+        """Of every wanted layer, which of the assigner's calls were for its images."""
+        assignments = step.record('assignments')
         images = len(step.data_samples)
         if len(assignments) not in (self.num_layers * images, (self.num_layers + 1) * images):
             raise RuntimeError(
@@ -305,22 +328,14 @@ class DETRHeadAdapter(QueryHeadAdapter):
                 'from DETRHeadAdapter and implement student_matches() for this head'
             )
         return [
-            [
-                _matches(
-                    predictions[call]['pred_instances'],
-                    predictions[call]['gt_instances'],
-                    assignments[call],
-                )
-                for call in range(layer * images, (layer + 1) * images)
-            ]
-            for layer in self.wanted(self.num_layers)
+            range(layer * images, (layer + 1) * images) for layer in self.wanted(self.num_layers)
         ]
 
     def teacher_matches(
         self, teacher: Any, features: Sequence[Tensor], step: Step
     ) -> list[list[Matches]]:
         """See :meth:`QueryHeadAdapter.teacher_matches`."""
-        layers = self._predictions(teacher, features, step.data_samples)
+        layers = self.teacher_predictions(teacher, features, step.data_samples)
         return [self._match(layer, step) for layer in layers]
 
     def to_store(self, request: Request[Any]) -> Holding:
@@ -336,7 +351,7 @@ class DETRHeadAdapter(QueryHeadAdapter):
     ) -> list[StoredRows]:
         """See :meth:`HeadAdapter.teacher_rows`."""
         features = teacher.features
-        layers = teacher.run(lambda model: self._predictions(model, features, data_samples))
+        layers = teacher.run(lambda model: self.teacher_predictions(model, features, data_samples))
         rows = []
         for image in range(len(data_samples)):
             queries = [layer[image] for layer in layers]
@@ -356,6 +371,10 @@ class DETRHeadAdapter(QueryHeadAdapter):
 
     def stored_matches(self, images: list[StoredRows], step: Step) -> list[list[Matches]]:
         """See :meth:`QueryHeadAdapter.stored_matches`."""
+        return [self._match(layer, step) for layer in self.stored_predictions(images, step)]
+
+    def stored_predictions(self, images: list[StoredRows], step: Step) -> list[list[InstanceData]]:
+        """What :meth:`teacher_predictions` gave before it was kept."""
         device = step.inputs.device
         layers: list[list[InstanceData]] = []
         for number in self.wanted(int(images[0]['layer'].max()) + 1):
@@ -367,9 +386,9 @@ class DETRHeadAdapter(QueryHeadAdapter):
                     for name in ('logits', 'boxes')
                 )
                 layers[-1].append(InstanceData(scores=logits, bboxes=boxes))
-        return [self._match(layer, step) for layer in layers]
+        return layers
 
-    def _predictions(
+    def teacher_predictions(
         self, teacher: Any, features: Sequence[Tensor], data_samples: Sequence[Any]
     ) -> list[list[InstanceData]]:
         """Logits and boxes, in pixels, of the teacher's queries: of every wanted layer, in turn of every image."""
@@ -396,12 +415,17 @@ class DETRHeadAdapter(QueryHeadAdapter):
         classes = self.teacher_pass(step).classes
         matches = []
         for found, sample in zip(predictions, step.data_samples, strict=True):
-            objects = _teachers_objects(sample, classes)
-            assignment = self.teacher_head.assigner.assign(
-                pred_instances=found, gt_instances=objects, img_meta=sample.metainfo
-            )
+            objects, assignment = self.assign_to_teacher(found, sample, classes)
             matches.append(_matches(found, objects, assignment))
         return matches
+
+    def assign_to_teacher(self, found: Any, sample: Any, classes: ClassMap) -> tuple[Any, Any]:
+        """The objects of an image in the teacher's classes, and to which queries its assigner gives them."""
+        objects = _teachers_objects(sample, classes)
+        assignment = self.teacher_head.assigner.assign(
+            pred_instances=found, gt_instances=objects, img_meta=sample.metainfo
+        )
+        return objects, assignment
 
 
 @register_head_adapter('SparseRoIHead')

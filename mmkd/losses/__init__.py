@@ -41,6 +41,7 @@ from .review_kd import ReviewKDLoss
 from .rkd import RKDLoss
 from .samplers import (
     AllSamples,
+    MatchedQueries,
     Negatives,
     Positives,
     PositivesAndTeacherTopK,
@@ -102,6 +103,7 @@ __all__ = [
     'LogitLoss',
     'MLLDLoss',
     'MGDLoss',
+    'MatchedQueries',
     'MimicLoss',
     'NKDLoss',
     'NSTLoss',

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
 
@@ -134,6 +134,37 @@ class SharedQueries:
     def __call__(self, table: SampleTable) -> Tensor:
         """(S,) indices, ascending."""
         return table.everything if self.k is None else table.teacher_top(self.k)
+
+
+Matched = Literal['all', 'positives', 'negatives']
+
+
+@SAMPLERS.register_module()
+@dataclass(frozen=True)
+class MatchedQueries:
+    """Queries of both networks that predict the most alike, of DETR and its kin (DETRDistill, ICCV 2023).
+
+    See :class:`mmkd.heads.MatchedQueryAdapter`.
+
+    Args:
+        which: ``'positives'``: pairs whose teacher's query found an object; ``'negatives'``: the others; or ``'all'``.
+    """
+
+    which: Matched = 'all'
+    matched_queries: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.which not in get_args(Matched):
+            raise ValueError(
+                f'MatchedQueries.which: {self.which!r} is none of {", ".join(get_args(Matched))}'
+            )
+
+    def __call__(self, table: SampleTable) -> Tensor:
+        """(S,) indices, ascending."""
+        if self.which == 'all':
+            return table.everything
+        found = table.is_foreground()
+        return (found if self.which == 'positives' else ~found).nonzero().flatten()
 
 
 def _check_k(sampler: TeacherTopK | PositivesAndTeacherTopK | SharedQueries) -> None:

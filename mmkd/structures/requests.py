@@ -74,9 +74,16 @@ class SampleRequest(HeadRequest[Answer]):
         return getattr(self.samples, 'shared_queries', None)
 
     @property
+    def matched_queries(self) -> bool:
+        """Whether queries are paired by what they predict, and not by objects."""
+        return getattr(self.samples, 'matched_queries', False)
+
+    @property
     def source(self) -> Hashable:
-        """See :attr:`HeadRequest.source`; shared queries have a source of their own."""
+        """See :attr:`HeadRequest.source`; shared queries and matched ones have a source of their own."""
         own = super().source
+        if self.matched_queries:
+            return own, 'matched queries'
         return own if self.shared_queries is None else (own, self.shared_queries)
 
 

@@ -196,7 +196,7 @@ class Sampler(Protocol):
     One that picks none but the k samples of each image that the teacher is most confident of, and the student's
     positives, has this k as ``teacher_top`` and whether it picks positives as ``positives``: a stored teacher, which
     keeps no others, can answer it. One that picks among the answers of both networks to the same queries has the number
-    of random ones as ``shared_queries``.
+    of random ones as ``shared_queries``; one among queries paired by what they predict has ``matched_queries``.
     """
 
     def __call__(self, table: SampleTable) -> Tensor:

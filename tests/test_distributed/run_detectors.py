@@ -108,6 +108,12 @@ QUERY_LOSSES = dict(
     ckd=dict(type='mmkd.CKDLoss', mask_iou=0.5, **SHARED),
     qfl=dict(type='mmkd.QFLKDLoss', average='samples', **SHARED),
     l1=dict(type='mmkd.BoxL1Loss', **SHARED),
+    matched=dict(
+        type='mmkd.QFLKDLoss', average='samples', samples=dict(type='mmkd.MatchedQueries')
+    ),
+    matched_l1=dict(
+        type='mmkd.BoxL1Loss', samples=dict(type='mmkd.MatchedQueries', which='positives')
+    ),
 )
 BATCH_PARTS = {1: [7], 2: [4, 3], 4: [3, 1, 2, 1]}
 """Processes to the number of the classifier's images of each."""

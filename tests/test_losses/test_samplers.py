@@ -9,7 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmkd.losses import AllSamples, Negatives, Positives, PositivesAndTeacherTopK, TeacherTopK
+from mmkd.losses import (
+    AllSamples,
+    MatchedQueries,
+    Negatives,
+    Positives,
+    PositivesAndTeacherTopK,
+    TeacherTopK,
+)
 from mmkd.structures import SampleTable
 
 CONFIDENCE = [0.1, 0.9, 0.5, 0.8, 0.2, 0.7, 0.3]
@@ -53,6 +60,9 @@ LABELS = [3, 3, 0, 3, 2, 3, -1]
         (AllSamples(), [0, 1, 2, 3, 4, 5, 6]),
         (Positives(), [2, 4]),
         (Negatives(), [0, 1, 3, 5]),
+        (MatchedQueries(), [0, 1, 2, 3, 4, 5, 6]),
+        (MatchedQueries(which='positives'), [2, 4]),
+        (MatchedQueries(which='negatives'), [0, 1, 3, 5, 6]),
         (TeacherTopK(k=1), [1, 3]),
         (TeacherTopK(k=2), [1, 2, 3, 5]),
         (TeacherTopK(k=100), [0, 1, 2, 3, 4, 5, 6]),
@@ -61,6 +71,11 @@ LABELS = [3, 3, 0, 3, 2, 3, -1]
 )
 def test_picks(sampler: Any, picked: list[int]) -> None:
     assert sampler(make_table([3, 4], LABELS)).tolist() == picked
+
+
+def test_matched_queries_of_no_kind_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"MatchedQueries\.which: 'best' is none of all"):
+        MatchedQueries(which='best')
 
 
 def test_top_k_counts_per_image_and_passes_over_an_image_without_samples() -> None:

@@ -191,3 +191,37 @@ kd_detr_query = dict(
         type='mmkd.BoxGIoULoss', weight=2.0, samples=dict(type='mmkd.SharedQueries', random=300)
     ),
 )
+
+# DETRDistill's logit part (ICCV 2023) on sigmoid query heads: the teacher's predictions matched with the student's, those that found
+# an object with their scores and boxes, the others with their boxes only; weights 1, 5 and 2 as in DETR's own loss. Scores by
+# binary cross entropies; that boxes count by the teacher's confidence is ours. Published for all decoder layers: set
+# model.head=dict(layers='all'), which needs as many in the teacher. Its parts on features and query priors are not built.
+detr_distill_query = dict(
+    detr_distill=dict(
+        type='mmkd.QFLKDLoss',
+        weight=1.0,
+        beta=0.0,
+        average='samples',
+        samples=dict(type='mmkd.MatchedQueries', which='positives'),
+    ),
+    detr_distill_l1=dict(
+        type='mmkd.BoxL1Loss',
+        weight=5.0,
+        samples=dict(type='mmkd.MatchedQueries', which='positives'),
+    ),
+    detr_distill_giou=dict(
+        type='mmkd.BoxGIoULoss',
+        weight=2.0,
+        samples=dict(type='mmkd.MatchedQueries', which='positives'),
+    ),
+    detr_distill_l1_others=dict(
+        type='mmkd.BoxL1Loss',
+        weight=5.0,
+        samples=dict(type='mmkd.MatchedQueries', which='negatives'),
+    ),
+    detr_distill_giou_others=dict(
+        type='mmkd.BoxGIoULoss',
+        weight=2.0,
+        samples=dict(type='mmkd.MatchedQueries', which='negatives'),
+    ),
+)
