@@ -54,6 +54,16 @@ class DistillLoss(nn.Module, ABC):
     """
 
     function: ClassVar[Callable[..., Tensor] | None] = None
+    given: ClassVar[tuple[str, ...]] = (
+        'labels',
+        'weights',
+        'groups',
+        'boxes',
+        'images',
+        'activation',
+        'avg_factor',
+    )
+    """Parameters of a function that a step gives; the others are options of the recipe."""
     gathers: ClassVar[bool] = False
     """The loss relates the samples of a batch to each other: it is computed on those of all processes.
 
@@ -187,5 +197,7 @@ def _function_options(kind: type[DistillLoss]) -> dict[str, inspect.Parameter]:
         return {}
     _, _, *others = inspect.signature(kind.function).parameters.values()
     return {
-        each.name: each.replace(kind=each.KEYWORD_ONLY) for each in others if each.name not in GIVEN
+        each.name: each.replace(kind=each.KEYWORD_ONLY)
+        for each in others
+        if each.name not in kind.given
     }

@@ -52,8 +52,7 @@ class CKDLoss(LogitLoss):
     def __init__(self, same_object: str = 'mask', gather: bool = True, **options: Any) -> None:
         if same_object not in ('mask', 'keep'):
             raise ValueError(f"CKDLoss.same_object: {same_object!r} is neither 'mask' nor 'keep'")
-        super().__init__(**options)
-        self.gather = gather
+        super().__init__(gather=gather, **options)
         self.mask_same_object = same_object == 'mask'
 
     def requests(self) -> tuple[Request[Any], ...]:
@@ -110,16 +109,13 @@ class CKDLoss(LogitLoss):
         Raises:
             ValueError: There are so many samples that their similarities would fill the memory.
         """
-        similarities = len(student) ** 2 * (world_size() if self.gather else 1)
+        similarities = len(student) ** 2 * (world_size() if self.options['gather'] else 1)
         if self.options['chunk_size'] is None and similarities > _MOST_SAMPLES_AT_ONCE**2:
             raise ValueError(
                 f'CKDLoss: {len(student)} samples would need a matrix of {similarities * 4 / 2**30:.0f} GiB: '
                 "choose some of them, samples=dict(type='mmkd.TeacherTopK', k=64), or set chunk_size=1024"
             )
-        given: dict[str, Any] = {
-            'gather': self.gather,
-            'groups': pairs.object_groups if self.mask_same_object else None,
-        }
+        given: dict[str, Any] = {'groups': pairs.object_groups if self.mask_same_object else None}
         if self.options['mask_iou'] is not None:
             given |= {'boxes': pairs.teacher_boxes, 'images': pairs.image_ids}
         return self._call(student, teacher, **given)

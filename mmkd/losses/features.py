@@ -54,6 +54,14 @@ class FeatureLoss(DistillLoss, ABC):
             :meth:`attach`) the networks have no such features.
     """
 
+    given: ClassVar[tuple[str, ...]] = (
+        *DistillLoss.given,
+        'stride',
+        'strides',
+        'student_context',
+        'teacher_context',
+        'gather',
+    )
     any_width: ClassVar[bool] = False
     """The loss itself takes features of other widths than the teacher's, and no connector."""
     own_connector: ClassVar[Mapping[str, Any] | None] = None
