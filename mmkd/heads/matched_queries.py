@@ -72,8 +72,8 @@ class MatchedQueryAdapter(DerivedAdapter):
         self, ours: list[Any], theirs: list[Any], step: Step, classes: ClassMap
     ) -> QueryTable:
         pairs = [
-            self._pair(*predictions, sample, classes)
-            for *predictions, sample in zip(ours, theirs, step.data_samples, strict=True)
+            self._pair(student, teacher, sample, classes)
+            for student, teacher, sample in zip(ours, theirs, step.data_samples, strict=True)
         ]
         students, teachers = zip(*pairs, strict=True)
         student_rows = torch.cat([each.logits for each in students])
@@ -106,12 +106,9 @@ class MatchedQueryAdapter(DerivedAdapter):
         teacher = matched.gt_inds[student] - 1
         objects = assignment.gt_inds[teacher] - 1
         labels = _labels(sample.gt_instances.labels, objects, self.num_classes)
-        return tuple(  # type: ignore[return-value]
-            Matches(each, found.bboxes[index], labels, objects)
-            for each, found, index in (
-                (ours.scores[student], ours, student),
-                (logits[teacher], theirs, teacher),
-            )
+        return (
+            Matches(ours.scores[student], ours.bboxes[student], labels, objects),
+            Matches(logits[teacher], theirs.bboxes[teacher], labels, objects),
         )
 
 

@@ -69,7 +69,7 @@ class MimicLoss(FeatureLoss):
     def compute(self, pairs: list[FeaturePair], step: Step) -> Tensor:
         """The mean over the regions."""
         regions = self._regions(step).to(pairs[0].student)
-        strides = [pair.stride for pair in pairs]
+        strides = [pair.stride for pair in pairs if pair.stride is not None]  # as all maps have
         pool = MODELS.build(
             dict(
                 type='mmdet.SingleRoIExtractor',
