@@ -9,12 +9,13 @@ import asks
 import pytest
 import torch
 import zoo
+from kept_rows import from_rows
 from query_models import QUERIES, TEACHER_QUERIES, batch, models, vary_boxes
 from torch import nn
 
 from mmkd.distillers import Distiller
 from mmkd.losses import MatchedQueries, Positives
-from mmkd.structures import BoxPairs, LogitPairs, Step
+from mmkd.structures import BoxPairs, Holding, LogitPairs, Step
 from mmkd.utils.recipe import presets_of
 
 ALL = MatchedQueries()
@@ -125,3 +126,15 @@ def test_heads_without_such_queries_are_refused(config: str) -> None:
     pair: Any = models('Sparse R-CNN') if 'sparse' in config else zoo.pair(config)
     with pytest.raises(ValueError, match=r'samples=mmkd\.MatchedQueries: \w+Head has no assigner'):
         zoo.distiller(*pair, LOSSES)
+
+
+def test_a_store_can_be_matched() -> None:
+    model = zoo.distiller(*models('Deformable DETR'), LOSSES)
+    vary_boxes(model.student, model.teacher.model)
+    live, logits, boxes = one_step(model)
+    kept = from_rows(model, live, Holding(boxes=True))
+    (their_logits,) = asks.logit_pairs(kept, ALL)
+    (their_boxes,) = asks.box_pairs(kept, ALL)
+    torch.testing.assert_close(their_logits.teacher, logits.teacher, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(their_boxes.teacher, boxes.teacher)
+    assert torch.equal(their_logits.labels, logits.labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import zoo
 
 from mmkd.functional import mgd_loss
 from mmkd.functional.mgd import hide_cells
+from mmkd.heads import plain_weights
 from mmkd.losses import MGDLoss
 from mmkd.structures import Features
 
@@ -54,3 +56,22 @@ def test_the_students_random_numbers_are_as_without(pair: Any) -> None:
 def test_a_wrong_share_is_named() -> None:
     with pytest.raises(ValueError, match=r'MGDLoss\.mask_ratio: 1\.5'):
         MGDLoss(mask_ratio=1.5)
+
+
+@pytest.mark.parametrize('kind', ['MGDLoss', 'FGDLoss', 'FGFILoss'])
+def test_what_is_trained_comes_back_from_a_checkpoint_and_leaves_a_plain_student(
+    pair: Any, kind: str
+) -> None:
+    losses = dict(tested=dict(type=f'mmkd.{kind}'))
+    model = zoo.distiller(*pair, losses)
+    for parameter in model.distill.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    state = copy.deepcopy(model.state_dict())
+    other = zoo.distiller(*pair, losses)
+    before, value = (zoo.one_step(each, DATA)['loss_tested'] for each in (other, model))
+    other.load_state_dict(state, strict=True)
+    resumed = zoo.one_step(other, DATA)['loss_tested']
+    assert torch.equal(value, resumed)
+    assert not torch.equal(value, before)
+    plain = zoo.distiller(*pair, {}).student
+    assert plain_weights(plain, state).keys() == plain.state_dict().keys()
