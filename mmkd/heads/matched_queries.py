@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmkd.structures import ClassMap, Holding, Request, SampleTable, Step
 
 from .base import DerivedAdapter, HeadAdapter
-from .query import DETRHeadAdapter, Matches, QueryTable
+from .query import DETRHeadAdapter, Matches, QueryTable, head_of_another_kind
 
 
 class MatchedQueryAdapter(DerivedAdapter):
@@ -35,9 +35,10 @@ class MatchedQueryAdapter(DerivedAdapter):
 
     def __init__(self, own: HeadAdapter, student: nn.Module, teacher: nn.Module) -> None:
         if not isinstance(own, DETRHeadAdapter):
+            kind = type(head_of_another_kind(own)).__name__
             raise ValueError(
-                f'samples=mmkd.MatchedQueries: {type(own.student_head).__name__} has no assigner that could match '
-                'queries with queries: only DETR and its kin have: use another sampler'
+                f'samples=mmkd.MatchedQueries: {kind} has no assigner that could match queries with queries: only '
+                'DETR and its kin have: use another sampler'
             )
         super().__init__(student, teacher, own.path)
         self.own = own

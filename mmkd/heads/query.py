@@ -23,7 +23,7 @@ from mmkd.structures import (
     TeacherPass,
 )
 
-from .base import HeadAdapter, register_head_adapter
+from .base import HeadAdapter, adapter_class, register_head_adapter
 
 
 @dataclass(frozen=True)
@@ -474,6 +474,15 @@ class SparseRoIHeadAdapter(QueryHeadAdapter):
             stages.append(outputs)
             proposals, query_features = outputs['results_list'], outputs['object_feats']
         return [_stage_matches(stages[stage]) for stage in self.wanted(len(stages))]
+
+
+def head_of_another_kind(own: HeadAdapter) -> nn.Module:
+    """Of a pair that is not both of DETR's kin the head that is not; of two such the student's."""
+    return next(
+        head
+        for head in (own.student_head, own.teacher_head)
+        if not issubclass(adapter_class(head) or object, DETRHeadAdapter)
+    )
 
 
 def _teachers_objects(sample: Any, classes: ClassMap) -> Any:

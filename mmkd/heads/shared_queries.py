@@ -13,8 +13,8 @@ from torchvision.ops import box_convert
 from mmkd.structures import BoxPairs, Holding, Request, Sampler, SampleTable, Step, TeacherPass
 from mmkd.structures.taps import Taps
 
-from .base import DerivedAdapter, HeadAdapter, adapter_class
-from .query import DETRHeadAdapter, QueryTable
+from .base import DerivedAdapter, HeadAdapter
+from .query import DETRHeadAdapter, QueryTable, head_of_another_kind
 
 Queries = dict[str, Tensor]
 Predictions = tuple[Tensor, Tensor]
@@ -97,13 +97,9 @@ class SharedQueryAdapter(DerivedAdapter):
         self, own: HeadAdapter, student: nn.Module, teacher: nn.Module, random: int
     ) -> None:
         if not isinstance(own, DETRHeadAdapter):
-            strange = next(
-                head
-                for head in (own.student_head, own.teacher_head)
-                if not issubclass(adapter_class(head) or object, DETRHeadAdapter)
-            )
+            kind = type(head_of_another_kind(own)).__name__
             raise ValueError(
-                f'samples=mmkd.SharedQueries: {type(strange).__name__} has no queries that go through a decoder: only '
+                f'samples=mmkd.SharedQueries: {kind} has no queries that go through a decoder: only '
                 'DETR and its kin can share them: use another sampler'
             )
         super().__init__(student, teacher, own.path)

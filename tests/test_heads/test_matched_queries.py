@@ -115,16 +115,15 @@ def test_images_without_objects_have_negatives_only() -> None:
     assert (logits.labels == logits.num_classes).all()
 
 
-@pytest.mark.parametrize(
-    'config',
-    [
-        'mmdet::sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py',
-        'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py',
-    ],
-)
-def test_heads_without_such_queries_are_refused(config: str) -> None:
-    pair: Any = models('Sparse R-CNN') if 'sparse' in config else zoo.pair(config)
-    with pytest.raises(ValueError, match=r'samples=mmkd\.MatchedQueries: \w+Head has no assigner'):
+@pytest.mark.parametrize('kind', ['SparseRoIHead', 'RetinaHead', 'StandardRoIHead'])
+def test_heads_without_such_queries_are_refused(kind: str) -> None:
+    two_stage = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
+    pair: Any = {
+        'SparseRoIHead': lambda: models('Sparse R-CNN'),
+        'RetinaHead': lambda: zoo.pair('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'),
+        'StandardRoIHead': lambda: (models('Deformable DETR')[0], zoo.pair(two_stage)[1]),
+    }[kind]()
+    with pytest.raises(ValueError, match=rf'samples=mmkd\.MatchedQueries: {kind} has no assigner'):
         zoo.distiller(*pair, LOSSES)
 
 
