@@ -21,9 +21,9 @@ from .fgd import fgd_loss
 from .fgfi import fgfi_loss
 from .fitnet import fitnet_loss
 from .kd import kd_loss
-from .mlld import mlld_loss
 from .mgd import mgd_loss
 from .mimic import mimic_loss
+from .mlld import mlld_loss
 from .nkd import nkd_loss
 from .nst import nst_loss
 from .ofa import ofa_loss
@@ -62,9 +62,9 @@ __all__ = [
     'ickd_loss',
     'kd_loss',
     'ld_loss',
-    'mlld_loss',
     'mgd_loss',
     'mimic_loss',
+    'mlld_loss',
     'nckd',
     'nkd_loss',
     'nst_loss',

@@ -26,9 +26,9 @@ from .ickd import ICKDLoss
 from .kd import KDLoss
 from .ld import LDLoss
 from .logits import LogitLoss
-from .mlld import MLLDLoss
 from .mgd import MGDLoss
 from .mimic import MimicLoss
+from .mlld import MLLDLoss
 from .nkd import NKDLoss
 from .nst import NSTLoss
 from .ofa import OFALoss
@@ -101,14 +101,14 @@ __all__ = [
     'LDLoss',
     'LinearWarmup',
     'LogitLoss',
-    'MLLDLoss',
     'MGDLoss',
+    'MLLDLoss',
     'MatchedQueries',
     'MimicLoss',
     'NKDLoss',
     'NSTLoss',
-    'OFALoss',
     'Negatives',
+    'OFALoss',
     'OFDLoss',
     'PKDLoss',
     'PKTLoss',

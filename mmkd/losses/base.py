@@ -15,26 +15,6 @@ from mmkd.structures import TEACHER, Progress, Request, Sources, Step
 
 from .schedules import Schedule, build_weight, is_over
 
-GIVEN = (
-    'labels',
-    'weights',
-    'groups',
-    'boxes',
-    'images',
-    'activation',
-    'avg_factor',
-    'raw_temperature',
-    'reversal',
-    'stride',
-    'strides',
-    'gather',
-    'student_context',
-    'teacher_context',
-    'activation',
-    'avg_factor',
-)
-"""Parameters of a function that a step gives; the others are options of the recipe."""
-
 
 class DistillLoss(nn.Module, ABC):
     """A distillation loss: one scalar of a step, weighted by the Distiller.

@@ -33,6 +33,7 @@ class CTKDLoss(LogitLoss):
     """
 
     function = staticmethod(ctkd_loss)
+    given = (*LogitLoss.given, 'raw_temperature', 'reversal')
     activation = 'softmax'
     alternative = 'mmkd.QFLKDLoss'
 

@@ -35,9 +35,9 @@ from mmkd.functional import (
     ickd_loss,
     kd_loss,
     ld_loss,
-    mlld_loss,
     mgd_loss,
     mimic_loss,
+    mlld_loss,
     nkd_loss,
     nst_loss,
     ofa_loss,
@@ -95,6 +95,8 @@ def crd_of_one_bank(student: Tensor, teacher: Tensor, temperature: float = 0.07)
     """The same negatives for all samples, one of them twice."""
     negatives = torch.tensor([0, 3, 3, 6]).expand(len(student), -1)
     return crd_loss(student, teacher, EMBEDDINGS, negatives, temperature)
+
+
 def in_each_image(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A loss that looks at objects, with the same object in every image."""
 
