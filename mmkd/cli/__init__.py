@@ -19,6 +19,8 @@ COMMANDS = {
     'benchmark': ('mmkd.cli.benchmark', 'time the steps of a recipe'),
     'convert-teacher': ('mmkd.cli.convert_teacher', "make a teacher of another library's weights"),
     'recipes': ('mmkd.cli.recipes', 'list the pairs, and the methods of --losses'),
+    'quickstart': ('mmkd.cli.quickstart', 'in a clone: show a distillation on the embedded data'),
+    'compare': ('mmkd.cli.compare', 'in a clone: compare methods over families and seeds'),
     'make-data': ('mmkd.datasets.shapes', 'write the embedded data'),
 }
 """What `mmkd NAME` calls (``module``, or ``module:function`` where it is not ``main``), and what it does."""

@@ -26,12 +26,10 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 from mmkd.experiments.jobs import Command, Job, JobError, spent
-from mmkd.report import Row, columns_of, read_rows, record
+from mmkd.report import PLAIN, TEACHER, Row, main_column, points, read_rows, record, text
 from mmkd.utils import PreflightError, add_common_arguments, add_recipe_arguments, load_config
 from mmkd.utils.export import read_metrics
 
-PLAIN = 'plain'
-TEACHER = 'teacher'
 FOLDERS = (Path('configs/shapes'), Path('configs/shapes_cls'))
 NOTHING_TO_STORE = 3
 """What tools/cache_teacher.py exits with where no loss can be answered from a store."""
@@ -54,40 +52,24 @@ class Family:
     folder: Path
 
     @classmethod
-    def find(cls, name: str, folders: Iterable[Path] = FOLDERS) -> Family:
-        """The family of this name.
-
-        Raises:
-            NoSuchCell: There is none.
-        """
-        families = cls.all(folders)
-        if name not in families:
-            raise NoSuchCell(f'--families {name}: there is {", ".join(families) or "none"}')
-        return families[name]
-
-    @classmethod
     def all(cls, folders: Iterable[Path] = FOLDERS) -> dict[str, Family]:
         """All families by name."""
-        names = {
-            path.name.removesuffix('_teacher.py'): folder
+        found = (
+            cls(path.name.removesuffix('_teacher.py'), folder)
             for folder in folders
             for path in folder.glob('*_teacher.py')
-        }
-        found = {name: cls(name, names[name]) for name in sorted(names)}
-        return {name: family for name, family in found.items() if family.config('student').exists()}
+        )
+        with_student = [family for family in found if family.config('student').exists()]
+        return {family.name: family for family in sorted(with_student, key=lambda each: each.name)}
 
     def config(self, part: str) -> Path:
         """Of ``'teacher'``, ``'student'`` or a method that has a file."""
         return self.folder / f'{self.name}_{part}.py'
 
-    def load(self, part: str) -> Config:
-        """The same, read."""
-        return Config.fromfile(self.config(part))
-
     @cached_property
     def student(self) -> Config:
         """The plain student's config."""
-        return self.load('student')
+        return Config.fromfile(self.config('student'))
 
     def has_method(self, method: str) -> bool:
         """Whether a method means something on its student's head: it has a file, or a preset."""
@@ -107,7 +89,9 @@ class Family:
         Raises:
             NoSuchCell: It is not there.
         """
-        checkpoint = Path(os.path.relpath(self.load('ckd').model.teacher.checkpoint))
+        checkpoint = Path(
+            os.path.relpath(Config.fromfile(self.config('ckd')).model.teacher.checkpoint)
+        )
         if not checkpoint.exists():
             raise NoSuchCell(
                 f'{self.config("ckd")}: model.teacher.checkpoint: there is no {checkpoint}: with --train-teacher the '
@@ -234,14 +218,6 @@ class Comparison:
         weights = self._teacher(cell.family) if cell.method == TEACHER else ''
         return _digest(self.resolved(cell), self._data(cell.family), weights)
 
-    def teacher_seconds(self, cell: Cell) -> float | None:
-        """The teacher's time that the store spares a training, by the time that its making took; None without."""
-        if not cell.is_distilled or not self._has_store(cell.family):
-            return None
-        cfg = self.resolved(cell)
-        views = cfg.train_dataloader.dataset.views
-        return spent(self._store(cell.family), 'cache') / views * cfg.train_cfg.max_epochs
-
     @property
     def _common(self) -> tuple[str, ...]:
         return ((f'data_root={self.data_root}/',) if self.data_root else ()) + self.options
@@ -287,12 +263,9 @@ class Comparison:
         return (self._store(family) / 'rows' / 'manifest.json').exists()
 
     def _teacher_job(self, family: Family) -> Job:
-        checkpoint, commands = self._teacher_checkpoint(family), [self._teacher_training(family)]
-        return Job(
-            _training_of_teacher(family),
-            checkpoint.parent,
-            lambda: [] if checkpoint.exists() else commands,
-        )
+        checkpoint, command = self._teacher_checkpoint(family), self._teacher_training(family)
+        name = _training_of_teacher(family)
+        return Job(name, checkpoint.parent, lambda: [] if checkpoint.exists() else [command])
 
     def _teacher_training(self, family: Family) -> Command:
         options = (*self._common, 'randomness.seed=0')
@@ -300,13 +273,14 @@ class Comparison:
         return _train((str(family.config(TEACHER)),), options, folder)
 
     def _store_job(self, family: Family, distilled: Sequence[Cell]) -> Job:
-        folder = self._store(family)
+        folder, views = self._store(family), family.student.train_dataloader.dataset.views
 
         def finish() -> str:
-            spared = self.teacher_seconds(distilled[0])
-            if spared is None:
+            if not self._has_store(family):
                 return 'no loss can be answered from a store: the teacher runs in every step'
-            return f'made in {spent(folder, "cache"):.0f} s; spares a run about {spared:.0f} s of teacher'
+            return (
+                f'made in {spent(folder, "cache"):.0f} s, which it spares a run in {views} epochs'
+            )
 
         commands = self._store_commands(family, distilled)
         after = (_training_of_teacher(family),) if self.train_teacher else ()
@@ -351,8 +325,8 @@ class Comparison:
                     ],
                 ),
             )
-            columns = columns_of(metrics)
-            return f'{columns.main} {columns.text(metrics, columns.main)}'
+            main = main_column(metrics)
+            return f'{main} {text(points(metrics)[main])}'
 
         def commands() -> list[Command]:
             own = self._commands(cell)[-1 - (cell.method != TEACHER) :]
@@ -398,14 +372,6 @@ def check_seeds(split: str, seeds: Sequence[int], variants: bool) -> None:
             f'--seeds {wrong[0]}: seeds of --split {split} are {allowed}, so that no setting is chosen by a run that '
             'is reported'
         )
-
-
-def preload_for(families: Iterable[Family]) -> list[str]:
-    """Modules that trainings and evaluations of the families import, for :func:`mmkd.experiments.run_jobs`."""
-    modules = ['mmkd.distillers', 'mmkd.hooks', 'mmkd.losses']
-    for scope in {family.student.get('default_scope') for family in families}:
-        modules += ['mmpretrain.apis', 'mmkd.models'] if scope == 'mmpretrain' else ['mmdet.apis']
-    return modules
 
 
 @cache

@@ -1,18 +1,26 @@
-"""Run jobs of several commands each, some at a time, each job after those that it needs."""
+"""Run jobs of several commands each, some at a time, each job after those that it needs.
+
+Importing PyTorch and OpenMMLab's packages takes longer than the smallest trainings: a fork server imports them once
+(``preload.py``), and each script is forked from it.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
+import multiprocessing
 import os
+import runpy
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from mmkd.experiments.warm import start_script
+import torch
+
+from mmkd.report import read_log
 
 _POLL_SECONDS = 0.3
 _STATUS_SECONDS = 20.0
@@ -21,7 +29,7 @@ _LINES_OF_A_FAILURE = 15
 
 
 class JobError(RuntimeError):
-    """A command failed; the message holds the end of what it printed."""
+    """Commands failed; the message names their jobs."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class Job:
         name: How it is called in messages and in ``after`` of others.
         folder: Where its output is kept, as ``console.log``, and its time.
         commands: Gives the commands, asked for when what it needs is there.
-        after: Names of the jobs that it needs.
+        after: Names of the jobs that it needs, which come before it.
         finish: Called at its end; returns a word on the result.
     """
 
@@ -55,7 +63,7 @@ class Job:
     folder: Path
     commands: Callable[[], Sequence[Command]]
     after: tuple[str, ...] = ()
-    finish: Callable[[], str] | None = None
+    finish: Callable[[], str] = lambda: 'done'
 
 
 def say(message: str) -> None:
@@ -70,74 +78,43 @@ def spent(folder: Path, kind: str) -> float:
     return sum(float(line.split()[1]) for line in lines if line.split()[0] == kind)
 
 
-def progress(folder: Path) -> str:
-    """``epoch 3, loss 0.812`` of the training in a folder, as MMEngine's LocalVisBackend wrote it last."""
-    for path in sorted(folder.glob('*/vis_data/scalars.json'), reverse=True):
-        for line in reversed(path.read_text(encoding='utf-8').splitlines()):
-            with contextlib.suppress(json.JSONDecodeError, KeyError):
-                entry = json.loads(line)
-                return f'epoch {entry["epoch"]}, loss {entry["loss"]:.3f}'
-    return 'running'
-
-
-def run_jobs(
-    jobs: Sequence[Job],
-    parallel: int,
-    threads: int,
-    preload: Sequence[str] = (),
-    keep_going: bool = False,
-) -> None:
+def run_jobs(jobs: Sequence[Job], parallel: int, threads: int) -> None:
     """Run all jobs, in the given order as far as they need each other. Must be called in the main thread.
 
-    On an error, on Ctrl-C, on SIGTERM and when the terminal is closed, all processes get SIGINT, as from Ctrl-C.
+    A job that fails does not stop those that do not need it. On Ctrl-C, on SIGTERM and when the terminal is closed, all
+    processes get SIGINT, as from Ctrl-C.
 
     Args:
         jobs: A job comes after those named in its ``after``.
         parallel: How many run at a time.
         threads: Of each process.
-        preload: Modules that the scripts import anyway, see :func:`mmkd.experiments.warm.start_script`.
-
-        keep_going: After a failure go on with the jobs that do not need the one that failed.
 
     Raises:
         KeyboardInterrupt: Interrupted in one of these ways.
         JobError: A command failed.
-        ValueError: ``after`` names a job that is not there or does not come before.
     """
-    names: set[str] = set()
-    for job in jobs:
-        if not names.issuperset(job.after):
-            raise ValueError(f'{job.name}: no job before it is called {set(job.after) - names}')
-        names.add(job.name)
-    waiting, running, done = list(jobs), list[_Running](), set[str]()
-    said, failed = time.monotonic(), list[str]()
+    waiting, running = list(jobs), list[_Running]()
+    done, failed, said = set[str](), list[str](), time.monotonic()
     with _interruptions() as interruptions:
         try:
             while waiting or running:
-                for job in [job for job in waiting if done.issuperset(job.after)]:
-                    if len(running) == parallel:
-                        break
-                    waiting.remove(job)
-                    running.append(_Running(job, list(job.commands())))
+                for job in list(waiting):
+                    if not set(failed).isdisjoint(job.after):
+                        waiting.remove(job)
+                        failed.append(job.name)
+                    elif done.issuperset(job.after) and len(running) < parallel:
+                        waiting.remove(job)
+                        running.append(_Running(job, list(job.commands())))
                 for each in list(running):
                     try:
-                        ended = not each.advance(threads, preload)
-                    except JobError as error:
-                        if not keep_going:
-                            raise
-                        say(str(error))
-                        running.remove(each)
-                        failed.append(each.job.name)
-                        for job in list(waiting):
-                            if set(failed) & set(job.after):
-                                waiting.remove(job)
-                                failed.append(job.name)
-                        continue
-                    if ended:
-                        running.remove(each)
+                        if each.advance(threads):
+                            continue
                         done.add(each.job.name)
-                        result = each.job.finish() if each.job.finish else 'done'
-                        say(f'[{len(done)}/{len(jobs)}] {each.job.name}: {result}')
+                        say(f'[{len(done)}/{len(jobs)}] {each.job.name}: {each.job.finish()}')
+                    except JobError as error:
+                        say(str(error))
+                        failed.append(each.job.name)
+                    running.remove(each)
                 if interruptions:
                     raise KeyboardInterrupt
                 if running:
@@ -160,7 +137,7 @@ class _Running:
     process: BaseProcess | None = None
     started: float = field(default_factory=time.monotonic)
 
-    def advance(self, threads: int, preload: Sequence[str]) -> bool:
+    def advance(self, threads: int) -> bool:
         """Start the next command if there is nothing running; False at the end of the job."""
         if self.process is not None:
             if self.process.exitcode is None:
@@ -179,7 +156,11 @@ class _Running:
             return False
         self.job.folder.mkdir(parents=True, exist_ok=True)
         self.started = time.monotonic()
-        self.process = start_script(self.commands[0].words, self.log, threads, preload)
+        context = multiprocessing.get_context('forkserver')
+        context.set_forkserver_preload(['mmkd.experiments.preload'])
+        arguments = (self.commands[0].words, self.log, threads)
+        self.process = context.Process(target=_run, args=arguments)
+        self.process.start()
         return True
 
     @property
@@ -191,8 +172,30 @@ class _Running:
             file.write(f'{self.commands[0].kind} {time.monotonic() - self.started:.1f}\n')
 
     def describe(self) -> str:
-        kind = self.commands[0].kind if self.commands else ''
-        return progress(self.job.folder) if kind == 'train' else kind
+        """What runs, or ``epoch 3, loss 0.812`` of a training."""
+        kind = self.commands[0].kind
+        logged = [entry for entry in read_log(self.job.folder) if 'loss' in entry]
+        if kind == 'train' and logged:
+            return f'epoch {logged[-1]["epoch"]}, loss {logged[-1]["loss"]:.3f}'
+        return kind
+
+
+def _run(words: Sequence[str], log: Path, threads: int) -> None:
+    """In a process forked for it: ``python SCRIPT ARGUMENTS`` in a session of its own, its output added to ``log``."""
+    # Ctrl-C in the terminal reaches the process that started this one, which stops it once, in order.
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # As in any script; the fork server's children would start theirs as it does.
+    multiprocessing.set_start_method('fork', force=True)
+    with log.open('ab') as output, open(os.devnull) as nothing:
+        for source, target in ((nothing, 0), (output, 1), (output, 2)):
+            os.dup2(source.fileno(), target)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    os.environ.update(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
+    torch.set_num_threads(threads)
+    sys.argv = list(words)
+    runpy.run_path(words[0], run_name='__main__')
 
 
 @contextlib.contextmanager

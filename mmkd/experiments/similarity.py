@@ -41,30 +41,24 @@ def class_similarities(
     distiller = MODELS.build(config)
     load_checkpoint(distiller.student, str(checkpoint), map_location='cpu', logger='silent')
     distiller.eval()
-    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def keep(record: StepRecord) -> None:
-        losses = [distiller.distill_losses[name] for name in record.values]
-        loss = next(loss for loss in losses if isinstance(loss, LogitLoss))
-        assert record.step is not None
-        kept.extend((pairs.teacher, pairs.student) for _, _, pairs in loss.compared(record.step))
-
+    records: list[StepRecord] = []
     with torch.no_grad():
         for data in itertools.islice(loader, batches):
-            distiller.observe_next_step(keep)
+            distiller.observe_next_step(records.append)
             distiller.loss(**distiller.data_preprocessor(data, training=True))
+    losses = distiller.distill_losses.values()
+    loss = next(loss for loss in losses if isinstance(loss, LogitLoss))
+    steps = [record.step for record in records if record.step is not None]
+    kept = [pairs for step in steps for _, _, pairs in loss.compared(step)]
     classes = len(loader.dataset.metainfo['classes'])
     teacher, student = (
         correlations(torch.cat(rows)[:, :classes].double().numpy())
-        for rows in zip(*kept, strict=True)
+        for rows in ([pairs.teacher for pairs in kept], [pairs.student for pairs in kept])
     )
     return teacher, student
 
 
 def correlations(logits: np.ndarray) -> np.ndarray:
     """(N, C) to (C, C): of the logits less each row's mean; a class whose logit never changes correlates with none."""
-    rows = logits - logits.mean(axis=1, keepdims=True)
-    centred = rows - rows.mean(axis=0)
-    length = np.linalg.norm(centred, axis=0)
-    unit = np.divide(centred, length, out=np.zeros_like(centred), where=length > 1e-12)
-    return unit.T @ unit
+    with np.errstate(invalid='ignore'):
+        return np.nan_to_num(np.corrcoef(logits - logits.mean(axis=1, keepdims=True), rowvar=False))

@@ -1,6 +1,9 @@
 """What came out of trainings: rows of results, logs and detections as tables and pictures."""
 
 from mmkd.report.comparison import (
+    PLAIN,
+    TEACHER,
+    PairedDifference,
     comparable,
     difference,
     difference_table,
@@ -15,36 +18,36 @@ from mmkd.report.detections import (
     read_predictions,
     read_scenes,
 )
+from mmkd.report.logs import read_curve, read_log
 from mmkd.report.markdown import replace_block, table
-from mmkd.report.metrics import COCO_COLUMNS, TOP_K_COLUMNS, Columns, columns_of
-from mmkd.report.picture import draw_report, read_curve
+from mmkd.report.metrics import main_column, points, text
+from mmkd.report.picture import draw_report
 from mmkd.report.results import Row, read_rows, record
-from mmkd.report.statistics import PairedDifference, mean_and_deviation, paired_difference
 
 __all__ = [
-    'COCO_COLUMNS',
-    'TOP_K_COLUMNS',
-    'Columns',
+    'PLAIN',
+    'TEACHER',
     'Objects',
     'PairedDifference',
     'Row',
     'Scene',
     'choose_scenes',
-    'columns_of',
     'comparable',
     'difference',
     'difference_table',
     'draw_differences',
     'draw_report',
     'family_table',
+    'main_column',
     'match',
-    'mean_and_deviation',
-    'paired_difference',
+    'points',
     'read_curve',
+    'read_log',
     'read_predictions',
     'read_rows',
     'read_scenes',
     'record',
     'replace_block',
     'table',
+    'text',
 ]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import cv2
 import matplotlib
+import mmcv
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -37,9 +35,9 @@ def draw_report(
 ) -> Figure:
     """Draw detections of several models beside the annotations, and below what they make of the classes.
 
-    A row per image: the annotated objects with their classes, then each model's detections. A colour is a class; a
-    solid box is right, a dashed one with a name wrong (no object of that class there, or found already), a dotted
-    white one an object that was missed. Then the models' class similarities, and their curves.
+    A row per image: the annotated objects, then each model's detections. A colour is a class; a solid box is right, a
+    dashed one wrong (no object of that class there, or found already), a dotted white one an object that was missed.
+    Then the models' class similarities, and their curves.
 
     Args:
         path: The PNG file to write.
@@ -56,151 +54,57 @@ def draw_report(
     """
     detections = detections or {}
     columns, rows = 1 + len(similarities), len(scenes) + 1
-    figure = Figure(
-        figsize=(columns * _TILE_INCHES, rows * (_TILE_INCHES + 0.1) + _CURVE_INCHES + 1.0),
-        dpi=110,
-        layout='constrained',
-    )
-    canvas = FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(
-        rows + 1, columns, height_ratios=[_TILE_INCHES] * rows + [_CURVE_INCHES]
-    )
-    labels: list[tuple[Axes, np.ndarray, str, Any]] = []
+    heights = [_TILE_INCHES] * rows + [_CURVE_INCHES]
+    size = (columns * _TILE_INCHES, sum(heights) + 0.1 * rows + 1.0)
+    figure = Figure(figsize=size, dpi=110, layout='constrained')
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(rows + 1, columns, height_ratios=heights)
+    hues = np.linspace(0, 1, len(classes), endpoint=False)
+    colours = matplotlib.colormaps['tab10' if len(classes) <= 10 else 'hsv'](hues)
     for row, scene in enumerate(scenes):
-        image = cv2.imread(str(scene.path))
-        if image is None:
-            raise FileNotFoundError(f'{scene.path}: no such image')
         for column, name in enumerate(('ground truth', *detections)):
             axes = figure.add_subplot(grid[row, column])
-            axes.imshow(image[..., ::-1], interpolation='bicubic')
+            axes.imshow(mmcv.imread(str(scene.path), channel_order='rgb'), interpolation='bicubic')
             axes.set_axis_off()
-            if column == 0:
-                count = len(scene.objects)
-                title = f'{count} object{"s" * (count > 1)}'
-                labels += _draw_annotations(axes, scene, classes)
-            else:
-                own = detections[name].get(scene.id)
-                if own is None:
-                    raise KeyError(f'{name}: no detections for image {scene.id}')
-                title, wrong = _draw_detections(axes, own, scene, classes)
-                labels += wrong
+            found = detections[name][scene.id] if column else None
+            title = _draw_objects(axes, scene.objects, found, colours)
             axes.set_title(f'{name}\n{title}' if row == 0 else title, fontsize=9)
     _draw_similarities(figure, grid[rows - 1, :], similarities, classes)
     _draw_curves(figure.add_subplot(grid[rows, :]), curves, metric)
     if scenes:
-        _add_legend(figure, score_threshold)
-    figure.draw_without_rendering()  # only then the panels have their places
-    figure.set_layout_engine('none')
-    _place_labels(canvas, labels)
+        kinds = {'found, class right': '-', 'false': _DASHED, 'missed': ':'}
+        lines = [Line2D([], [], color='0.3', ls=style, label=name) for name, style in kinds.items()]
+        lines += [
+            Line2D([], [], color=colour, lw=5, label=name)
+            for name, colour in zip(classes, colours, strict=True)
+        ]
+        title = f'detections with a score of {score_threshold:g} or more, IoU at least 0.5'
+        place = 'outside lower center'
+        figure.legend(handles=lines, title=title, loc=place, ncols=2 * columns - 1, frameon=False)
     figure.savefig(path)
     return figure
 
 
-def read_curve(work_dir: str | Path, metric: str) -> dict[int, float]:
-    """Read the values of a validation metric from ``WORK_DIR/TIMESTAMP/vis_data/scalars.json``.
-
-    A training that was resumed has one such file per call; where an epoch is in several, the last
-    call's value counts, for that is the training that went on.
-
-    Args:
-        work_dir: Folder of a training, with epochs counted by MMEngine.
-        metric: Name of the metric, such as ``coco/bbox_mAP``.
-
-    Returns:
-        Value by epoch, in order of epochs; empty if nothing has been validated.
-    """
-    curve: dict[int, float] = {}
-    # MMEngine's timestamps (20261121_032716) sort by time.
-    for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
-        for line in path.read_text(encoding='utf-8').splitlines():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # A kill cut this line short.
-            # Training records name their epoch and count steps in iterations.
-            if metric in entry and 'epoch' not in entry:
-                curve[int(entry['step'])] = float(entry[metric])
-    return dict(sorted(curve.items()))
+def _draw_objects(axes: Axes, objects: Objects, found: Objects | None, colours: Any) -> str:
+    """Draw the boxes of the annotation, or of what was found, the most certain on top; what is drawn, in words."""
+    if found is None:
+        for box, label in zip(objects.boxes, objects.labels, strict=True):
+            _draw_box(axes, box, colours[label], '-')
+        return f'{len(objects)} object{"s" * (len(objects) != 1)}'
+    correct, seen = match(found, objects)
+    for box in objects.boxes[~seen]:
+        _draw_box(axes, box, 'white', ':')
+    for index in reversed(range(len(found))):
+        style = '-' if correct[index] else _DASHED
+        _draw_box(axes, found.boxes[index], colours[found.labels[index]], style)
+    return f'{seen.sum()} of {len(seen)} found, {(~correct).sum()} false'
 
 
-def class_colours(number: int) -> list[tuple[float, ...]]:
-    """As many well separated colours: Matplotlib's ten, or hues around the circle."""
-    if number <= 10:
-        return [matplotlib.colormaps['tab10'](index) for index in range(number)]
-    return [matplotlib.colormaps['hsv'](index / number) for index in range(number)]
-
-
-def _draw_annotations(
-    axes: Axes, scene: Scene, classes: Sequence[str]
-) -> list[tuple[Axes, np.ndarray, str, Any]]:
-    """Draw the boxes; return the labels that belong to them."""
-    colours = class_colours(len(classes))
-    labels = []
-    for box, label in zip(scene.objects.boxes, scene.objects.labels, strict=True):
-        _add_box(axes, box, colours[label], '-')
-        labels.append((axes, box, classes[label], colours[label]))
-    return labels
-
-
-def _draw_detections(
-    axes: Axes, detections: Objects, scene: Scene, classes: Sequence[str]
-) -> tuple[str, list[tuple[Axes, np.ndarray, str, Any]]]:
-    """Draw the boxes; return what was found, in words, and the labels of what is wrong."""
-    correct, found = match(detections, scene.objects)
-    colours = class_colours(len(classes))
-    labels = []
-    for box in scene.objects.boxes[~found]:
-        _add_box(axes, box, 'white', ':')
-    # The most certain last, on top.
-    for index in reversed(range(len(detections))):
-        box, label = detections.boxes[index], detections.labels[index]
-        _add_box(axes, box, colours[label], '-' if correct[index] else _DASHED)
-        if not correct[index]:
-            labels.append((axes, box, classes[label], colours[label]))
-    return f'{found.sum()} of {len(found)} found, {len(labels)} false', labels[::-1]
-
-
-def _add_box(axes: Axes, box: Sequence[float], colour: Any, style: Any) -> None:
-    left, top, right, bottom = box
+def _draw_box(axes: Axes, box: np.ndarray, colour: Any, style: Any) -> None:
     # A box along the image's edge is shown at full width; images have any colour, so a box has a dark rim.
+    look: dict[str, Any] = dict(fill=False, ec=colour, ls=style, lw=1.8, clip_on=False)
     rim = [withStroke(linewidth=3.2, foreground='#202020')]
-    axes.add_patch(
-        Rectangle(
-            (left, top), right - left, bottom - top,
-            fill=False, ec=colour, ls=style, lw=1.8, clip_on=False, path_effects=rim,
-        )
-    )  # fmt: skip
-
-
-def _place_labels(
-    canvas: FigureCanvasAgg, labels: Sequence[tuple[Axes, np.ndarray, str, Any]]
-) -> None:
-    """Write each label at its box, where it covers no other one and no other panel; where there is no room, none."""
-    renderer = canvas.get_renderer()
-    placed: list[tuple[Axes, Any]] = []
-    for axes, (left, top, right, bottom), name, colour in labels:
-        text = axes.text(
-            left, top, name, fontsize=6.5, color='white',
-            bbox=dict(facecolor=colour, edgecolor='none', pad=0.8, alpha=0.85),
-        )  # fmt: skip
-        room = axes.get_window_extent(renderer).padded(2)
-        others = [extent for own, extent in placed if own is axes]
-        for x, y, ha, va in (
-            (left, top, 'left', 'bottom'), (left, bottom, 'left', 'top'), (right, top, 'right', 'bottom'),
-            (right, bottom, 'right', 'top'), (left, top, 'left', 'top'), (left, bottom, 'left', 'bottom'),
-            (right, top, 'right', 'top'), (right, bottom, 'right', 'bottom'),
-            (right, (top + bottom) / 2, 'left', 'center'), (left, (top + bottom) / 2, 'right', 'center'),
-        ):  # fmt: skip
-            text.set(x=x, y=y, ha=ha, va=va)
-            text.update_bbox_position_size(renderer)
-            extent = cast(Any, text.get_bbox_patch()).get_window_extent(renderer)
-            inside = room.x0 <= extent.x0 and extent.x1 <= room.x1
-            inside = inside and room.y0 <= extent.y0 and extent.y1 <= room.y1
-            if inside and not any(extent.overlaps(other) for other in others):
-                placed.append((axes, extent))
-                break
-        else:
-            text.remove()
+    axes.add_patch(Rectangle(box[:2], *(box[2:] - box[:2]), path_effects=rim, **look))
 
 
 def _draw_similarities(
@@ -219,53 +123,22 @@ def _draw_similarities(
     for axes, (name, matrix) in zip(panels[1:], similarities.items(), strict=True):
         shown = axes.imshow(matrix, cmap='RdBu_r', vmin=-1, vmax=1, interpolation='nearest')
         axes.set_title(f'{name}:\nsimilarity of its class logits', fontsize=9)
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes.set(xticks=[], yticks=[])
     if 0 < len(classes) <= 12:
         panels[1].set_yticks(range(len(classes)), classes, fontsize=6)
     figure.colorbar(shown, ax=list(panels[1:]), shrink=0.8, pad=0.01)
 
 
 def _draw_curves(axes: Axes, curves: Mapping[str, Mapping[int, float]], metric: str) -> None:
-    """Draw a metric in points against the epoch, with each curve's name and last value at its end."""
-    ends: list[tuple[float, int, str, Any]] = []
+    """Draw a metric in points against the epoch, and name each curve's last value."""
     for name, curve in curves.items():
-        epochs = sorted(curve)
-        if epochs:
-            points = [curve[epoch] for epoch in epochs]
-            (line,) = axes.plot(epochs, points, marker='o', ms=4, lw=2)
-            ends.append((points[-1], epochs[-1], name, line.get_color()))
-    axes.set_ylim(bottom=0)
-    # Names at the ends of the curves, moved up where they would cover the one below.
-    line_height = 0.075 * axes.get_ylim()[1]
-    lowest = float('-inf')
-    for value, epoch, name, colour in sorted(ends):
-        height = max(value, lowest)
-        lowest = height + line_height
-        axes.annotate(
-            f'{name} {value:.1f}', xy=(epoch, height), xytext=(8, 0), textcoords='offset points',
-            va='center', color=colour, weight='bold', annotation_clip=False,
-        )  # fmt: skip
-    # Only epochs that there are, at most about a dozen.
-    epochs = sorted({epoch for curve in curves.values() for epoch in curve})
-    axes.set_xticks(epochs[:: math.ceil(len(epochs) / 12) or 1])
-    axes.set_xlabel('epoch')
-    axes.set_ylabel(metric)
+        if curve:
+            axes.plot(
+                [*curve], [*curve.values()], marker='o', label=f'{name} {curve[max(curve)]:.1f}'
+            )
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set(xlabel='epoch', ylabel=metric, ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.spines[['top', 'right']].set_visible(False)
-    left, right = axes.get_xlim()
-    axes.set_xlim(left, right + 0.22 * (right - left))  # room for the names
-
-
-def _add_legend(figure: Figure, score_threshold: float) -> None:
-    figure.legend(
-        handles=[
-            Line2D([], [], color='black', lw=2, label='found, class right'),
-            Line2D([], [], color='black', lw=2, ls=_DASHED, label='false, with the class that it says'),
-            Line2D([], [], color='0.6', lw=2, ls=':', label='missed'),
-        ],
-        title=f'detections with a score of {score_threshold:g} or more, IoU at least 0.5',
-        loc='outside lower center',
-        ncols=3,
-        frameon=False,
-    )  # fmt: skip
+    if any(curves.values()):
+        axes.legend(loc='upper left', frameon=False)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -64,7 +62,9 @@ def record(folder: str | Path, row: Row) -> None:
     """Add a row to its family's file, in place of that of the same cell. Several processes may do so."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         others = [other for other in read_rows(folder, row.family) if other.cell != row.cell]
         rows = sorted([*others, row], key=lambda row: row.cell)
         # A line for each: what changed is seen at once, and two branches merge.
@@ -72,13 +72,5 @@ def record(folder: str | Path, row: Row) -> None:
         partial = folder / f'.{row.family}.json.partial'
         partial.write_text(f'[\n{lines}\n]\n', encoding='utf-8')
         os.replace(partial, folder / f'{row.family}.json')
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
     finally:
-        os.close(descriptor)
+        os.close(descriptor)  # which unlocks it

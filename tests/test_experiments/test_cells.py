@@ -1,4 +1,4 @@
-"""What a comparison would run; what it runs is seen in tests/test_tools/test_benchmark_methods.py."""
+"""What a comparison would run; what it runs is seen in tests/test_cli/test_compare.py."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mmkd.experiments import PLAIN, TEACHER, Cell, Comparison, Family, NoSuchCell, check_seeds
+from mmkd.experiments import Cell, Comparison, Family, NoSuchCell, check_seeds
 from mmkd.experiments.jobs import Command, Job
-from mmkd.report import Row, record
+from mmkd.report import PLAIN, TEACHER, Row, record
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STUDENT = f"""
@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tiny(folder: Path) -> Family:
-    return Family.find('tiny', [folder])
+    return Family.all([folder])['tiny']
 
 
 @pytest.fixture
@@ -56,8 +56,6 @@ def all_commands(jobs: list[Job]) -> dict[str, list[Command]]:
 
 def test_a_family_is_found_by_its_name(folder: Path, tiny: Family) -> None:
     assert list(Family.all([folder])) == ['tiny']
-    with pytest.raises(NoSuchCell, match='--families yolo: there is tiny'):
-        Family.find('yolo', [folder])
     assert tiny.checkpoint.resolve() == folder / 'teacher.pth'
     assert not tiny.checkpoint.is_absolute(), 'recorded commands are to hold in every clone'
     assert [tiny.has_method(name) for name in (PLAIN, 'ckd', 'qfl_kd', 'ckd+pkd', 'dkd')] == [
@@ -116,8 +114,7 @@ def test_a_store_that_is_there_is_used_live_otherwise(tiny: Family, comparison: 
     (rows / 'manifest.json').touch()
     (rows.parent / 'seconds.txt').write_text('cache 8.0\n')
     assert f'model.teacher.store={rows}' in cell.commands()[0].words
-    # 8 s for two views; a training of one epoch needs one.
-    assert store.finish() == 'made in 8 s; spares a run about 4 s of teacher'
+    assert store.finish() == 'made in 8 s, which it spares a run in 2 epochs'
     (plain,) = comparison.jobs([Cell(tiny, PLAIN, 0)])
     assert not any('model.teacher' in word for word in plain.commands()[0].words)
 

@@ -68,12 +68,17 @@ def test_an_interval_that_leaves_0_out_is_bold(rows: list[Row]) -> None:
     assert cells(line)[-1].startswith('**+5.03 [+')
 
 
-def test_only_pairs_count(rows: list[Row]) -> None:
-    result = difference([*rows, row('ckd', 7, 99.0)], 'ckd')
+def test_seeds_are_paired_by_number_and_lone_ones_left_out(rows: list[Row]) -> None:
+    result = difference([*rows, row('ckd', 7, 99.0)], ['dkd', 'ckd'])
     assert result is not None
     assert (result.pairs, result.mean) == (2, pytest.approx(0))
-    assert difference(rows, 'aekt') is None
-    assert difference([], 'ckd') is None
+    assert difference(rows, ['aekt']) is None
+    assert difference([], ['ckd']) is None
+
+
+def test_one_pair_has_no_interval() -> None:
+    result = difference([row('plain', 0, 10.0), row('ckd', 0, 12.5)], ['ckd'])
+    assert str(result) == '+2.50'
 
 
 def test_rows_of_other_settings_or_another_split_are_not_mixed_in() -> None:

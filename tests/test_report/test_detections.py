@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mmdet.datasets import CocoDataset
 
 from mmkd.report import Objects, Scene, choose_scenes, match, read_predictions, read_scenes
 
@@ -14,10 +15,6 @@ def objects(*rows: tuple[float, ...]) -> Objects:
     """Objects from rows of x1, y1, x2, y2, label."""
     values = np.array(rows, dtype=float).reshape(-1, 5)
     return Objects(values[:, :4], values[:, 4].astype(int))
-
-
-def scene(annotated: Objects, number: int = 1, crowded: bool = False) -> Scene:
-    return Scene(number, Path('x.jpg'), annotated, crowded)
 
 
 def test_an_object_is_found_once_by_the_most_certain_detection_of_its_class() -> None:
@@ -51,27 +48,47 @@ def test_nothing_against_nothing_and_a_box_without_extent() -> None:
     assert match(objects((3, 3, 3, 3, 0)), objects((0, 0, 9, 9, 0)))[0].tolist() == [False]
 
 
-def test_coco_annotations_are_read_by_class_name(tmp_path: Path) -> None:
-    annotations = tmp_path / 'instances.json'
-    content = {
-        'categories': [
-            {'id': 7, 'name': 'square'},
-            {'id': 3, 'name': 'circle'},
-            {'id': 9, 'name': 'other'},
+def test_an_image_to_show_has_a_few_objects_apart(tmp_path: Path) -> None:
+    first, second = [0, 0, 50, 50], [60, 0, 50, 50]
+    images = [
+        [first, second],
+        [first, [0, 60, 3, 3]],  # too small to be seen
+        [first, [60, 0, 68, 128]],  # too large
+        [first, [40, 0, 50, 50]],  # one before the other
+        [first],
+        [first, second, [60, 60, 40, 40]],  # a crowd
+        [],
+    ]
+    content = dict(
+        categories=[dict(id=3, name='circle'), dict(id=7, name='square')],
+        images=[
+            dict(id=9 - index, file_name=f'{index}.jpg', height=128, width=128)
+            for index in range(len(images))
         ],
-        'images': [{'id': 5, 'file_name': 'b.jpg'}, {'id': 2, 'file_name': 'a.jpg'}],
-        'annotations': [
-            {'image_id': 5, 'category_id': 7, 'bbox': [1, 2, 3, 4], 'iscrowd': 0},
-            {'image_id': 5, 'category_id': 3, 'bbox': [0, 0, 9, 9], 'iscrowd': 1},
-            {'image_id': 5, 'category_id': 9, 'bbox': [0, 0, 5, 5], 'iscrowd': 0},
+        annotations=[
+            dict(
+                id=10 * index + place, image_id=9 - index, category_id=7 if place else 3,
+                bbox=box, area=box[2] * box[3], iscrowd=int(place == 2),
+            )
+            for index, boxes in enumerate(images)
+            for place, box in enumerate(boxes)
         ],
-    }
-    annotations.write_text(json.dumps(content))
-    first, second = read_scenes(annotations, 'images', ('circle', 'square'))
-    assert (first.id, first.path, len(first.objects)) == (2, Path('images/a.jpg'), 0)
-    assert second.objects.boxes.tolist() == [[1, 2, 4, 6]]
-    assert second.objects.labels.tolist() == [1]
-    assert (first.crowded, second.crowded) == (False, True)
+    )  # fmt: skip
+    (tmp_path / 'boxes.json').write_text(json.dumps(content))
+    dataset = CocoDataset(
+        ann_file=str(tmp_path / 'boxes.json'),
+        data_prefix=dict(img='images'),
+        metainfo=dict(classes=('circle', 'square')),
+        test_mode=True,
+    )
+    scenes = read_scenes(dataset)
+    assert [(each.id, each.is_clear) for each in scenes] == [
+        (3, False), (4, False), (5, False), (6, False), (7, False), (8, False), (9, True),
+    ]  # fmt: skip
+    assert len(scenes[1].objects) == 2, 'the crowd is no object'
+    assert scenes[-1].path == Path('images/0.jpg')
+    assert scenes[-1].objects.boxes.tolist() == [[0, 0, 50, 50], [60, 0, 110, 50]]
+    assert scenes[-1].objects.labels.tolist() == [0, 1]
 
 
 def test_predictions_are_cut_at_the_threshold_and_sorted(tmp_path: Path) -> None:
@@ -89,21 +106,18 @@ def test_predictions_are_cut_at_the_threshold_and_sorted(tmp_path: Path) -> None
 
 
 def test_scenes_are_chosen_for_the_classes_that_they_add() -> None:
-    def with_labels(number: int, *labels: int, side: float = 50) -> Scene:
-        boxes = [(60 * i, 0, 60 * i + side, side, label) for i, label in enumerate(labels)]
-        return scene(objects(*boxes), number=number)
+    def with_labels(number: int, *labels: int, clear: bool = True) -> Scene:
+        boxes = [(0, 0, 9, 9, label) for label in labels]
+        return Scene(number, Path('x.jpg'), objects(*boxes), clear)
 
     scenes = [
         with_labels(0, 1, 1),
         with_labels(1, 1, 2),
-        with_labels(2, 1, 2, 3, side=3),  # too small to be seen
+        with_labels(2, 5, 6, 7, 8, clear=False),
         with_labels(3, 1, 2, 4),
-        with_labels(4, 5, 6, 7, 8, 9),  # too many
         with_labels(5, 6, 7),
-        scene(objects((0, 0, 50, 50, 8), (60, 0, 110, 50, 9)), number=6, crowded=True),
-        scene(objects((0, 0, 50, 50, 8), (40, 0, 90, 50, 9)), number=7),  # one before the other
     ]
     assert [chosen.id for chosen in choose_scenes(scenes, 3)] == [3, 5, 0]
     # With too few of these, others are shown.
-    assert len(choose_scenes(scenes, 7)) == 7
+    assert len(choose_scenes(scenes, 5)) == 5
     assert choose_scenes([], 2) == []

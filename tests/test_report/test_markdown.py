@@ -17,7 +17,7 @@ def test_table_is_aligned_and_marks_its_columns() -> None:
 
 
 def test_a_row_of_another_length_is_refused() -> None:
-    with pytest.raises(ValueError, match='2 columns, but a row of 1 cells'):
+    with pytest.raises(ValueError, match='shorter'):
         table(('', 'AP'), [('plain',)])
 
 
@@ -47,8 +47,3 @@ def test_damaged_markers_are_refused_and_the_document_kept(tmp_path: Path, text:
     with pytest.raises(ValueError, match='once each'):
         replace_block(document, 'one', 'content')
     assert document.read_text() == text
-
-
-def test_a_name_that_would_break_the_marker_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match='-->'):
-        replace_block(tmp_path / 'results.md', 'a -->', 'content')

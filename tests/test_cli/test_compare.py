@@ -5,13 +5,12 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from result_rows import row
 
+from mmkd.cli import compare
 from mmkd.experiments import Comparison
 from mmkd.report import record
 
@@ -24,12 +23,9 @@ train_dataloader = dict(
 """
 
 
-@pytest.fixture
-def benchmark(
-    load_tool: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, clean_environment: None
-) -> ModuleType:
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch: pytest.MonkeyPatch, clean_environment: None) -> None:
     monkeypatch.chdir(REPOSITORY)
-    return load_tool('benchmark_methods')
 
 
 @pytest.fixture
@@ -43,7 +39,7 @@ def configs(tmp_path: Path) -> Path:
 
 
 def test_from_training_to_a_row_and_again_without_training(
-    benchmark: ModuleType, configs: Path, tiny_coco: Path, tmp_path: Path
+    configs: Path, tiny_coco: Path, tmp_path: Path
 ) -> None:
     """One cell of CKD: a teacher, its store, the student, both evaluated."""
     arguments = [
@@ -73,25 +69,23 @@ def test_from_training_to_a_row_and_again_without_training(
     log = (folder / 'console.log').read_text()
     assert 'loss_ckd' in log
     assert 'Epoch(val)' not in log, 'validated during the training'
-    assert 'spares a run about' in run.stdout
+    assert 'spares a run in 2 epochs' in run.stdout
 
     os.chdir(tmp_path)
-    args = benchmark.parse_args(arguments)
+    args = compare.parse_args(arguments)
     os.chdir(REPOSITORY)
     comparison = Comparison(args.work_dir, args.results, (), args.data_root, args.train_teacher)
-    cells = benchmark.cells_of(args, comparison)
+    cells = compare.cells_of(args, comparison)
     assert [cell.name for cell in cells] == ['tiny teacher', 'tiny ckd 1']
     assert comparison.jobs(cells) == []
 
 
-def test_cells_go_seed_by_seed(
-    benchmark: ModuleType, configs: Path, tiny_coco: Path, tmp_path: Path
-) -> None:
+def test_cells_go_seed_by_seed(configs: Path, tiny_coco: Path, tmp_path: Path) -> None:
     base = ['--config-dir', str(configs), '--data-root', str(tiny_coco), '--train-teacher']
     variant = ['--variant', 'hot:ckd', 'model.losses.ckd.temperature=4']
-    args = benchmark.parse_args([*base, '--split', 'val', '--methods', 'plain', *variant])
+    args = compare.parse_args([*base, '--split', 'val', '--methods', 'plain', *variant])
     comparison = Comparison(tmp_path, tmp_path, (), args.data_root, True)
-    cells = benchmark.cells_of(args, comparison)
+    cells = compare.cells_of(args, comparison)
     assert [cell.name.removeprefix('tiny ') for cell in cells] == [
         'teacher', 'plain 100', 'hot 100', 'plain 101', 'hot 101', 'plain 102', 'hot 102',
     ]  # fmt: skip
@@ -113,7 +107,6 @@ def test_cells_go_seed_by_seed(
     ],
 )
 def test_what_is_not_there_is_named(
-    benchmark: ModuleType,
     configs: Path,
     tiny_coco: Path,
     arguments: list[str],
@@ -121,20 +114,20 @@ def test_what_is_not_there_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     base = ['--config-dir', str(configs), '--data-root', str(tiny_coco), '--train-teacher']
-    assert benchmark.main([*base, '--list', *arguments]) == 2
+    assert compare.main([*base, '--list', *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     'arguments', [['--jobs', '0'], ['--seeds', 'x'], ['--cfg-options', 'train_cfg.max_epochs=1']]
 )
-def test_wrong_arguments_are_refused(benchmark: ModuleType, arguments: list[str]) -> None:
+def test_wrong_arguments_are_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match='2'):
-        benchmark.parse_args(arguments)
+        compare.parse_args(arguments)
 
 
 def test_tables_and_plot_are_made_from_the_rows(
-    benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for seed in range(5):
         record(tmp_path / 'results', row('plain', seed, 10.0 + seed))
@@ -142,7 +135,7 @@ def test_tables_and_plot_are_made_from_the_rows(
     record(tmp_path / 'results', row('aekt', 0, 13.0, settings='old', date='0'))
     record(tmp_path / 'results', row('aekt', 1, 13.0))
     arguments = ['--tables', '--families', 'retinanet', '--results', str(tmp_path / 'results')]
-    assert benchmark.main([*arguments, '--docs', str(tmp_path)]) == 0
+    assert compare.main([*arguments, '--docs', str(tmp_path)]) == 0
     assert 'retinanet: rows with older settings are not shown: aekt' in capsys.readouterr().out
     document = (tmp_path / 'docs' / 'benchmark.md').read_text()
     assert '### retinanet' in document

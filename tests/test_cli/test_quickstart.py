@@ -1,15 +1,14 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import cv2
 import pytest
+
+from mmkd.cli.quickstart import parse_args
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -25,7 +24,6 @@ def test_the_smallest_quickstart_ends_with_a_table_and_a_picture(tmp_path: Path)
     run = subprocess.run(
         [*command, '--task', 'classification', '--work-dir', 'results'],
         cwd=tmp_path,
-        env={key: value for key, value in os.environ.items() if key != 'PYTHONPATH'},
         capture_output=True,
         text=True,
         timeout=600,
@@ -50,17 +48,14 @@ def test_the_smallest_quickstart_ends_with_a_table_and_a_picture(tmp_path: Path)
 
 
 @pytest.mark.parametrize('arguments', [['--jobs', '0'], ['--task', 'unknown']])
-def test_wrong_arguments_are_refused(
-    load_tool: Callable[[str], ModuleType], arguments: list[str]
-) -> None:
+def test_wrong_arguments_are_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match='2'):
-        load_tool('quickstart').parse_args(arguments)
+        parse_args(arguments)
 
 
-def test_results_of_a_trial_are_kept_apart(load_tool: Callable[[str], ModuleType]) -> None:
-    parse = load_tool('quickstart').parse_args
+def test_results_of_a_trial_are_kept_apart() -> None:
     folders = {
-        parse([*task, *size]).work_dir
+        parse_args([*task, *size]).work_dir
         for task in ([], ['--task', 'classification'])
         for size in ([], ['--smoke'])
     }
