@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import cv2
-import matplotlib
 import mmcv
 import numpy as np
 import torch
@@ -30,17 +29,17 @@ from ._distiller import checked_interval, distiller_of
 
 _SMALLEST_SIDE = 320
 _HEADING = 22
-_GAP = 4
+_COLUMNS = ('ground truth', 'teacher', 'student')
 
 
 @HOOKS.register_module()
 class DistillVisualizationHook(Hook):
     """Draws ground truth, teacher and student side by side, and the similarity matrix of teacher and student.
 
-    In every ``interval``-th validation, of the first images of the validation set: the annotated boxes, the teacher's
-    detections and the student's; for classifiers the image with its class and the two predictions. Of the training
-    step before it, for each loss on logits: CKD's matrix of cosines, a teacher's row against every student's row; a
-    student that has learned its teacher's samples has a bright diagonal.
+    In every ``interval``-th validation, of the first images of the validation set: the annotation, the teacher's
+    prediction and the student's, each as MMDetection's or MMPretrain's visualiser draws it. Of the training step before
+    it, for each loss on logits: CKD's matrix of cosines, a teacher's row against every student's row; a student that
+    has learned its teacher's samples has a bright diagonal.
 
     The pictures go to the run's visualiser: to ``vis_data/vis_image`` in the run's folder, to TensorBoard, or wherever
     ``vis_backends`` says, under the names ``distill_val_<number>`` and ``distill_similarity_<loss>``, with the
@@ -130,21 +129,19 @@ class DistillVisualizationHook(Hook):
         if self._validations % self.interval or wanted <= 0 or not outputs or not is_main_process():
             return
         model = distiller_of(runner, self)
-        few = {key: value[:wanted] for key, value in data_batch.items()}
-        columns: dict[str, Sequence[Any]] = {'ground truth': few['data_samples']}
+        columns: dict[str, Sequence[Any]] = {'ground truth': outputs, 'student': outputs}
         if model.teacher.released:
             self._say_released()
         else:
+            few = {key: value[:wanted] for key, value in data_batch.items()}
             with isolated_rng():
                 columns['teacher'] = model.predict_teacher(few)
-        columns['student'] = outputs[:wanted]
-        names, colours = _classes(runner.val_dataloader.dataset)
-        for number, inputs in enumerate(few['inputs']):
-            samples = {title: column[number] for title, column in columns.items()}
-            image = draw_columns(
-                _read_image(samples['student'], inputs), samples, names, colours, self.score_thr
-            )
-            runner.visualizer.add_image(f'distill_val_{self._drawn}', image, runner.iter)
+        meta = getattr(runner.val_dataloader.dataset, 'metainfo', {})
+        for number, sample in enumerate(outputs[:wanted]):
+            samples = {title: columns[title][number] for title in _COLUMNS if title in columns}
+            image = _read_image(sample, data_batch['inputs'][number])
+            drawn = draw_columns(image, samples, meta, self.score_thr)
+            runner.visualizer.add_image(f'distill_val_{self._drawn}', drawn, runner.iter)
             self._drawn += 1
 
     def _say_released(self) -> None:
@@ -157,45 +154,41 @@ class DistillVisualizationHook(Hook):
 
 
 def draw_columns(
-    image: np.ndarray,
-    samples: Mapping[str, Any],
-    names: Sequence[str],
-    colours: Sequence[Sequence[int]],
-    score_thr: float,
+    image: np.ndarray, samples: Mapping[str, Any], meta: Mapping[str, Any], score_thr: float
 ) -> np.ndarray:
     """One image several times side by side, each with what one data sample says of it.
 
     Args:
-        image: (H, W, 3) RGB; small ones are enlarged.
+        image: (H, W, 3) RGB; a classifier's is enlarged if it is small.
         samples: Title to data sample. ``'ground truth'`` is read for its annotation, others for their prediction.
-        names: Names of the classes.
-        colours: RGB of each class.
+        meta: The data set's: names and colours of the classes.
         score_thr: Detections below are left out.
 
     Returns:
         (H', W', 3) RGB.
     """
-    scale = max(1.0, _SMALLEST_SIDE / min(image.shape[:2]))
-    method = cv2.INTER_NEAREST if scale > 2 else cv2.INTER_LINEAR
-    image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=method)
     columns = []
     for title, sample in samples.items():
-        panel = np.ascontiguousarray(image)
-        if title == 'ground truth':
-            found = sample.get('gt_instances')
-            text = _annotated_classes(sample, names)
+        which = dict(draw_gt=title == 'ground truth', draw_pred=title != 'ground truth')
+        if 'gt_label' in sample or 'pred_label' in sample:
+            from mmpretrain.visualization import UniversalVisualizer
+
+            painter = UniversalVisualizer()
+            classes, side = meta.get('classes'), max(_SMALLEST_SIDE, *image.shape[:2])
+            panel = painter.visualize_cls(image, sample, classes, resize=side, **which)
         else:
-            found = sample.get('pred_instances')
-            text = _predicted_class(sample, names)
-        if found is not None:
-            panel = panel.copy()
-            drawn = _draw_instances(panel, found, scale, names, colours, score_thr)
-            text = f'{drawn} object' + 's' * (drawn != 1)
+            from mmdet.visualization import DetLocalVisualizer
+
+            painter = DetLocalVisualizer()
+            painter.dataset_meta = dict(meta)
+            painter.add_datasample(title, image, sample, pred_score_thr=score_thr, **which)
+            panel = painter.get_image()
         heading = np.full((_HEADING, panel.shape[1], 3), 255, dtype=np.uint8)
-        _write(heading, f'{title}: {text}' if text else title, (4, _HEADING - 7), (0, 0, 0))
+        cv2.putText(
+            heading, title, (4, _HEADING - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), lineType=cv2.LINE_AA
+        )  # fmt: skip
         columns.append(np.concatenate([heading, panel]))
-        columns.append(np.full((len(columns[-1]), _GAP, 3), 255, dtype=np.uint8))
-    return np.concatenate(columns[:-1], axis=1)
+    return np.concatenate(columns, axis=1)
 
 
 def draw_similarities(similarities: Tensor, same: Tensor | None = None) -> np.ndarray:
@@ -221,73 +214,12 @@ def draw_similarities(similarities: Tensor, same: Tensor | None = None) -> np.nd
     return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
-def _draw_instances(
-    panel: np.ndarray,
-    found: Any,
-    scale: float,
-    names: Sequence[str],
-    colours: Sequence[Sequence[int]],
-    score_thr: float,
-) -> int:
-    """Draw boxes, the most certain last; returns how many."""
-    scores = found.scores if 'scores' in found else None
-    order = range(len(found)) if scores is None else scores.argsort().tolist()
-    boxes = getattr(found.bboxes, 'tensor', found.bboxes)
-    drawn = 0
-    for index in order:
-        if scores is not None and scores[index] < score_thr:
-            continue
-        drawn += 1
-        label = int(found.labels[index])
-        left, top, right, bottom = (round(float(side) * scale) for side in boxes[index])
-        colour = tuple(int(value) for value in colours[label])
-        cv2.rectangle(panel, (left, top), (right, bottom), (32, 32, 32), 3)
-        cv2.rectangle(panel, (left, top), (right, bottom), colour, 2)
-        text = names[label] + ('' if scores is None else f' {scores[index]:.2f}')
-        _write(panel, text, (max(left, 0) + 2, max(top, 0) + 12), (255, 255, 255))
-    return drawn
-
-
-def _annotated_classes(sample: Any, names: Sequence[str]) -> str:
-    if 'gt_label' not in sample:
-        return ''
-    return ', '.join(names[label] for label in sample.gt_label.tolist())
-
-
-def _predicted_class(sample: Any, names: Sequence[str]) -> str:
-    if 'pred_label' not in sample:
-        return ''
-    scores = sample.get('pred_score')
-    return ', '.join(
-        names[label] + ('' if scores is None else f' {float(scores[label]):.2f}')
-        for label in sample.pred_label.tolist()
-    )
-
-
-def _write(image: np.ndarray, text: str, place: tuple[int, int], colour: tuple[int, ...]) -> None:
-    font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.42
-    if colour == (255, 255, 255):  # readable on any image
-        cv2.putText(image, text, place, font, size, (0, 0, 0), 3, cv2.LINE_AA)
-    cv2.putText(image, text, place, font, size, colour, 1, cv2.LINE_AA)
-
-
 def _read_image(sample: Any, inputs: Tensor) -> np.ndarray:
     """(H, W, 3) RGB: the file, at the size that boxes refer to, or what the data set gave where it has no files."""
     path = sample.metainfo.get('img_path') if hasattr(sample, 'metainfo') else None
     if path is not None:
         return mmcv.imread(path, channel_order='rgb')
     return np.ascontiguousarray(inputs.permute(1, 2, 0).cpu().numpy().astype(np.uint8))
-
-
-def _classes(dataset: Any) -> tuple[Sequence[str], Sequence[Sequence[int]]]:
-    """Names and RGB colours of the data set's classes; hues around the circle where it has no palette."""
-    meta = getattr(dataset, 'metainfo', {})
-    names = meta.get('classes') or [str(number) for number in range(1000)]
-    palette = meta.get('palette')
-    if isinstance(palette, str) or not isinstance(palette, Sequence) or len(palette) < len(names):
-        hues = matplotlib.colormaps['hsv'](np.arange(len(names)) / len(names))
-        palette = (255 * hues[:, :3]).round().astype(int).tolist()
-    return names, palette
 
 
 def _validation_follows(runner: Runner, batch_idx: int) -> bool:

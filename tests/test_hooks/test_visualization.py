@@ -24,13 +24,17 @@ from mmkd.hooks.visualization import draw_columns, draw_similarities
 from mmkd.utils import override_data_root
 
 PICTURES = dict(type='mmkd.DistillVisualizationHook', max_images=3, score_thr=0.0)
-PANEL = 320
 RED, GREEN = (250, 10, 20), (10, 240, 30)
 
 
 def pictures(work_dir: Path) -> dict[str, np.ndarray]:
     (folder,) = work_dir.glob('*/vis_data/vis_image')
     return {path.stem: cv2.imread(str(path))[..., ::-1] for path in folder.iterdir()}
+
+
+def panels(image: np.ndarray, number: int) -> list[np.ndarray]:
+    """The columns of a picture without their headings."""
+    return np.split(image[22:], number, axis=1)
 
 
 # ---- whole runs
@@ -49,11 +53,7 @@ def test_every_validation_is_drawn_and_the_step_before_it(drawn: Any) -> None:
         for iteration in (4, 8)
         for name in ('distill_val_0', 'distill_val_1', 'distill_val_2', 'distill_similarity_ckd')
     }
-    panels = np.split(
-        found['distill_val_0_8'][:, : PANEL * 3 + 8], [PANEL + 4, 2 * (PANEL + 4)], axis=1
-    )
-    assert found['distill_val_0_8'].shape[1] == 3 * PANEL + 8
-    truth, teacher, student = (panel[22:, :PANEL] for panel in panels)
+    truth, teacher, student = panels(found['distill_val_0_8'], 3)
     assert not np.array_equal(truth, teacher)
     assert not np.array_equal(teacher, student)
 
@@ -67,7 +67,7 @@ def test_without_the_teacher_its_column_is_left_out(run_with: Callable[..., Any]
     run = run_with(PICTURES, model__losses=dict(_delete_=True, ckd=CKD | dict(weight=stop)))
     found = pictures(run.work_dir)
     assert not any('similarity' in name for name in found)
-    assert {image.shape[1] for image in found.values()} == {2 * PANEL + 4}
+    assert {image.shape[1] for image in found.values()} == {2 * 64}
     assert run.log.count('only ground truth and student are drawn') == 1
 
 
@@ -104,18 +104,9 @@ def test_a_classifiers_images_and_matrix(tiny_imagenet: Path, tmp_path: Path) ->
     assert found.keys() == {
         'distill_val_0_4', 'distill_val_1_4', 'distill_val_2_4', 'distill_similarity_ckd_4'
     }  # fmt: skip
-    truth, teacher, student = (
-        found['distill_val_0_4'][22:, start : start + PANEL]
-        for start in (0, PANEL + 4, 2 * PANEL + 8)
-    )
-    assert np.array_equal(truth, teacher)
-    assert np.array_equal(truth, student)
-    headings = [
-        found['distill_val_0_4'][:22, start : start + PANEL]
-        for start in (0, PANEL + 4, 2 * PANEL + 8)
-    ]
-    assert all((heading < 128).any() for heading in headings)
-    assert not np.array_equal(headings[0], headings[1])
+    truth, teacher, _ = panels(found['distill_val_0_4'], 3)
+    assert truth.shape == (320, 320, 3)
+    assert not np.array_equal(truth, teacher)
 
 
 # ---- one picture
@@ -130,32 +121,32 @@ def sample(kind: str, boxes: Any, labels: Any, scores: Any = None) -> DetDataSam
 
 def test_boxes_are_drawn_in_their_columns_colours_and_places() -> None:
     samples = {
-        'ground truth': sample('gt_instances', [[10.0, 50.0, 60.0, 90.0]], [0]),
-        'teacher': sample('pred_instances', [[20.0, 50.0, 90.0, 80.0]], [1], [0.9]),
+        'ground truth': sample('gt_instances', [[40.0, 100.0, 140.0, 180.0]], [0]),
+        'teacher': sample('pred_instances', [[40.0, 100.0, 180.0, 160.0]], [1], [0.9]),
         'student': sample(
             'pred_instances',
-            [[10.0, 60.0, 50.0, 90.0], [0.0, 55.0, 99.0, 99.0]],
+            [[40.0, 120.0, 100.0, 180.0], [20.0, 110.0, 190.0, 190.0]],
             [0, 1],
             [0.4, 0.2],
         ),
     }
-    image = draw_columns(
-        np.zeros((100, 100, 3), np.uint8), samples, ['ring', 'star'], [RED, GREEN], score_thr=0.3
-    )
-    scale = PANEL / 100
-    assert image.shape == (22 + PANEL, 3 * PANEL + 8, 3)
+    meta = dict(classes=('ring', 'star'), palette=[RED, GREEN])
+    image = draw_columns(np.zeros((200, 200, 3), np.uint8), samples, meta, score_thr=0.3)
+    truth, teacher, student = panels(image, 3)
 
-    def at(column: int, x: float, y: float) -> tuple[int, ...]:
-        return tuple(image[22 + round(y * scale), column * (PANEL + 4) + round(x * scale)].tolist())
+    def colour(panel: np.ndarray, x: int, y: int) -> tuple[bool, bool]:
+        """Whether there is red, and green, around a point."""
+        around = panel[y - 2 : y + 3, x - 2 : x + 3].reshape(-1, 3)
+        return bool((around[:, 0] > 100).any()), bool((around[:, 1] > 100).any())
 
-    assert at(0, 60, 70) == RED
-    assert at(1, 90, 65) == GREEN
-    assert at(2, 50, 80) == RED
-    assert at(2, 99, 75) == (0, 0, 0), 'below the threshold'
-    assert at(1, 60, 70) == (0, 0, 0)
+    assert colour(truth, 140, 150) == (True, False)
+    assert colour(teacher, 180, 140) == (False, True)
+    assert colour(student, 100, 165) == (True, False)
+    assert colour(student, 190, 150) == (False, False), 'below the threshold'
+    assert colour(teacher, 140, 175) == (False, False)
 
 
-def test_classes_stand_in_the_headings() -> None:
+def test_a_classifiers_panels_say_its_classes() -> None:
     truth = DataSample().set_gt_label(1)
     right, wrong = (
         DataSample().set_pred_label(label).set_pred_score(torch.tensor([0.3, 0.7]))
@@ -164,15 +155,16 @@ def test_classes_stand_in_the_headings() -> None:
     draw = partial(
         draw_columns,
         np.full((8, 8, 3), 77, np.uint8),
-        names=['cat', 'dog'],
-        colours=[RED, GREEN],
+        meta=dict(classes=('cat', 'dog')),
         score_thr=0.5,
     )
     image = draw(samples={'ground truth': truth, 'teacher': right, 'student': wrong})
-    assert (image[22:, :PANEL] == 77).all()
     again = draw(samples={'ground truth': truth, 'teacher': wrong, 'student': wrong})
-    assert not np.array_equal(image[:22, PANEL : 2 * PANEL], again[:22, PANEL : 2 * PANEL])
-    assert np.array_equal(image[:22, :PANEL], again[:22, :PANEL])
+    same_panel = [
+        np.array_equal(one, other)
+        for one, other in zip(panels(image, 3), panels(again, 3), strict=True)
+    ]
+    assert same_panel == [True, False, True]
 
 
 def test_the_matrix_is_ckds() -> None:
