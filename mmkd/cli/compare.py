@@ -15,8 +15,6 @@ from mmkd.experiments import (
     Comparison,
     Family,
     JobError,
-    NoSuchCell,
-    check_seeds,
     run_jobs,
     say,
 )
@@ -31,7 +29,7 @@ from mmkd.report import (
     read_rows,
     replace_block,
 )
-from mmkd.utils import PreflightError
+from mmkd.utils import PreflightError, report_missing
 
 REPOSITORY = Path(mmkd.__file__).resolve().parent.parent
 SEEDS = {'test': [0, 1, 2, 3, 4], 'val': [100, 101, 102]}
@@ -114,30 +112,53 @@ def families_of(args: argparse.Namespace) -> list[Family]:
     """Those of ``--families``.
 
     Raises:
-        NoSuchCell: There is no family of a name.
+        PreflightError: There is no family of a name.
     """
     there = Family.all(args.config_dir) if args.config_dir else Family.all()
     for name in args.families or ():
         if name not in there:
-            raise NoSuchCell(f'--families {name}: there is {", ".join(there) or "none"}')
+            raise PreflightError([f'--families {name}: there is {", ".join(there) or "none"}'])
     return [there[name] for name in args.families or there]
+
+
+def methods_of(args: argparse.Namespace) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Of each row's name the method and its settings, by ``--methods`` and ``--variant``.
+
+    Raises:
+        PreflightError: A variant is none, or settings would be chosen by what is reported.
+    """
+    problems = []
+    methods: dict[str, tuple[str, tuple[str, ...]]] = {name: (name, ()) for name in args.methods}
+    for head, *options in args.variant:
+        name, colon, base = head.partition(':')
+        if args.split == 'test':
+            problems.append(
+                f'--variant {head}: settings are chosen on the validation images, --split val'
+            )
+        elif not (colon and base and name.replace('-', '').replace('.', '').isalnum()):
+            problems.append(f'--variant {head}: NAME:METHOD, NAME of letters, digits, - and .')
+        elif name in methods:
+            problems.append(f'--variant {head}: there is a row {name} already')
+        methods[name] = (base, tuple(options))
+    for seed in args.seeds:
+        if (seed >= 100) != (args.split == 'val'):
+            allowed = 'from 100 on' if args.split == 'val' else 'below 100'
+            problems.append(
+                f'--seeds {seed}: seeds of --split {args.split} are {allowed}, so that no setting is chosen by a run '
+                'that is reported'
+            )
+    if problems:
+        raise PreflightError(problems)
+    return methods
 
 
 def cells_of(args: argparse.Namespace, comparison: Comparison) -> list[Cell]:
     """All cells, seed by seed, so that an early look at the results compares equal numbers of seeds.
 
     Raises:
-        NoSuchCell: A family, a method, a variant or a seed is none.
+        PreflightError: A family, a method, a variant or a seed is none.
     """
-    check_seeds(args.split, args.seeds, bool(args.variant))
-    methods: dict[str, tuple[str, tuple[str, ...]]] = {name: (name, ()) for name in args.methods}
-    for head, *options in args.variant:
-        name, colon, base = head.partition(':')
-        if not (colon and base and name.replace('-', '').replace('.', '').isalnum()):
-            raise NoSuchCell(f'--variant {head}: NAME:METHOD, NAME of letters, digits, - and .')
-        if name in methods:
-            raise NoSuchCell(f'--variant {head}: there is a row {name} already')
-        methods[name] = (base, tuple(options))
+    methods = methods_of(args)
     families = families_of(args)
     cells = [Cell(family, TEACHER, 0, args.split) for family in families]
     trained = [
@@ -149,13 +170,13 @@ def cells_of(args: argparse.Namespace, comparison: Comparison) -> list[Cell]:
     meaningless: set[tuple[Family, str]] = set()
     for cell in trained[: len(methods) * len(families)]:
         try:
-            comparison.check(cell)
-        except NoSuchCell as error:
+            comparison.settings(cell)
+        except PreflightError as error:
             elsewhere = any(family.has_method(cell.base) for family in Family.all().values())
             if cell.family.has_method(cell.base) or not elsewhere:
                 raise
             meaningless.add((cell.family, cell.method))
-            say(f'left out: {error}')
+            say(f'left out: {cell.family.name}, {cell.method}: {"; ".join(error.problems)}')
     return cells + [cell for cell in trained if (cell.family, cell.method) not in meaningless]
 
 
@@ -166,7 +187,7 @@ def compare(args: argparse.Namespace) -> None:
         try:
             make_default_set(family.student.data_root, log=say)
         except ValueError as error:
-            raise NoSuchCell(f'--data-root: {error}') from None
+            raise PreflightError([f'--data-root: {error}']) from None
     comparison = Comparison(
         args.work_dir,
         args.results,
@@ -218,13 +239,15 @@ def in_clone(name: str, action: Callable[[], None]) -> int:
     """Do something at the root of the clone that this package is in; the exit code, after a word on what went wrong."""
     try:
         if not (REPOSITORY / 'tools').is_dir():
-            raise NoSuchCell('only in a clone of the repository, not in an installed package')
+            raise PreflightError([f'mmkd {name}: run it in a clone, with its installed package'])
         os.chdir(REPOSITORY)
         action()
     except KeyboardInterrupt:
         say('interrupted: what is finished is kept, the same command goes on from there')
         return 130
-    except (JobError, NoSuchCell, PreflightError, OSError) as error:
+    except PreflightError as error:
+        return report_missing(error, 'none')
+    except (JobError, OSError) as error:
         print(f'mmkd {name}: error: {error}', file=sys.stderr)
-        return 2 if isinstance(error, NoSuchCell) else 1
+        return 1
     return 0

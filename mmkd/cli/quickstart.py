@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
@@ -92,7 +93,7 @@ def quickstart(args: argparse.Namespace) -> None:
     started = time.monotonic()
     name, *methods = FAMILIES[args.task]
     family = Family.all()[name]
-    data, options = Path(family.student.data_root), ()
+    data, options = Path(family.student.data_root), tuple[str, ...]()
     if args.smoke:
         data = Path(f'{data}_smoke')
         counts, batch_size = SMOKE[args.task]
@@ -125,7 +126,8 @@ def report(comparison: Comparison, cells: Sequence[Cell], count: int) -> str:
     init_default_scope(family.student.default_scope)
     scenes: list[Scene] = []
     detections: dict[str, dict[int, Objects]] = {}
-    lines, curves, similarities = [], {}, {}
+    similarities: dict[str, np.ndarray] = {}
+    lines, curves = [], {}
     if family.student.default_scope == 'mmdet':
         dataset = comparison.resolved(cells[1]).test_dataloader.dataset
         scenes = read_scenes(DATASETS.build(copy.deepcopy(dataset)))

@@ -1,6 +1,6 @@
 """Trainings and evaluations of a comparison: what is done is kept, what was interrupted goes on."""
 
-from mmkd.experiments.cells import Cell, Comparison, Family, NoSuchCell, check_seeds
+from mmkd.experiments.cells import Cell, Comparison, Family
 from mmkd.experiments.jobs import Command, Job, JobError, run_jobs, say
 from mmkd.experiments.similarity import class_similarities
 
@@ -11,8 +11,6 @@ __all__ = [
     'Family',
     'Job',
     'JobError',
-    'NoSuchCell',
-    'check_seeds',
     'class_similarities',
     'run_jobs',
     'say',

@@ -18,7 +18,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 from mmkd.experiments.jobs import Command, Job, JobError, spent
-from mmkd.report import PLAIN, TEACHER, Row, main_column, points, read_rows, record, text
+from mmkd.report import PLAIN, TEACHER, Row, locked, main_column, points, read_rows, record, text
 from mmkd.utils import PreflightError, add_common_arguments, add_recipe_arguments, load_config
 from mmkd.utils.export import read_metrics
 
@@ -38,10 +38,6 @@ _RESULT_DEPENDS_ON = (
     'test_evaluator', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'custom_hooks',
 )  # fmt: skip
 _OF_NO_EFFECT = ('num_workers', 'persistent_workers', 'pin_memory', 'backend_args')
-
-
-class NoSuchCell(ValueError):
-    """A family, method or seed that cannot be compared; the message names it and what there is."""
 
 
 @dataclass(frozen=True)
@@ -87,15 +83,16 @@ class Family:
         """The teacher's checkpoint that ``FAMILY_ckd.py`` names.
 
         Raises:
-            NoSuchCell: It is not there.
+            PreflightError: It is not there.
         """
-        checkpoint = Path(
-            os.path.relpath(Config.fromfile(self.config('ckd')).model.teacher.checkpoint)
-        )
+        recipe = self.config('ckd')
+        checkpoint = Path(os.path.relpath(Config.fromfile(recipe).model.teacher.checkpoint))
         if not checkpoint.exists():
-            raise NoSuchCell(
-                f'{self.config("ckd")}: model.teacher.checkpoint: there is no {checkpoint}: with --train-teacher the '
-                'teacher is trained first'
+            raise PreflightError(
+                [
+                    f'{recipe}: model.teacher.checkpoint: there is no {checkpoint}: with --train-teacher the '
+                    'teacher is trained first'
+                ]
             )
         return checkpoint
 
@@ -161,18 +158,6 @@ class Comparison:
     validate: bool = False
     predictions: bool = False
 
-    def check(self, cell: Cell) -> None:
-        """Whether a method means something on a family.
-
-        Raises:
-            NoSuchCell: It does not; the message says what does.
-        """
-        try:
-            self.settings(cell)
-        except PreflightError as error:
-            problem = '; '.join(error.problems)
-            raise NoSuchCell(f'{cell.family.name}, {cell.method}: {problem}') from error
-
     def is_done(self, cell: Cell) -> bool:
         """Whether there is a row of the cell, made with these settings."""
         rows = {row.cell: row for row in read_rows(self.results, cell.family.name)}
@@ -181,18 +166,68 @@ class Comparison:
         return row is not None and row.settings == self.settings(cell) and kept
 
     def jobs(self, cells: Sequence[Cell]) -> list[Job]:
-        """What makes the cells that are not done: teachers' trainings, stores, then the cells in their order."""
+        """What makes the cells that are not done, in their order."""
         cells = [cell for cell in cells if not self.is_done(cell)]
-        jobs: list[Job] = []
-        for family in dict.fromkeys(cell.family for cell in cells):
-            own = [cell for cell in cells if cell.family == family]
-            distilled = [cell for cell in own if cell.is_distilled]
-            if self.train_teacher and any(cell.needs_teacher for cell in own):
-                jobs.append(self._teacher_job(family))
-            if distilled and family.student.train_dataloader.dataset.get('views'):
-                jobs.append(self._store_job(family, distilled))
-        made, commit = {job.name for job in jobs}, code_version()
-        return jobs + [self._cell_job(cell, made, commit) for cell in cells]
+        distilled = [cell for cell in cells if cell.is_distilled]
+        make = partial(self.make, distilled=distilled, commit=code_version())
+        return [Job(cell.name, self.folder(cell), partial(make, cell)) for cell in cells]
+
+    def make(self, cell: Cell, distilled: Sequence[Cell], commit: str) -> str:
+        """Train, evaluate and record a cell, after what it shares with others; a word on the result.
+
+        Args:
+            cell: The cell; it may be made in another process at the same time as others.
+            distilled: All cells that the store of the teacher's outputs is to serve.
+            commit: The code's.
+
+        Raises:
+            JobError: A training or an evaluation failed.
+        """
+        family, folder, checkpoint, said = cell.family, self.folder(cell), self.checkpoint(cell), ''
+        if cell.needs_teacher and self.train_teacher:
+            teacher = self._teacher_checkpoint(family)
+            with locked(teacher.parent):
+                if not teacher.exists():
+                    self._teacher_training(family).run(teacher.parent)
+        if cell.is_distilled and (views := family.student.train_dataloader.dataset.get('views')):
+            said = self._make_store(
+                family, [each for each in distilled if each.family == family], views
+            )
+        train_and_test = self._commands(cell)[-1 - (cell.method != TEACHER) :]
+        for command in train_and_test[-1:] if checkpoint.exists() else train_and_test:
+            command.run(folder)
+        metrics = _written_metrics(folder / 'test')
+        row = Row(
+            family=family.name,
+            method=cell.method,
+            seed=cell.seed,
+            split=cell.split,
+            metrics=metrics,
+            seconds=round(spent(checkpoint.parent, 'train'), 1) or None,
+            settings=self.settings(cell),
+            commit=commit,
+            date=datetime.now(UTC).isoformat(timespec='seconds'),
+            commands=[shlex.join(['python', *command.words]) for command in self._commands(cell)],
+        )
+        record(self.results, row)
+        main = main_column(metrics)
+        return f'{main} {text(points(metrics)[main])}{said}'
+
+    def _make_store(self, family: Family, distilled: Sequence[Cell], views: int) -> str:
+        """Ask for the store, once for all of the cells; a word on what it took, of the process that did."""
+        folder, commands = self._store(family), self._store_commands(family, distilled)
+        asked = '\n'.join(shlex.join(command.words) for command in commands)
+        with locked(folder):
+            done = folder / 'asked.txt'
+            if done.exists() and done.read_text() == asked:
+                return ''
+            for command in commands:
+                command.run(folder)
+            done.write_text(asked)
+        if not self._has_store(family):
+            return '; no loss can be answered from a store: the teacher runs in every step'
+        seconds = spent(folder, 'cache')
+        return f'; the store took {seconds:.0f} s, which it spares each run in {views} epochs'
 
     def folder(self, cell: Cell) -> Path:
         """Where a cell's log, checkpoints and predictions are; other settings have another folder."""
@@ -262,29 +297,10 @@ class Comparison:
     def _has_store(self, family: Family) -> bool:
         return (self._store(family) / 'rows' / 'manifest.json').exists()
 
-    def _teacher_job(self, family: Family) -> Job:
-        checkpoint, command = self._teacher_checkpoint(family), self._teacher_training(family)
-        name = _training_of_teacher(family)
-        return Job(name, checkpoint.parent, lambda: [] if checkpoint.exists() else [command])
-
     def _teacher_training(self, family: Family) -> Command:
         options = (*self._common, 'randomness.seed=0')
         folder = self._teacher_checkpoint(family).parent
         return _train((str(family.config(TEACHER)),), options, folder)
-
-    def _store_job(self, family: Family, distilled: Sequence[Cell]) -> Job:
-        folder, views = self._store(family), family.student.train_dataloader.dataset.views
-
-        def finish() -> str:
-            if not self._has_store(family):
-                return 'no loss can be answered from a store: the teacher runs in every step'
-            return (
-                f'made in {spent(folder, "cache"):.0f} s, which it spares a run in {views} epochs'
-            )
-
-        commands = self._store_commands(family, distilled)
-        after = (_training_of_teacher(family),) if self.train_teacher else ()
-        return Job(_store_of(family), folder, lambda: commands, after, finish)
 
     def _store_commands(self, family: Family, distilled: Iterable[Cell]) -> list[Command]:
         """The methods without a file of their own ask together, so that the store is made once."""
@@ -299,40 +315,6 @@ class Comparison:
             Command('cache', ('tools/cache_teacher.py', *each, *options), (0, NOTHING_TO_STORE))
             for each in files
         ]
-
-    def _cell_job(self, cell: Cell, made: set[str], commit: str) -> Job:
-        family, folder = cell.family, self.folder(cell)
-        needed = {_training_of_teacher(family)} if cell.needs_teacher else set()
-        needed |= {_store_of(family)} if cell.is_distilled else set()
-
-        def finish() -> str:
-            metrics = _written_metrics(folder / 'test')
-            trained = self.checkpoint(cell).parent
-            record(
-                self.results,
-                Row(
-                    family=family.name,
-                    method=cell.method,
-                    seed=cell.seed,
-                    split=cell.split,
-                    metrics=metrics,
-                    seconds=round(spent(trained, 'train'), 1) or None,
-                    settings=self.settings(cell),
-                    commit=commit,
-                    date=datetime.now(UTC).isoformat(timespec='seconds'),
-                    commands=[
-                        shlex.join(['python', *command.words]) for command in self._commands(cell)
-                    ],
-                ),
-            )
-            main = main_column(metrics)
-            return f'{main} {text(points(metrics)[main])}'
-
-        def commands() -> list[Command]:
-            own = self._commands(cell)[-1 - (cell.method != TEACHER) :]
-            return own[-1:] if self.checkpoint(cell).exists() else own
-
-        return Job(cell.name, folder, commands, tuple(needed & made), finish)
 
     def _commands(self, cell: Cell) -> list[Command]:
         """All that the cell takes, what it shares with others first: the teacher's training, its store."""
@@ -355,23 +337,6 @@ class Comparison:
         own = () if cell.is_distilled else cell.options
         commands.append(Command('test', (*words, *_cfg_options((*self._common, *own)))))
         return commands
-
-
-def check_seeds(split: str, seeds: Sequence[int], variants: bool) -> None:
-    """Whether settings are chosen on the validation images, with seeds of their own, and reported on the test images.
-
-    Raises:
-        NoSuchCell: They are not.
-    """
-    if split == 'test' and variants:
-        raise NoSuchCell('--variant: settings are chosen on the validation images: --split val')
-    wrong = [seed for seed in seeds if (seed >= 100) != (split == 'val')]
-    if wrong:
-        allowed = 'from 100 on' if split == 'val' else 'below 100'
-        raise NoSuchCell(
-            f'--seeds {wrong[0]}: seeds of --split {split} are {allowed}, so that no setting is chosen by a run that '
-            'is reported'
-        )
 
 
 @cache
@@ -404,14 +369,6 @@ def code_version() -> str:
 
 def _cfg_options(options: Sequence[str]) -> tuple[str, ...]:
     return ('--cfg-options', *options) if options else ()
-
-
-def _training_of_teacher(family: Family) -> str:
-    return f'{family.name} {TEACHER}, training'
-
-
-def _store_of(family: Family) -> str:
-    return f'{family.name} store'
 
 
 def _train(recipe: Sequence[str], options: Sequence[str], work_dir: Path) -> Command:

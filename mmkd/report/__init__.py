@@ -22,7 +22,7 @@ from mmkd.report.logs import read_curve, read_log
 from mmkd.report.markdown import replace_block, table
 from mmkd.report.metrics import main_column, points, text
 from mmkd.report.picture import draw_report
-from mmkd.report.results import Row, read_rows, record
+from mmkd.report.results import Row, locked, read_rows, record
 
 __all__ = [
     'PLAIN',
@@ -38,6 +38,7 @@ __all__ = [
     'draw_differences',
     'draw_report',
     'family_table',
+    'locked',
     'main_column',
     'match',
     'points',

@@ -104,7 +104,8 @@ def _draw_box(axes: Axes, box: np.ndarray, colour: Any, style: Any) -> None:
     # A box along the image's edge is shown at full width; images have any colour, so a box has a dark rim.
     look: dict[str, Any] = dict(fill=False, ec=colour, ls=style, lw=1.8, clip_on=False)
     rim = [withStroke(linewidth=3.2, foreground='#202020')]
-    axes.add_patch(Rectangle(box[:2], *(box[2:] - box[:2]), path_effects=rim, **look))
+    left, top, right, bottom = box
+    axes.add_patch(Rectangle((left, top), right - left, bottom - top, path_effects=rim, **look))
 
 
 def _draw_similarities(
@@ -136,7 +137,7 @@ def _draw_curves(axes: Axes, curves: Mapping[str, Mapping[int, float]], metric: 
             axes.plot(
                 [*curve], [*curve.values()], marker='o', label=f'{name} {curve[max(curve)]:.1f}'
             )
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis='x', integer=True)
     axes.set(xlabel='epoch', ylabel=metric, ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.spines[['top', 'right']].set_visible(False)

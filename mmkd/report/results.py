@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -61,10 +63,7 @@ def read_rows(folder: str | Path, family: str) -> list[Row]:
 def record(folder: str | Path, row: Row) -> None:
     """Add a row to its family's file, in place of that of the same cell. Several processes may do so."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with locked(folder):
         others = [other for other in read_rows(folder, row.family) if other.cell != row.cell]
         rows = sorted([*others, row], key=lambda row: row.cell)
         # A line for each: what changed is seen at once, and two branches merge.
@@ -72,5 +71,15 @@ def record(folder: str | Path, row: Row) -> None:
         partial = folder / f'.{row.family}.json.partial'
         partial.write_text(f'[\n{lines}\n]\n', encoding='utf-8')
         os.replace(partial, folder / f'{row.family}.json')
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make a folder if it is not there, and keep other processes that ask for it waiting."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
     finally:
-        os.close(descriptor)  # which unlocks it
+        os.close(descriptor)

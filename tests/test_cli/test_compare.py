@@ -69,7 +69,7 @@ def test_from_training_to_a_row_and_again_without_training(
     log = (folder / 'console.log').read_text()
     assert 'loss_ckd' in log
     assert 'Epoch(val)' not in log, 'validated during the training'
-    assert 'spares a run in 2 epochs' in run.stdout
+    assert 'spares each run in 2 epochs' in run.stdout
 
     os.chdir(tmp_path)
     args = compare.parse_args(arguments)
@@ -98,8 +98,9 @@ def test_cells_go_seed_by_seed(configs: Path, tiny_coco: Path, tmp_path: Path) -
     [
         (['--families', 'yolo'], '--families yolo: there is tiny'),
         (['--methods', 'cdk'], "'cdk' has no preset"),
-        (['--seeds', '100'], '--seeds 100'),
-        (['--variant', 'ckd-t4:ckd', 'a=1'], '--variant: settings are chosen'),
+        (['--seeds', '100'], '--seeds 100: seeds of --split test are below 100'),
+        (['--split', 'val', '--seeds', '99'], '--seeds 99: seeds of --split val are from 100 on'),
+        (['--variant', 'ckd-t4:ckd', 'a=1'], '--variant ckd-t4:ckd: settings are chosen'),
         (['--split', 'val', '--variant', 'ckd-t4', 'a=1'], '--variant ckd-t4: NAME:METHOD'),
         (['--split', 'val', '--variant', 'ckd:ckd', 'a=1'], 'there is a row ckd already'),
         (['--split', 'val', '--variant', 'a/b:ckd', 'a=1'], 'letters, digits'),

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from mmkd.experiments import Cell, Comparison, Family, NoSuchCell, check_seeds
-from mmkd.experiments.jobs import Command, Job
+from mmkd.experiments import Cell, Comparison, Family
+from mmkd.experiments.jobs import Command
 from mmkd.report import PLAIN, TEACHER, Row, record
+from mmkd.utils import PreflightError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STUDENT = f"""
@@ -50,8 +51,34 @@ def comparison(folder: Path, tiny_coco: Path) -> Comparison:
     return Comparison(folder / 'work', folder / 'results', data_root=tiny_coco)
 
 
-def all_commands(jobs: list[Job]) -> dict[str, list[Command]]:
-    return {job.name: list(job.commands()) for job in jobs}
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """The words of all commands; what each would leave behind is made in its place."""
+    words: list[tuple[str, ...]] = []
+
+    def run(command: Command, folder: Path) -> None:
+        words.append(command.words)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / 'seconds.txt').open('a') as file:
+            file.write(f'{command.kind} 8.0\n')
+        if command.kind == 'train':
+            (folder / 'epoch_1.pth').touch()
+        elif command.kind == 'test':
+            written = Path(after(command.words, '--work-dir')) / 'now' / 'now.json'
+            written.parent.mkdir(parents=True, exist_ok=True)
+            written.write_text('{"coco/bbox_mAP": 0.5}')
+
+    monkeypatch.setattr(Command, 'run', run)
+    return words
+
+
+def after(words: tuple[str, ...], option: str) -> str:
+    """The value of an option."""
+    return words[words.index(option) + 1]
+
+
+def scripts(words: list[tuple[str, ...]]) -> list[str]:
+    return [each[0].removeprefix('tools/').removesuffix('.py') for each in words]
 
 
 def test_a_family_is_found_by_its_name(folder: Path, tiny: Family) -> None:
@@ -64,17 +91,17 @@ def test_a_family_is_found_by_its_name(folder: Path, tiny: Family) -> None:
 
 
 def test_a_teacher_that_is_not_there_can_be_trained(
-    folder: Path, tiny: Family, comparison: Comparison
+    folder: Path, tiny: Family, comparison: Comparison, ran: list[tuple[str, ...]]
 ) -> None:
     (folder / 'teacher.pth').unlink()
-    (plain,) = comparison.jobs([Cell(tiny, PLAIN, 0)])
-    assert len(plain.commands()) == 2, 'a plain student needs no teacher'
-    with pytest.raises(NoSuchCell, match=r'tiny_ckd\.py: .*teacher\.pth: with --train-teacher'):
+    comparison.jobs([Cell(tiny, PLAIN, 0)])[0].make()
+    assert scripts(ran) == ['train', 'test'], 'a plain student needs no teacher'
+    with pytest.raises(PreflightError, match=r'tiny_ckd\.py: .*teacher\.pth: with --train-teacher'):
         _ = tiny.checkpoint
 
 
 def test_cells_of_a_seed_differ_in_the_method_only(
-    tiny: Family, comparison: Comparison, folder: Path
+    tiny: Family, comparison: Comparison, folder: Path, ran: list[tuple[str, ...]]
 ) -> None:
     """A recipe of its own, a preset, a variant, and the plain student: the same data, schedule and seed."""
     cells = [
@@ -83,9 +110,14 @@ def test_cells_of_a_seed_differ_in_the_method_only(
         Cell(tiny, 'ckd+qfl_kd', 3),
         Cell(tiny, 'hot', 3, base='ckd', options=('model.losses.ckd.temperature=4',)),
     ]
-    store, *commands = all_commands(comparison.jobs(cells)).values()
-    trainings = [words.words for words, test in commands]
-    assert [test.kind for _, test in commands] == ['test'] * 4
+    for job in comparison.jobs(cells):
+        assert job.make().startswith('AP 50.0')
+    # One store: what the presets ask together, then what the recipe asks.
+    assert scripts(ran) == ['train', 'test', *['cache_teacher'] * 2, *['train', 'test'] * 3]
+    store = [words for words in ran if 'cache' in words[0]]
+    assert [each[1].rsplit('/')[-1] for each in store] == ['tiny_student.py', 'tiny_ckd.py']
+    assert len({after(each, '--out') for each in store}) == 1
+    trainings = [words for words in ran if words[0] == 'tools/train.py']
     plain, ckd, both, hot = ([*each[: each.index('--work-dir')]] for each in trainings)
     teacher = f'{folder}/tiny_teacher.py={tiny.checkpoint}'
     assert plain == ['tools/train.py', f'{folder}/tiny_student.py']
@@ -100,40 +132,39 @@ def test_cells_of_a_seed_differ_in_the_method_only(
     assert len({comparison.folder(cell) for cell in cells}) == 4
     data = [comparison.resolved(cell).train_dataloader.dataset for cell in cells]
     assert all(each == data[0] for each in data)
-    # One store: what the presets ask together, then what the recipe asks.
-    assert [each.words[1].rsplit('/')[-1] for each in store] == ['tiny_student.py', 'tiny_ckd.py']
-    assert len({each.words[each.words.index('--out') + 1] for each in store}) == 1
+    assert comparison.jobs(cells) == [], 'each has its row'
 
 
-def test_a_store_that_is_there_is_used_live_otherwise(tiny: Family, comparison: Comparison) -> None:
-    store, cell = comparison.jobs([Cell(tiny, 'ckd', 0)])
-    assert not any('model.teacher.store' in word for word in cell.commands()[0].words)
-    assert 'the teacher runs in every step' in store.finish()
-    rows = next(Path(word) for word in store.commands()[0].words if word.endswith('/rows'))
-    rows.mkdir(parents=True)
+def test_a_store_that_is_there_is_used_live_otherwise(
+    tiny: Family, comparison: Comparison, ran: list[tuple[str, ...]]
+) -> None:
+    first, second = comparison.jobs([Cell(tiny, 'ckd', seed) for seed in (0, 1)])
+    assert 'the teacher runs in every step' in first.make()
+    assert not any('model.teacher.store' in word for words in ran for word in words)
+    rows = Path(after(ran[0], '--out'))
+    rows.mkdir()
     (rows / 'manifest.json').touch()
-    (rows.parent / 'seconds.txt').write_text('cache 8.0\n')
-    assert f'model.teacher.store={rows}' in cell.commands()[0].words
-    assert store.finish() == 'made in 8 s, which it spares a run in 2 epochs'
-    (plain,) = comparison.jobs([Cell(tiny, PLAIN, 0)])
-    assert not any('model.teacher' in word for word in plain.commands()[0].words)
+    assert second.make() == 'AP 50.0', 'it was asked for already'
+    assert f'model.teacher.store={rows}' in ran[-2]
+    (rows.parent / 'asked.txt').unlink()
+    (again,) = comparison.jobs([Cell(tiny, 'ckd', 2)])
+    assert again.make().endswith('; the store took 16 s, which it spares each run in 2 epochs')
+    comparison.jobs([Cell(tiny, PLAIN, 0)])[0].make()
+    assert not any('model.teacher' in word for word in ran[-2])
 
 
 def test_teachers_are_trained_only_if_asked_for_and_needed(
-    tiny: Family, comparison: Comparison
+    tiny: Family, comparison: Comparison, ran: list[tuple[str, ...]]
 ) -> None:
-    cells = [Cell(tiny, TEACHER, 0), Cell(tiny, PLAIN, 0), Cell(tiny, 'ckd', 0)]
-    assert [job.after for job in comparison.jobs(cells)] == [(), (), (), ('tiny store',)]
+    cells = [Cell(tiny, PLAIN, 0), Cell(tiny, TEACHER, 0), Cell(tiny, 'ckd', 0)]
     trained = dataclasses.replace(comparison, train_teacher=True)
-    training, store, teacher, plain, ckd = trained.jobs(cells)
-    assert training.commands()[0].words[1].endswith('tiny_teacher.py')
-    assert store.after == teacher.after == (training.name,)
-    assert plain.after == ()
-    assert set(ckd.after) == {training.name, store.name}
+    for job in trained.jobs(cells):
+        job.make()
+    assert scripts(ran) == ['train', 'test', 'train', 'test', 'cache_teacher', 'train', 'test']
+    assert ran[2][1].endswith('tiny_teacher.py')
     # Another teacher is another comparison.
     assert trained.folder(cells[2]) != comparison.folder(cells[2])
-    assert trained.folder(cells[1]) == comparison.folder(cells[1])
-    assert len(trained.jobs(cells[1:2])) == 1
+    assert trained.folder(cells[0]) == comparison.folder(cells[0])
 
 
 def make_row(cell: Cell, settings: str) -> Row:
@@ -156,37 +187,14 @@ def test_a_cell_is_done_once_until_its_settings_change(
 
 
 def test_a_training_that_was_finished_is_only_evaluated(
-    tiny: Family, comparison: Comparison
+    tiny: Family, comparison: Comparison, ran: list[tuple[str, ...]]
 ) -> None:
     cell = Cell(tiny, PLAIN, 100, 'val')
-    (job,) = comparison.jobs([cell])
-    assert [command.kind for command in job.commands()] == ['train', 'test']
     comparison.checkpoint(cell).parent.mkdir(parents=True)
     comparison.checkpoint(cell).touch()
-    (test,) = job.commands()
-    assert test.words[test.words.index('--split') + 1] == 'val'
-
-
-def test_a_method_without_a_meaning_here_is_named(tiny: Family, comparison: Comparison) -> None:
-    with pytest.raises(NoSuchCell, match=r"tiny, dkd: .*'dkd' has no preset"):
-        comparison.check(Cell(tiny, 'dkd', 0))
-
-
-@pytest.mark.parametrize(
-    ('split', 'seeds', 'variants', 'message'),
-    [
-        ('test', [0, 100], False, '--seeds 100: seeds of --split test are below 100'),
-        ('val', [99], True, '--seeds 99: seeds of --split val are from 100 on'),
-        ('test', [0], True, '--variant: settings are chosen on the validation images'),
-    ],
-)
-def test_settings_are_not_chosen_by_what_is_reported(
-    split: str, seeds: list[int], variants: bool, message: str
-) -> None:
-    with pytest.raises(NoSuchCell, match=message):
-        check_seeds(split, seeds, variants)
-    check_seeds('test', [0, 99], False)
-    check_seeds('val', [100], True)
+    comparison.jobs([cell])[0].make()
+    (test,) = ran
+    assert after(test, '--split') == 'val'
 
 
 @pytest.fixture(autouse=True)
