@@ -9,13 +9,9 @@ that is not on this machine, from --iterations-per-epoch.
 from __future__ import annotations
 
 import argparse
-import os.path as osp
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-# Works from a clone as well, before `pip install -e .`.
-sys.path.append(osp.dirname(osp.dirname(osp.abspath(__file__))))
 
 import torch
 from matplotlib.figure import Figure
@@ -57,14 +53,13 @@ def main(argv: list[str] | None = None) -> int:
         losses = build_losses(cfg)
         points = run_points(cfg, args.iterations_per_epoch)
         figure = draw(losses, learning_rates(cfg, points), points)
-        try:
-            Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-            # Without a format, matplotlib adds an ending to a name that has none, as of a folder.
-            figure.savefig(args.out, format=Path(args.out).suffix[1:] or 'png')
-        except (OSError, ValueError) as error:  # a ValueError: an ending unknown to matplotlib
-            raise PreflightError([f'--out: {error}']) from error
+        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+        # Without a format, matplotlib adds an ending to a name that has none, as of a folder.
+        figure.savefig(args.out, format=Path(args.out).suffix[1:] or 'png')
     except PreflightError as error:
         return report_missing(error, args.launcher)
+    except (OSError, TypeError, ValueError) as error:  # of a loss's options, or of --out
+        return report_missing(PreflightError([str(error)]), args.launcher)
     print(f'wrote {args.out}')
     return 0
 
@@ -76,13 +71,10 @@ def build_losses(cfg: Config) -> dict[str, DistillLoss]:
         raise PreflightError(
             ['config: model.losses is empty or not there: only a recipe with a teacher has weights']
         )
-    try:
-        return {
-            name: build(LOSSES, config, where=f'model.losses.{name}')
-            for name, config in configs.items()
-        }
-    except (TypeError, ValueError) as error:
-        raise PreflightError([str(error)]) from error
+    return {
+        name: build(LOSSES, config, where=f'model.losses.{name}')
+        for name, config in configs.items()
+    }
 
 
 def run_points(cfg: Config, per_epoch: int | None) -> list[Progress]:
@@ -133,7 +125,7 @@ def draw(
     unit = 'iteration' if points[0].max_epochs == 1 else 'epoch'
     places = [getattr(point, unit) for point in points]
     figure = Figure(figsize=(8, 5 if rates else 3.2), dpi=110, layout='constrained')
-    panels = figure.subplots(2 if rates else 1, sharex=True, squeeze=False)[:, 0]
+    panels = figure.subplots(1 + bool(rates), sharex=True, squeeze=False)[:, 0]
     for name, loss in losses.items():
         label = name + ' (share of the gradient)' * isinstance(loss.schedule, GradientShare)
         panels[0].step(places, [loss.weight(point) for point in points], where='post', label=label)

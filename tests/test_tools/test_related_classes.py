@@ -1,76 +1,53 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
 import pytest
 import torch
 from mmdet.utils import register_all_modules
+from mmengine.config import Config
 
 from mmkd.distillers import Distiller
-from mmkd.losses.aekt import SerialLayer
 
 
-@pytest.fixture
-def tool(load_tool):
+@pytest.fixture(scope='module')
+def tool(load_tool: Callable[[str], ModuleType]) -> ModuleType:
     return load_tool('related_classes')
 
 
-@pytest.fixture
-def checkpoint(tmp_path):
-    """A checkpoint of three classes in which b is related to c, and a opposed to b."""
-
-    def save(
-        classes=('ant', 'bee', 'cat'),
-        losses=('aekt',),
-        trained=True,
-        extra_logit=False,
-        kind='serial_layer',
-    ):
-        layer = SerialLayer(3 + extra_logit)
-        if trained:
-            with torch.no_grad():
-                layer.offset[1, 2] = 0.5
-                layer.offset[2, 1] = 0.25
-                layer.offset[0, 1] = -1.0
-                layer.offset[0, 0] = 9.0  # a class with itself is no pair
-        state = {'bbox_head.weight': torch.ones(1)}
-        for loss in losses:
-            for key, value in layer.state_dict().items():
-                state[f'distill.{loss}.{kind}.{key}'] = value
-        meta = dict(dataset_meta=dict(classes=classes)) if classes else {}
-        path = tmp_path / 'epoch_1.pth'
-        torch.save(dict(state_dict=state, meta=meta), path)
-        return str(path)
-
-    return save
+def checkpoint(*losses: str, classes: Any = ('ant', 'bee', 'cat'), logits: int = 3) -> dict:
+    """Of layers in which b is related to c, and a opposed to b."""
+    offset = torch.zeros(logits, logits)
+    offset[1, 2], offset[2, 1], offset[0, 1] = 0.5, 0.25, -1.0
+    offset[0, 0] = 9.0  # a class with itself is no pair
+    state = {f'distill.{loss}.serial_layer.offset': offset for loss in losses}
+    return dict(state_dict=state, meta=dict(dataset_meta=dict(classes=classes)))
 
 
-@pytest.mark.parametrize('kind', ['serial_layer', 'task_layer'])
-def test_prints_pairs_by_the_mean_of_both_directions(tool, checkpoint, capsys, kind):
-    tool.main([checkpoint(kind=kind)])
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip('|').split('|')]
 
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split() for line in lines[1:]] == [
-        ['bee', 'cat', '+0.3750', '+0.5000', '+0.2500'],
-        ['ant', 'cat', '+0.0000', '+0.0000', '+0.0000'],
-        ['ant', 'bee', '-0.5000', '-1.0000', '+0.0000'],
+
+def test_pairs_are_ranked_by_the_mean_of_both_directions(tool: ModuleType) -> None:
+    lines = tool.related(checkpoint('aekt'), None, 2).splitlines()[2:]
+    assert [cells(line) for line in lines] == [
+        ['bee, cat', '+0.3750', '+0.5000', '+0.2500'],
+        ['ant, cat', '+0.0000', '+0.0000', '+0.0000'],
     ]
 
 
-def test_prints_no_more_than_asked_for(tool, checkpoint, capsys):
-    tool.main([checkpoint(), '--top', '1'])
-
-    assert len(capsys.readouterr().out.splitlines()) == 2
-
-
-def test_names_background_and_nameless_classes(tool):
-    meta = dict(dataset_meta=dict(classes=('ant', 'bee')))
-
-    assert tool.class_names(meta, 3) == ['ant', 'bee', 'background']
-    assert tool.class_names(meta, 2) == ['ant', 'bee']
-    assert tool.class_names({}, 2) == ['class 0', 'class 1']
+def test_the_background_and_classes_without_names_are_named(tool: ModuleType) -> None:
+    assert 'cat, background' in tool.related(checkpoint('aekt', logits=4), None, 99)
+    assert 'class 1, class 2' in tool.related(checkpoint('aekt', classes=None), None, 1)
 
 
 @pytest.mark.parametrize('serial', ['task_then_distill', 'distill_then_task'])
-def test_reads_the_state_of_a_real_distiller(tool, tiny_config, tmp_path, serial):
+def test_reads_the_state_of_a_real_distiller(
+    tool: ModuleType, tiny_config: Config, tmp_path: Path, capsys: Any, serial: str
+) -> None:
     register_all_modules()
     model = tiny_config.model
     distiller = Distiller(
@@ -80,31 +57,36 @@ def test_reads_the_state_of_a_real_distiller(tool, tiny_config, tmp_path, serial
     )
     (layer,) = distiller.distill['adaptive'].children()
     torch.nn.init.ones_(layer.offset)
-    path = tmp_path / 'epoch_1.pth'
-    meta = dict(dataset_meta=dict(tiny_config.train_dataloader.dataset.metainfo))
-    torch.save(dict(state_dict=distiller.state_dict(), meta=meta), path)
     names = tiny_config.train_dataloader.dataset.metainfo.classes
-
-    first = tool.report(str(path), loss=None, top=1).splitlines()[1].split()
-
-    assert first == [names[0], names[1], '+1.0000', '+1.0000', '+1.0000']
+    meta = dict(dataset_meta=dict(classes=tuple(names)))
+    torch.save(dict(state_dict=distiller.state_dict(), meta=meta), tmp_path / 'epoch_1.pth')
+    tool.main([str(tmp_path / 'epoch_1.pth'), '--top', '1'])
+    first = capsys.readouterr().out.splitlines()[-1]
+    assert cells(first) == [f'{names[0]}, {names[1]}', '+1.0000', '+1.0000', '+1.0000']
 
 
 @pytest.mark.parametrize(
-    ('saved', 'options', 'message'),
+    ('losses', 'loss', 'message'),
     [
-        (dict(losses=()), [], 'has no AEKT layer: take a checkpoint of the training itself'),
-        (dict(losses=('a', 'b')), [], r'several AEKT layers: choose --loss a\|b'),
-        ({}, ['--loss', 'ckd'], '--loss ckd: the checkpoint has the layers of aekt'),
-        (dict(trained=False), [], 'the layer is the identity still'),
-        (dict(classes=('ant',)), [], 'names 1 classes, its layer has 3'),
+        ((), None, 'the AEKT layers of: no loss'),
+        (('a', 'b'), None, 'the AEKT layers of: a, b'),
+        (('aekt',), 'ckd', '--loss ckd: the checkpoint has the AEKT layers of: aekt'),
     ],
 )
-def test_what_cannot_be_read_is_one_line(tool, checkpoint, saved, options, message):
-    with pytest.raises(SystemExit, match=f'related_classes: .*{message}'):
-        tool.main([checkpoint(**saved), *options])
+def test_a_layer_that_is_not_there_is_named(
+    tool: ModuleType, losses: tuple[str, ...], loss: str | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        tool.related(checkpoint(*losses), loss, 1)
 
 
-def test_missing_file_is_one_line(tool, tmp_path):
-    with pytest.raises(SystemExit, match=r'related_classes: .*nowhere\.pth can not be found'):
+def test_an_untrained_layer_says_nothing(tool: ModuleType) -> None:
+    untrained = checkpoint('aekt')
+    untrained['state_dict']['distill.aekt.serial_layer.offset'].zero_()
+    with pytest.raises(ValueError, match='identity still'):
+        tool.related(untrained, None, 1)
+
+
+def test_a_missing_file_is_one_line(tool: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r'related_classes: .*nowhere\.pth'):
         tool.main([str(tmp_path / 'nowhere.pth')])
