@@ -34,7 +34,7 @@ from mmkd.report import (
     table,
     text,
 )
-from mmkd.utils.quiet import quiet_evaluation
+from mmkd.utils.quiet import quiet_evaluation, quiet_packages
 
 SCORE_THRESHOLD = 0.3
 FAMILIES = {'detection': ('retinanet', 'ckd'), 'classification': ('textured', 'ckd', 'aekt')}
@@ -123,6 +123,7 @@ def report(comparison: Comparison, cells: Sequence[Cell], count: int) -> str:
     shown = [column for column in points(rows[TEACHER].metrics) if column != 'AP75']
     metric = f'{main_column(rows[TEACHER].metrics)} on the validation images'
     classes = family.student.get('metainfo', {}).get('classes', ())
+    quiet_packages(family.student.default_scope)
     init_default_scope(family.student.default_scope)
     scenes: list[Scene] = []
     detections: dict[str, dict[int, Objects]] = {}
