@@ -54,7 +54,7 @@ part() {
   printf 'gpu_check: %s (at most %s s)\n' "$name" "$limit"
   # The functions below, in a shell of their own, so that `timeout` can end it with all it started.
   timeout --kill-after=20 "$limit" bash -euo pipefail -c "$(declare -p cpu out recipe python)
-$(declare -f "$name" find_python torch_will_do)
+$(declare -f "$name")
 $name" >"$out/$name.log" 2>&1 </dev/null || status=$?
   case $status in
     0) ;;
@@ -69,9 +69,18 @@ $name" >"$out/$name.log" 2>&1 </dev/null || status=$?
 # --- The parts ----------------------------------------------------------------------------------
 
 environment() {
-  local found
-  if [[ ! -e $python ]] && found=$(find_python); then
-    export PYTHON=$found KEEP_PACKAGES=1
+  # Around the PyTorch of PYTHON where that will do.
+  if [[ ! -e $python ]] && "${PYTHON:-python3}" - "$cpu" <<'PYTHON'; then
+import sys
+
+import torch
+import torchvision
+
+version = tuple(map(int, torch.__version__.split('+')[0].split('.')[:2]))
+sees = torch.cuda.is_available() or sys.argv[1]
+sys.exit(not (sees and version >= (2, 6) and sys.version_info[:2] in ((3, 11), (3, 12))))
+PYTHON
+    export PYTHON=${PYTHON:-python3} KEEP_PACKAGES=1
   fi
   bash tools/setup_env.sh
   "$python" - "$cpu" <<'PYTHON'
@@ -86,32 +95,6 @@ for name, value in collect_env().items():
     print(f'{name}: {value}')
 print('onedl-mmcv compiled for CUDA:', get_compiling_cuda_version())
 assert sys.argv[1] or torch.cuda.is_available(), 'PyTorch sees no GPU'
-PYTHON
-}
-
-# Print the interpreter whose PyTorch will do.
-find_python() {
-  local candidate candidates=(python3 python3.12 python3.11)
-  [[ -z ${PYTHON:-} ]] || candidates=("$PYTHON")
-  for candidate in "${candidates[@]}"; do
-    if torch_will_do "$candidate"; then
-      printf '%s\n' "$candidate"
-      return
-    fi
-  done
-  return 1
-}
-
-torch_will_do() {
-  "$1" - "$cpu" <<'PYTHON' 2>/dev/null
-import sys
-
-import torch
-import torchvision
-
-version = tuple(map(int, torch.__version__.split('+')[0].split('.')[:2]))
-sees = torch.cuda.is_available() or sys.argv[1]
-sys.exit(not (sees and version >= (2, 6) and sys.version_info[:2] in ((3, 11), (3, 12))))
 PYTHON
 }
 
@@ -145,21 +128,11 @@ report() {
   printf 'commit %s, %s%s\n\n' "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" \
     "$(date -u '+%Y-%m-%d %H:%M UTC')" "${cpu:+, WITHOUT A GPU: every part in small}"
   printf '| part | result | s | limit, s |\n|---|---|---:|---:|\n%s' "$results"
-  section environment '^(sys.platform|Python|CUDA|GPU|NVCC|GCC|PyTorch|TorchVision|OpenCV|MMEngine|onedl|setup: [^ ]|not as pinned|.*[Ee]rror)'
-  section tests '^(SKIPPED|FAILED|ERROR|E  |[0-9.]+s (call|setup)|=.* in [0-9.]+s|[0-9]+ (passed|failed).* in )'
-  section benchmark '^\||^[A-Za-z.]*Error'
-  section training 'Epoch\((train|val)\)|Iter\(train\)|bbox_mAP:|^[A-Za-z.]*Error|error:'
-}
-
-# section NAME PATTERN: what the log of a part says of its result, and its end if the part failed.
-section() {
-  printf '\n## %s\n\n```\n' "$1"
-  grep -E "$2" "$out/$1.log" | cut -c 1-300 | tail -n 60 || true
-  if [[ $results != *"| $1 | passed |"* ]]; then
-    printf '...\n'
-    tail -n 30 "$out/$1.log" | cut -c 1-300
-  fi
-  printf '```\n'
+  for name in environment tests benchmark training; do
+    printf '\n## %s\n\n```\n' "$name"
+    tail -n 60 "$out/$name.log" | cut -c 1-300
+    printf '```\n'
+  done
 }
 
 main
