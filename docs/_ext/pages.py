@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from mmkd.registry import CONFIGS, LOSSES
-from mmkd.report import columns_of, comparable, family_table, read_rows, table
+from mmkd.report import cell_text, comparable, family_table, points, read_rows, table
 from mmkd.report.comparison import PLAIN, TEACHER
 from mmkd.utils.recipe import method_names, named
 
@@ -189,7 +189,6 @@ def models() -> str:
     for file in sorted(CONFIGS.glob('*/weights/*.pth')):
         checkpoint = torch.load(file, map_location='cpu', weights_only=True)
         meta, weights = checkpoint['meta'], checkpoint['state_dict']
-        columns = columns_of(meta['metrics'])
         name = file.stem.rpartition('-')[0]
         lines.append(
             (
@@ -200,7 +199,7 @@ def models() -> str:
                 str(len(meta['dataset_meta']['classes'])),
                 str(meta['epoch']),
                 ', '.join(
-                    f'{key} {columns.points(meta["metrics"], key):.1f}' for key in columns.keys
+                    f'{key} {cell_text(value)}' for key, value in points(meta['metrics']).items()
                 ),
             )
         )

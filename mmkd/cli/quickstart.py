@@ -22,6 +22,7 @@ from mmkd.report import (
     TEACHER,
     Objects,
     Scene,
+    cell_text,
     choose_scenes,
     draw_report,
     main_column,
@@ -32,7 +33,6 @@ from mmkd.report import (
     read_rows,
     read_scenes,
     table,
-    text,
 )
 from mmkd.utils.quiet import quiet_evaluation, quiet_packages
 
@@ -134,7 +134,7 @@ def report(comparison: Comparison, cells: Sequence[Cell], count: int) -> str:
         scenes = read_scenes(DATASETS.build(copy.deepcopy(dataset)))
     for cell in cells:
         name, row = title(cell), rows[cell.method]
-        line = [text(points(row.metrics)[column]) for column in shown]
+        line = [cell_text(points(row.metrics)[column]) for column in shown]
         if scenes:
             own = read_predictions(comparison.predicted(cell), SCORE_THRESHOLD)
             found = sum(match(own[each.id], each.objects)[1].sum() for each in scenes)

@@ -26,7 +26,17 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 from mmkd.experiments.jobs import Command, Job, JobError, spent
-from mmkd.report import PLAIN, TEACHER, Row, locked, main_column, points, read_rows, record, text
+from mmkd.report import (
+    PLAIN,
+    TEACHER,
+    Row,
+    cell_text,
+    locked,
+    main_column,
+    points,
+    read_rows,
+    record,
+)
 from mmkd.utils import PreflightError, add_common_arguments, add_recipe_arguments, load_config
 from mmkd.utils.export import read_metrics
 
@@ -211,7 +221,7 @@ class Comparison:
         )
         record(self.results, row)
         main = main_column(metrics)
-        return f'{main} {text(points(metrics)[main])}{said}'
+        return f'{main} {cell_text(points(metrics)[main])}{said}'
 
     def _make_store(self, family: Family, distilled: Sequence[Cell], views: int) -> str:
         """Ask for the store, once for all of the cells; a word on what it took, of the process that did."""

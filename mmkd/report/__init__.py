@@ -20,7 +20,7 @@ from mmkd.report.detections import (
 )
 from mmkd.report.logs import read_curve, read_log
 from mmkd.report.markdown import replace_block, table
-from mmkd.report.metrics import main_column, points, text
+from mmkd.report.metrics import cell_text, main_column, points
 from mmkd.report.picture import draw_report
 from mmkd.report.results import Row, locked, read_rows, record
 
@@ -31,6 +31,7 @@ __all__ = [
     'PairedDifference',
     'Row',
     'Scene',
+    'cell_text',
     'choose_scenes',
     'comparable',
     'difference',
@@ -50,5 +51,4 @@ __all__ = [
     'record',
     'replace_block',
     'table',
-    'text',
 ]

@@ -33,6 +33,6 @@ def main_column(metrics: Mapping[str, float]) -> str:
     return next(iter(points(metrics)))
 
 
-def text(value: float | None) -> str:
+def cell_text(value: float | None) -> str:
     """Points as a cell of a table."""
     return DASH if value is None else f'{value:.1f}'

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmkd.report import main_column, points, text
+from mmkd.report import cell_text, main_column, points
 
 
 def test_a_metric_is_given_in_points() -> None:
@@ -24,4 +24,4 @@ def test_models_are_compared_by_the_first_column() -> None:
 
 
 def test_a_cell_of_a_table() -> None:
-    assert [text(25.649), text(None)] == ['25.6', '–']
+    assert [cell_text(25.649), cell_text(None)] == ['25.6', '–']
