@@ -1,18 +1,34 @@
-"""The random generators of data loader workers: what a run without seeded views has to carry."""
+"""The random generators of a process and of its data loader workers: what a run without seeded views has to carry."""
 
 from __future__ import annotations
 
 import pickle
+import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-from mmkd.hooks._generators import portable, random_state, set_random_state
+RandomState = tuple[Any, Any, np.ndarray]
+"""States of Python's, NumPy's and PyTorch's generators, in what a safely loaded checkpoint may hold."""
 
 _BATCH_KEY = 'mmkd_worker_state'
+
+
+def random_state() -> RandomState:
+    """The generators' states in this process; without tensors, which a worker would send as open files."""
+    return random.getstate(), np.random.get_state(), torch.get_rng_state().numpy()
+
+
+def set_random_state(state: RandomState) -> None:
+    """Put back what :func:`random_state` returned."""
+    python, numpy, pytorch = state
+    random.setstate(python)
+    np.random.set_state(numpy)
+    torch.set_rng_state(torch.from_numpy(pytorch))
 
 
 class WorkerStates:
@@ -22,7 +38,7 @@ class WorkerStates:
     """
 
     def __init__(self) -> None:
-        self._states: dict[int, Any] = {}
+        self._states: dict[int, RandomState] = {}
 
     def watch(self, loader: DataLoader) -> None:
         """Let the workers of ``loader`` report."""
@@ -33,7 +49,7 @@ class WorkerStates:
         """Take the state out of a batch that is trained on next."""
         if isinstance(batch, dict) and _BATCH_KEY in batch:
             worker, state = batch.pop(_BATCH_KEY)
-            self._states[worker] = _Reported(state)
+            self._states[worker] = pickle.loads(state)
 
     def forget(self) -> None:
         """Of workers that are gone."""
@@ -41,13 +57,7 @@ class WorkerStates:
 
     def to_save(self, loader: DataLoader) -> dict[str, Any]:
         """What :meth:`restore` takes."""
-        return dict(
-            workers={
-                worker: state.portable() if isinstance(state, _Reported) else state
-                for worker, state in self._states.items()
-            },
-            worker_seed=_start_options(loader).get('seed'),
-        )
+        return dict(workers=dict(self._states), worker_seed=_start_options(loader).get('seed'))
 
     def restore(self, loader: DataLoader, saved: dict[str, Any]) -> None:
         """Let the workers that ``loader`` starts next begin with the states that they had."""
@@ -77,16 +87,6 @@ def _start_options(loader: DataLoader) -> dict[str, Any]:
     return start.keywords if isinstance(start, partial) else {}
 
 
-@dataclass(frozen=True)
-class _Reported:
-    """A worker's state as it came with a batch. A checkpoint holds none of these: nothing of one is unpickled."""
-
-    pickled: bytes
-
-    def portable(self) -> dict[str, Any]:
-        return portable(pickle.loads(self.pickled))
-
-
 class _CollateWithState:
     """Adds to each batch the state in which its worker's generators are after it."""
 
@@ -101,6 +101,7 @@ class _CollateWithState:
             return None
         batch = self.collate(samples)
         if isinstance(batch, dict):
+            # In bytes, in which pinning memory looks for nothing.
             batch[_BATCH_KEY] = (worker.id, pickle.dumps(random_state()))
         return batch
 
@@ -108,7 +109,7 @@ class _CollateWithState:
 class _StartWithState:
     """Starts a worker with the state that it had, if it had one."""
 
-    def __init__(self, start: Callable[[int], None] | None, states: dict[int, Any]) -> None:
+    def __init__(self, start: Callable[[int], None] | None, states: dict[int, RandomState]) -> None:
         self.start = start
         self.states = states
 

@@ -12,18 +12,22 @@ import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from mmkd.datasets.seeded_views import stateful_transforms
-from mmkd.hooks._generators import portable, random_state, set_random_state
 from mmkd.hooks._loader import Passes, sampler_of, set_batch_sampler
-from mmkd.hooks._worker_states import WorkerStates, keeps_workers
+from mmkd.hooks._worker_states import (
+    WorkerStates,
+    keeps_workers,
+    random_state,
+    set_random_state,
+)
 from mmkd.registry import HOOKS
+from mmkd.utils.student_config import unwrapped_model
 
-CHECKPOINT_KEY = 'resume_state'
+CHECKPOINT_KEY = 'resume_states'  # 'resume_state' held the generators' states in another form
 
 
 @HOOKS.register_module()
@@ -151,7 +155,7 @@ class ResumeStateHook(Hook):
     def _rank_state(self, runner: Runner) -> dict[str, Any]:
         val_loader: Any = runner.val_dataloader if runner.val_loop is not None else None
         return dict(
-            main=portable(random_state()),
+            main=random_state(),
             cuda=torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
             validation_workers=keeps_workers(val_loader) and self._validation_began,
             **self._workers.to_save(runner.train_dataloader),
@@ -331,20 +335,16 @@ def _accumulated_gradients(runner: Runner) -> dict[str, torch.Tensor]:
         return {}
     return {
         name: parameter.grad.cpu()
-        for name, parameter in _model(runner).named_parameters()
+        for name, parameter in unwrapped_model(runner).named_parameters()
         if parameter.grad is not None
     }
 
 
 def _set_gradients(runner: Runner, gradients: dict[str, torch.Tensor]) -> None:
     if gradients:
-        for name, parameter in _model(runner).named_parameters():
+        for name, parameter in unwrapped_model(runner).named_parameters():
             if name in gradients:
                 parameter.grad = gradients[name].to(parameter.device)
-
-
-def _model(runner: Runner) -> torch.nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def _warn(message: str) -> None:

@@ -26,6 +26,11 @@ from torch import Tensor
 from mmkd.utils import override_data_root
 
 
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda seconds: None)
+
+
 @dataclass
 class Run:
     """What is left of a run."""

@@ -3,7 +3,6 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
-import random
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +12,13 @@ import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
+from noise import Noise, end_workers
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from mmkd.datasets.seeded_views import SeededViews
 from mmkd.hooks import ResumeStateHook, SeededViewsHook, resume_state
 
 _numbers = itertools.count()
-
-
-class Noise(Dataset):
-    """Numbers that depend on all three generators of the process that loads them."""
-
-    def __init__(self, size: int = 7) -> None:
-        self.size = size
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        noise = random.random() + np.random.rand() + torch.rand(()).item()
-        return dict(x=torch.full((3,), index + noise))
 
 
 class Dropped(BaseModel):
@@ -76,7 +61,7 @@ def run(
         model=Dropped(),
         work_dir=str(work_dir),
         train_dataloader=dict(
-            dataset=SeededViews(Noise()) if seeded else Noise(),
+            dataset=SeededViews(Noise(7)) if seeded else Noise(7),
             sampler=dict(type='InfiniteSampler' if infinite else 'DefaultSampler', shuffle=True),
             batch_size=2,
             num_workers=workers,
@@ -115,14 +100,7 @@ def run(
         log_level='WARNING',
     )
     runner.train()
-    # Workers that live on end at once; the garbage collector would wait five seconds for each.
-    for owner in (
-        runner.train_dataloader,
-        runner.val_dataloader,
-        getattr(runner.train_loop, 'dataloader_iterator', None),
-    ):
-        if hasattr(owner, '_iterator'):
-            owner._iterator = None
+    end_workers(runner)
     return runner
 
 
@@ -163,12 +141,6 @@ LAYOUTS: dict[str, tuple[dict[str, Any], list[str]]] = {
 """Settings of a run, and the checkpoints that it is resumed from."""
 
 
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda seconds: None)
-    monkeypatch.setattr('mmengine.runner.runner.collect_env', dict)  # starts compilers
-
-
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The warnings about a resumed run."""
@@ -198,7 +170,7 @@ def test_with_seeded_views_no_worker_is_carried_and_their_number_may_change(
     settings = dict(LAYOUTS[name][0], seeded=True)
     whole = run(tmp_path / 'whole', **settings)
     path = tmp_path / 'whole' / f'iter_{iteration}.pth'
-    (rank,) = torch.load(path, weights_only=False)['resume_state']['ranks']
+    (rank,) = torch.load(path, weights_only=False)[resume_state.CHECKPOINT_KEY]['ranks']
     assert rank['workers'] == {}
     assert equal(run(tmp_path / 'parts', resume=path, **dict(settings, workers=workers)), whole)
     assert said == []
@@ -255,7 +227,7 @@ def test_states_in_a_checkpoint_are_not_unpickled(tmp_path: Path) -> None:
     settings: dict[str, Any] = dict(loop=ONE_EPOCH, workers=1)
     whole = run(tmp_path / 'whole', **settings)
     checkpoint = torch.load(tmp_path / 'whole' / 'iter_1.pth', weights_only=False)
-    (rank,) = checkpoint['resume_state']['ranks']
+    (rank,) = checkpoint[resume_state.CHECKPOINT_KEY]['ranks']
     rank['workers'][7] = pickle.dumps(Malicious(tmp_path / 'executed'))
     torch.save(checkpoint, tmp_path / 'hostile.pth')
 

@@ -1,34 +1,21 @@
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
+from noise import Noise, end_workers
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from mmkd.datasets.seeded_views import SeededViews
 from mmkd.hooks import ResumeStateHook, SeededViewsHook
 
 _numbers = itertools.count()
-
-
-class Noise(Dataset):
-    """Numbers that depend on all three generators of the process that loads them."""
-
-    def __len__(self) -> int:
-        return 7
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        noise = random.random() + np.random.rand() + torch.rand(()).item()
-        return dict(x=torch.tensor([index + noise], dtype=torch.float64))
 
 
 class Recorder(BaseModel):
@@ -40,14 +27,8 @@ class Recorder(BaseModel):
         self.seen: list[float] = []
 
     def forward(self, x: list[Tensor], mode: str = 'tensor') -> Any:
-        self.seen += torch.cat(list(x)).tolist()
+        self.seen += [each[0].item() for each in x]
         return dict(loss=self.weight * 0)
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda seconds: None)
-    monkeypatch.setattr('mmengine.runner.runner.collect_env', dict)  # starts compilers
 
 
 EPOCHS = dict(by_epoch=True, max_epochs=3)
@@ -78,7 +59,7 @@ def seen(
         model=Recorder(),
         work_dir=str(work_dir),
         train_dataloader=dict(
-            dataset=SeededViews(Noise(), views=views) if dataset is None else dataset,
+            dataset=SeededViews(Noise(7), views=views) if dataset is None else dataset,
             sampler=dict(type=sampler, shuffle=True),
             batch_size=2,
             num_workers=workers,
@@ -96,26 +77,22 @@ def seen(
         log_level='WARNING',
     )
     runner.train()
+    end_workers(runner)
     return runner.model.seen
 
 
 @pytest.mark.parametrize('name', LAYOUTS)
-def test_every_sample_is_that_of_its_epoch(name: str, tmp_path: Path) -> None:
-    views = SeededViews(Noise())
+def test_every_sample_is_that_of_its_epoch_with_any_workers(name: str, tmp_path: Path) -> None:
+    views = SeededViews(Noise(7))
     values = seen(tmp_path / 'a', **LAYOUTS[name])
     epochs = range(4)
-    expected = [{views[i, epoch]['x'].item() for i in range(7)} for epoch in epochs]
+    expected = [{views[i, epoch]['x'][0].item() for i in range(7)} for epoch in epochs]
     assert [set(values[7 * epoch :][:7]) <= expected[epoch] for epoch in epochs] == [True] * 4
     assert len(set(values)) == len(values) >= 21
-
-
-@pytest.mark.parametrize('name', LAYOUTS)
-def test_workers_do_not_matter_nor_whether_they_live_on(name: str, tmp_path: Path) -> None:
-    expected = seen(tmp_path / 'a', **LAYOUTS[name])
-    for workers, persistent in ((1, False), (3, False), (2, True)):
+    for workers, persistent in ((3, False), (2, True)):
         folder = tmp_path / f'{workers}{persistent}'
         got = seen(folder, workers=workers, persistent=persistent, **LAYOUTS[name])
-        assert got == expected
+        assert got == values
 
 
 def test_views_come_back(tmp_path: Path) -> None:
@@ -146,15 +123,15 @@ def test_a_resumed_run_goes_on_with_the_same_samples(
 
 def test_batches_per_epoch_may_be_fewer(tmp_path: Path) -> None:
     values = seen(tmp_path, loop=EPOCHS, num_batch_per_epoch=2)
-    views = SeededViews(Noise())
+    views = SeededViews(Noise(7))
     for epoch in range(3):
-        expected = {views[index, epoch]['x'].item() for index in range(4)}
+        expected = {views[index, epoch]['x'][0].item() for index in range(4)}
         assert set(values[4 * epoch :][:4]) == expected
 
 
 def test_another_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r'train_dataloader\.dataset is Noise'):
-        seen(tmp_path, loop=EPOCHS, dataset=Noise())
+        seen(tmp_path, loop=EPOCHS, dataset=Noise(7))
 
 
 def test_without_the_hook_the_run_says_what_is_missing(tmp_path: Path) -> None:
