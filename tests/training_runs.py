@@ -1,13 +1,15 @@
-"""Real runs of `mmkd train` in processes of their own, started in a fraction of a second each.
+"""Real runs of `mmkd train` and other commands in processes of their own, started in a fraction of a second each.
 
 A fork server imports MMDetection once; each run is forked from it and can be killed like any process.
 """
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 TIMEOUT_SECONDS = 120
 
 _server = multiprocessing.get_context('forkserver')
-_server.set_forkserver_preload(['training_runs', 'mmdet.apis', 'mmkd.distillers', 'mmkd.hooks'])
+_server.set_forkserver_preload(['training_runs', 'mmdet.apis', 'mmkd.cli.train', 'mmkd.cli.test'])
 
 
 def start(
@@ -44,19 +46,63 @@ def start(
     Returns:
         The process.
     """
-    argv = [
-        str(REPOSITORY / 'tests' / 'data' / f'{config}.py'),
-        *arguments,
-        '--work-dir',
-        str(work_dir),
-        '--cfg-options',
-        *options,
+    argv = train_arguments(work_dir, *arguments, options=options, config=config)
+    return begin('train', argv, output(work_dir), kill, environment)
+
+
+def in_two_processes(
+    command: str, argv: Sequence[str], log: Path, kill_second: str = ''
+) -> list[int]:
+    """Run a command as torchrun starts it, in two CPU processes; their exit codes.
+
+    Args:
+        command: The command of `mmkd`.
+        argv: Its arguments; ``--launcher pytorch`` must be among them.
+        log: Where both print to; the second to a name with ``.1`` behind.
+        kill_second: ``kill`` of :func:`start`, for the second process.
+    """
+    port = free_port()
+    shared = dict(WORLD_SIZE='2', LOCAL_WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
+    pair = [
+        begin(command, argv, place, kill, dict(shared, RANK=rank, LOCAL_RANK=rank))
+        for rank, place, kill in (
+            ('0', log, ''),
+            ('1', log.with_name(f'{log.name}.1'), kill_second),
+        )
     ]
+    return [finish(process) for process in pair]
+
+
+def free_port() -> str:
+    """The number of a port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return str(probe.getsockname()[1])
+
+
+def begin(
+    command: str,
+    argv: Sequence[str],
+    log: Path,
+    kill: str = '',
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> Any:
+    """Start a command of `mmkd` in a folder; what it prints goes to ``log``. See :func:`start`."""
+    where = str(folder or Path.cwd())
     process = _server.Process(
-        target=_run, args=(argv, str(output(work_dir)), kill, dict(environment or {}))
+        target=_run, args=(command, list(argv), str(log), kill, dict(environment or {}), where)
     )
     process.start()
     return process
+
+
+def train_arguments(
+    work_dir: Path, *arguments: str, options: Sequence[str], config: str
+) -> list[str]:
+    """The arguments of `mmkd train`, see :func:`start`."""
+    file = REPOSITORY / 'tests' / 'data' / f'{config}.py'
+    return [str(file), *arguments, '--work-dir', str(work_dir), '--cfg-options', *options]
 
 
 def finish(process: Any) -> int:
@@ -97,8 +143,12 @@ def differing(first: Path, second: Path) -> list[str]:
     return [name for name in ours if not torch.equal(ours[name], theirs[name])]
 
 
-def _run(argv: list[str], log: str, kill: str, environment: dict[str, str]) -> None:
+def _run(
+    command: str, argv: list[str], log: str, kill: str, environment: dict[str, str], folder: str
+) -> None:
     os.environ.update(environment)
+    os.chdir(folder)
+    multiprocessing.set_start_method('fork', force=True)  # as in a run that no server started
     descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -112,11 +162,10 @@ def _run(argv: list[str], log: str, kill: str, environment: dict[str, str]) -> N
         dict  # which would start compilers to ask for their versions
     )
     yapf.yapflib.yapf_api.FormatCode = lambda text, **_: (text, True)  # slow
-    from mmkd.cli import train as command
-
+    module = importlib.import_module(f'mmkd.cli.{command}')
     if kill:
-        _act_at(command, *kill.split())
-    sys.exit(command.main(argv))
+        _act_at(module, *kill.split())
+    sys.exit(module.main(argv))
 
 
 def _act_at(tool: Any, point: str, count: str, victim: str = 'self') -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -28,10 +29,13 @@ COMMANDS = {
 
 def run(command: str | None = None) -> NoReturn:
     """Run the command that ``sys.argv`` names, or ``command`` with the arguments in it, and end the process."""
-    from mmkd.utils.processes import leave
-
     arguments = sys.argv[1:]
-    leave(main(arguments if command is None else [command, *arguments]))
+    code = main(arguments if command is None else [command, *arguments])
+    if 'WORLD_SIZE' in os.environ:  # set by all launchers
+        from mmkd.utils.processes import leave
+
+        leave(code)
+    sys.exit(code)
 
 
 def main(argv: Sequence[str]) -> int:

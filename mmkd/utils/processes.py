@@ -15,39 +15,26 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
 
+_NUMBERS = {
+    'pytorch': ('LOCAL_RANK', 'RANK'),
+    'slurm': ('SLURM_LOCALID', 'SLURM_PROCID'),
+    'mpi': ('OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_RANK'),
+}
+"""Where each launcher says the number of a process on its machine, and among those of all."""
+
 
 def local_rank(launcher: str) -> int:
-    """The number of this process on its machine, which each launcher says in its own way.
+    """The number, from 0, of this process on its machine.
 
     Args:
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
-
-    Returns:
-        The number, from 0.
     """
-    variable = {
-        'pytorch': 'LOCAL_RANK',
-        'slurm': 'SLURM_LOCALID',
-        'mpi': 'OMPI_COMM_WORLD_LOCAL_RANK',
-    }.get(launcher)
-    return int(os.environ.get(variable, 0)) if variable else 0
+    return int(os.environ.get(_NUMBERS[launcher][0], 0)) if launcher in _NUMBERS else 0
 
 
 def global_rank(launcher: str) -> int:
-    """The number of this process among those of all machines.
-
-    Args:
-        launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
-
-    Returns:
-        The number, from 0.
-    """
-    variable = {
-        'pytorch': 'RANK',
-        'slurm': 'SLURM_PROCID',
-        'mpi': 'OMPI_COMM_WORLD_RANK',
-    }.get(launcher)
-    return int(os.environ.get(variable, 0)) if variable else 0
+    """The number, from 0, of this process among those of all machines; see :func:`local_rank`."""
+    return int(os.environ.get(_NUMBERS[launcher][1], 0)) if launcher in _NUMBERS else 0
 
 
 def prepare_cpu(cfg: Config) -> None:
@@ -98,21 +85,18 @@ def close_process_group() -> None:
 
 
 def leave(exit_code: int) -> NoReturn:
-    """End this process with an exit code.
+    """End this process, one of several, at once with an exit code.
 
-    One of several is ended at once: threads of gloo, which a model may hold on to after the group is closed, abort a
-    Python that exits now and then, and NCCL's can wait for processes that are gone.
+    Threads of gloo, which a model may hold on to after the group is closed, abort a Python that exits now and then, and
+    NCCL's can wait for processes that are gone.
 
     Args:
         exit_code: What the command returns.
     """
-    if 'WORLD_SIZE' in os.environ:  # set by all launchers
-        signal.signal(
-            signal.SIGCHLD, signal.SIG_DFL
-        )  # the dataloader's would call the next lines a fault
-        for child in multiprocessing.active_children():
-            child.terminate()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(exit_code)
-    sys.exit(exit_code)
+    # The dataloader's handler would call the next lines a fault.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for child in multiprocessing.active_children():
+        child.terminate()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from training_runs import begin, finish
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -24,24 +23,12 @@ class TrainedModel:
 
 @pytest.fixture(scope='session')
 def trained(tiny_coco: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
-    """The tiny RetinaNet after one epoch, trained from a strange folder by the command itself."""
+    """The tiny RetinaNet after one epoch, trained from a strange folder."""
     config = REPOSITORY / 'tests' / 'data' / 'tiny_retinanet.py'
     folder = tmp_path_factory.mktemp('elsewhere')
-    run = subprocess.run(
-        [
-            sys.executable,
-            '-m',
-            'mmkd',
-            'train',
-            str(config),
-            '--cfg-options',
-            f'data_root={tiny_coco}',
-        ],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr
+    log = folder / 'output.txt'
+    argv = [str(config), '--cfg-options', f'data_root={tiny_coco}']
+    code = finish(begin('train', argv, log, folder=folder))
+    assert code == 0, log.read_text()
     work_dir = folder / 'work_dirs' / 'data' / 'tiny_retinanet'
-    return TrainedModel(config, work_dir, work_dir / 'epoch_1.pth', run.stdout + run.stderr)
+    return TrainedModel(config, work_dir, work_dir / 'epoch_1.pth', log.read_text())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,9 +14,9 @@ from types import ModuleType
 
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from training_runs import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CONFIG = REPOSITORY / 'tests' / 'data' / 'tiny_retinanet.py'
 CLASSIFIER = REPOSITORY / 'tests' / 'data' / 'tiny_classifier.py'
 
 pytestmark = pytest.mark.usefixtures('clean_environment')
@@ -25,13 +24,10 @@ pytestmark = pytest.mark.usefixtures('clean_environment')
 
 def begin(script: str, *arguments: str, cwd: Path) -> subprocess.Popen[str]:
     """Start a script of tools/ as on a machine without a GPU."""
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
     environment = dict(
         os.environ,
         CUDA_VISIBLE_DEVICES='',
-        PORT=str(port),
+        PORT=free_port(),
         PYTHON=sys.executable,
         OMP_NUM_THREADS='1',
     )
@@ -52,27 +48,14 @@ def run(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
-def test_two_cpu_processes_train_and_test(tiny_coco: Path, tmp_path: Path) -> None:
-    options = ('--work-dir', 'run', '--cfg-options', f'data_root={tiny_coco}')
-
-    trained = run('dist_train.sh', str(CONFIG), '2', *options, cwd=tmp_path)
-
-    assert trained.returncode == 0, trained.stderr
-    assert 'through gloo instead of nccl' in trained.stdout + trained.stderr
-    (log,) = (tmp_path / 'run').glob('*/vis_data/scalars.json')
-    *steps, validation = [json.loads(line) for line in log.read_text().splitlines()]
-    # 8 images in batches of 2, shared by 2 processes.
-    assert [record['iter'] for record in steps] == [1, 2]
-
-    checkpoint = tmp_path / 'run' / 'epoch_1.pth'
-    tested = run('dist_test.sh', str(CONFIG), str(checkpoint), '2', *options, cwd=tmp_path)
-
-    assert tested.returncode == 0, tested.stderr
-    (metrics,) = (tmp_path / 'run').glob('*/*.json')
-    assert json.loads(metrics.read_text())['coco/bbox_mAP'] == validation['coco/bbox_mAP']
+def records(run: Path) -> list[dict[str, float]]:
+    (log,) = run.glob('*/vis_data/scalars.json')
+    return [json.loads(line) for line in log.read_text().splitlines()]
 
 
-def test_two_cpu_processes_distil_a_classifier(tiny_imagenet: Path, tmp_path: Path) -> None:
+def test_two_cpu_processes_distil_until_they_are_stopped_and_test(
+    tiny_imagenet: Path, tmp_path: Path
+) -> None:
     recipe = tmp_path / 'recipe.py'
     recipe.write_text(
         f"""_base_ = {str(CLASSIFIER)!r}
@@ -86,43 +69,61 @@ model = dict(
 )
 """
     )
-    options = ('--work-dir', 'run', '--cfg-options', f'data_root={tiny_imagenet}')
-
-    trained = run('dist_train.sh', str(recipe), '2', *options, cwd=tmp_path)
-
-    assert trained.returncode == 0, trained.stderr
-    (log,) = (tmp_path / 'run').glob('*/vis_data/scalars.json')
-    *steps, validation = [json.loads(line) for line in log.read_text().splitlines()]
-    assert all(record['loss_ckd'] > 0 for record in steps)
-    assert 0 <= validation['accuracy/top1'] <= 100
-
-
-def test_what_is_missing_is_said_once_and_without_a_traceback(tmp_path: Path) -> None:
-    failed = run('dist_train.sh', str(CONFIG), '2', cwd=tmp_path)
-    assert failed.returncode == 2
-    assert failed.stderr.count('Not started: 1 problem.') == 1
-    assert 'Traceback' not in failed.stderr
-    assert 'elastic' not in failed.stderr
-
-
-def test_a_stopped_run_is_one_line_with_the_command_that_goes_on(
-    tiny_coco: Path, tmp_path: Path
-) -> None:
-    options = ['--work-dir', 'run', '--cfg-options', f'data_root={tiny_coco}']
-    long = [*options, 'train_cfg.max_epochs=1000', 'val_dataloader=None', 'val_cfg=None']
-    process = begin('dist_train.sh', str(CONFIG), '2', *long, 'val_evaluator=None', cwd=tmp_path)
-    while not (tmp_path / 'run' / 'epoch_1.pth').exists():
+    options = ['--work-dir', 'run', '--cfg-options', f'data_root={tiny_imagenet}']
+    long = [*options, 'train_cfg.max_epochs=1000']
+    process = begin('dist_train.sh', str(recipe), '2', *long, cwd=tmp_path)
+    while not (tmp_path / 'run' / 'epoch_2.pth').exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    said, errors = process.communicate(timeout=60)
 
     assert process.returncode == 130
+    assert 'through gloo instead of nccl' in said + errors
     assert 'Traceback' not in errors
     assert 'elastic' not in errors
     (line,) = [line for line in errors.splitlines() if line.startswith('Stopped by Ctrl-C. Kept: ')]
-    assert f'mmkd dist-train {CONFIG} 2 --work-dir run ' in line
+    assert f'mmkd dist-train {recipe} 2 --work-dir run ' in line
     assert line.endswith(' --resume')
+    # 8 images in batches of 2, shared by 2 processes.
+    first, second, validation, *_ = records(tmp_path / 'run')
+    assert (first['iter'], second['iter']) == (1, 2)
+    assert first['loss_ckd'] > 0
+
+    checkpoint = tmp_path / 'run' / 'epoch_1.pth'
+    options[1] = 'test'
+    tested = run('dist_test.sh', str(recipe), str(checkpoint), '2', *options, cwd=tmp_path)
+
+    assert tested.returncode == 0, tested.stderr
+    (metrics,) = (tmp_path / 'test').glob('*/*.json')
+    assert json.loads(metrics.read_text())['accuracy/top1'] == validation['accuracy/top1']
+
+
+def test_after_a_process_that_said_what_it_lacks_nothing_is_added(
+    launch: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    lacking = tmp_path / 'mmkd'
+    lacking.mkdir()
+    (lacking / '__main__.py').write_text(
+        f"""import os, sys, time
+if os.environ['RANK'] == '0':
+    print('lacks', file=sys.stderr)
+    sys.exit({launch.MISSING_INPUT})
+time.sleep(60)
+"""
+    )
+    (lacking / '__init__.py').touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    monkeypatch.setenv('PORT', free_port())
+    assert launch.train(['config.py', '2']) == launch.MISSING_INPUT
+    errors = capfd.readouterr().err
+    assert errors.count('lacks') == 1
+    assert 'Traceback' not in errors
+    assert 'elastic' not in errors
 
 
 def failure(rank: int, code: int, folder: Path) -> ProcessFailure:
@@ -143,15 +144,13 @@ def test_a_failed_process_is_named_and_its_exit_code_returned(
 
 
 @pytest.mark.parametrize(
-    ('script', 'arguments'),
-    [('dist_train.sh', ['config.py']), ('dist_test.sh', ['config.py', '2'])],
+    ('command', 'arguments'), [('train', ['config.py']), ('test', ['config.py', '2'])]
 )
 def test_too_few_arguments_show_the_usage(
-    script: str, arguments: list[str], tmp_path: Path
+    launch: ModuleType, command: str, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    failed = run(script, *arguments, cwd=tmp_path)
-    assert failed.returncode == 2
-    assert failed.stderr.startswith('usage:')
+    assert getattr(launch, command)(arguments) == 2
+    assert capsys.readouterr().err.startswith('usage:')
 
 
 @pytest.mark.parametrize(

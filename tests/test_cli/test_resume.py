@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import random
 import shutil
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from training_runs import differing, finish, output, start, train
+from training_runs import differing, in_two_processes, output, train, train_arguments
 
 from mmkd.checkpoints import check_whole
 
@@ -129,30 +128,9 @@ def test_a_full_disk_costs_no_checkpoint(
 
 def processes(work_dir: Path, *arguments: str, options: list[str], kill: str = '') -> list[int]:
     """Two processes of one run, the second killed at some point; their exit codes."""
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
-    pair = [
-        start(
-            work_dir,
-            *arguments,
-            '--launcher',
-            'pytorch',
-            options=options,
-            config=CONFIG,
-            kill=kill if rank == 1 else '',
-            environment=dict(
-                RANK=str(rank),
-                LOCAL_RANK=str(rank),
-                WORLD_SIZE='2',
-                LOCAL_WORLD_SIZE='2',
-                MASTER_ADDR='127.0.0.1',
-                MASTER_PORT=str(port),
-            ),
-        )
-        for rank in (0, 1)
-    ]
-    return [finish(process) for process in pair]
+    launched = ('--launcher', 'pytorch', *arguments)
+    argv = train_arguments(work_dir, *launched, options=options, config=CONFIG)
+    return in_two_processes('train', argv, output(work_dir), kill)
 
 
 def test_processes_end_with_one_that_is_killed_and_resume_together(

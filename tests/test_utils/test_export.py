@@ -28,41 +28,46 @@ import sys
 import torch
 
 sys.modules['mmkd'] = None  # an import of it is an error from now on
-config, checkpoint, image, inputs, outputs, scope = sys.argv[1:]
+from mmdet.apis import DetInferencer
 from mmengine.config import Config
-from mmengine.registry import DefaultScope, MODELS
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
+from mmpretrain import ImageClassificationInferencer
 
-cfg = Config.fromfile(config)
-if scope == 'mmdet':
-    from mmdet.apis import DetInferencer
-    from mmdet.utils import register_all_modules
-else:
-    from mmpretrain import ImageClassificationInferencer
-    from mmpretrain.utils import register_all_modules
-register_all_modules()
-model = cfg.model
-if 'data_preprocessor' in cfg:
-    model = dict(model, data_preprocessor=cfg.data_preprocessor)
-model = MODELS.build(model).eval()
-load_checkpoint(model, checkpoint, strict=True)
-with torch.no_grad():
-    samples = model(**torch.load(inputs, weights_only=False), mode='predict')
-if scope == 'mmdet':
+
+def model_of(config, checkpoint, inputs):
+    cfg = Config.fromfile(config)
+    init_default_scope(cfg.default_scope)
+    model = cfg.model
+    if 'data_preprocessor' in cfg:
+        model = dict(model, data_preprocessor=cfg.data_preprocessor)
+    model = MODELS.build(model).eval()
+    load_checkpoint(model, checkpoint, strict=True)
+    with torch.no_grad():
+        return model(**torch.load(inputs, weights_only=False), mode='predict')
+
+
+def detected(config, checkpoint, image, inputs):
+    samples = model_of(config, checkpoint, inputs)
     found = [[getattr(s.pred_instances, n) for n in ('bboxes', 'scores', 'labels')] for s in samples]
     inferred = []
     for options in (dict(model=config), {}):  # the checkpoint knows its config too
         inferencer = DetInferencer(weights=checkpoint, device='cpu', show_progress=False, **options)
         inferred.append(inferencer(image)['predictions'][0])
-    names = inferencer.model.dataset_meta['classes']
-else:
-    found = [s.pred_score for s in samples]
+    return found, inferencer.model.dataset_meta['classes'], inferred
+
+
+def classified(config, checkpoint, image, inputs):
+    found = [s.pred_score for s in model_of(config, checkpoint, inputs)]
     inferencer = ImageClassificationInferencer(config, pretrained=checkpoint, device='cpu')
     inferred = inferencer(image)[0]
     inferred = {key: inferred[key] for key in ('pred_class', 'pred_scores')}
     inferred['pred_scores'] = inferred['pred_scores'].tolist()
-    names = inferencer.classes
-torch.save(dict(found=found, names=list(names), inferred=inferred), outputs)
+    return found, inferencer.classes, inferred
+
+
+*arguments, outputs = sys.argv[1:]
+torch.save([detected(*arguments[:4]), classified(*arguments[4:])], outputs)
 """
 
 
@@ -134,32 +139,32 @@ def classifier(tiny_imagenet: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return run(config, folder)
 
 
-def read_elsewhere(
-    student: ExportedStudent, image: Path, data: Any, scope: str, folder: Path
-) -> tuple[dict[str, Any], Any]:
-    """What the inferencers and a strictly loaded model say, in a process without mmkd."""
-    inputs, outputs = folder / 'inputs.pt', folder / 'outputs.pt'
-    torch.save(data, inputs)
-    arguments = (student.config, student.checkpoint, image, inputs, outputs, scope)
+def test_students_load_strictly_in_their_packages_and_the_inferencers(
+    detector: Run, classifier: Run, tiny_coco: Path, tiny_imagenet: Path, tmp_path: Path
+) -> None:
+    """What the inferencers and a strictly loaded model say in a process without mmkd."""
+    inputs = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.save(batch(size=64, num_classes=NUM_CLASSES), tmp_path / 'images.pt')
+    torch.save(dict(inputs=inputs), tmp_path / 'inputs.pt')
+    arguments: list[Path] = []
+    for trained, images, data in (
+        (detector, tiny_coco / 'val2017', 'images.pt'),
+        (classifier, tiny_imagenet / 'train' / 'blue', 'inputs.pt'),
+    ):
+        student = trained.exported('epoch_1')
+        image = next(images.iterdir())
+        arguments += [student.config, student.checkpoint, image, tmp_path / data]
     done = subprocess.run(
-        [sys.executable, '-c', READ, *map(str, arguments)],
-        cwd=folder,
+        [sys.executable, '-c', READ, *map(str, arguments), str(tmp_path / 'outputs.pt')],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
-    result = torch.load(outputs)
-    return result, result['found']
+    detected, classified = torch.load(tmp_path / 'outputs.pt', weights_only=False)
 
-
-def test_a_detector_loads_strictly_in_mmdetection_and_its_inferencer(
-    detector: Run, tiny_coco: Path, tmp_path: Path
-) -> None:
-    image = next((tiny_coco / 'val2017').iterdir())
-    data = batch(size=64, num_classes=NUM_CLASSES)
-    result, found = read_elsewhere(detector.exported('epoch_1'), image, data, 'mmdet', tmp_path)
-
+    found, names, (by_config, by_checkpoint) = detected
     distiller = detector.runner.model.eval()
     distiller.load_state_dict(detector.checkpoint('epoch_1.pth')['state_dict'], strict=True)
     with torch.no_grad(), mmdet_scope():
@@ -168,29 +173,18 @@ def test_a_detector_loads_strictly_in_mmdetection_and_its_inferencer(
         assert len(theirs[1]) > 0
         for name, numbers in zip(('bboxes', 'scores', 'labels'), theirs, strict=True):
             assert torch.equal(getattr(ours.pred_instances, name), numbers), name
-    assert result['names'] == list(Config.fromfile(TINY_RETINANET).metainfo.classes)
-    by_config, by_checkpoint = result['inferred']
+    assert list(names) == list(Config.fromfile(TINY_RETINANET).metainfo.classes)
     assert len(by_config['scores']) > 0
     assert by_config == by_checkpoint
 
-
-def test_a_classifier_loads_strictly_in_mmpretrain_and_its_inferencer(
-    classifier: Run, tiny_imagenet: Path, tmp_path: Path
-) -> None:
-    image = next((tiny_imagenet / 'train' / 'blue').iterdir())
-    inputs = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    result, found = read_elsewhere(
-        classifier.exported('epoch_1'), image, dict(inputs=inputs), 'mmpretrain', tmp_path
-    )
-
-    distiller = classifier.runner.model.eval()
+    found, names, inferred = classified
     with torch.no_grad():
-        samples = distiller(inputs, mode='predict')
+        samples = classifier.runner.model.eval()(inputs, mode='predict')
     for ours, theirs in zip(samples, found, strict=True):
         assert torch.equal(ours.pred_score, theirs)
-    assert result['names'] == ['blue', 'green']
-    assert result['inferred']['pred_class'] in result['names']
-    assert sum(result['inferred']['pred_scores']) == pytest.approx(1)
+    assert list(names) == ['blue', 'green']
+    assert inferred['pred_class'] in names
+    assert sum(inferred['pred_scores']) == pytest.approx(1)
 
 
 def test_hash_is_of_the_file_and_pytorch_checks_it(detector: Run) -> None:

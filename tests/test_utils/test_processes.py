@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import datetime
-import os
-import subprocess
-import sys
+import multiprocessing
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -100,18 +100,17 @@ def test_a_process_group_is_closed_if_there_is_one(tmp_path: Path) -> None:
     assert not torch_dist.is_initialized()
 
 
-@pytest.mark.parametrize('processes', [1, 2])
-def test_a_process_leaves_with_its_exit_code_and_all_it_has_said(processes: int) -> None:
-    script = (
-        'import os, threading, time\n'
-        'from mmkd.utils import leave\n'
-        "if 'WORLD_SIZE' in os.environ:\n"
-        '    threading.Thread(target=time.sleep, args=(60,)).start()\n'
-        "print('done')\n"
-        'leave(3)\n'
-    )
-    environment = os.environ | (dict(WORLD_SIZE='2') if processes > 1 else {})
-    ended = subprocess.run(
-        [sys.executable, '-c', script], env=environment, capture_output=True, text=True, timeout=50
-    )
-    assert (ended.returncode, ended.stdout) == (3, 'done\n')
+def say_and_leave() -> None:
+    threading.Thread(target=time.sleep, args=(60,)).start()
+    print('done')
+    processes.leave(3)
+
+
+def test_a_process_leaves_with_its_exit_code_and_all_it_has_said(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    process = multiprocessing.get_context('fork').Process(target=say_and_leave)
+    process.start()
+    process.join(50)
+    assert process.exitcode == 3
+    assert capfd.readouterr().out == 'done\n'

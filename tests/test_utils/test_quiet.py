@@ -4,23 +4,19 @@ import subprocess
 import sys
 import warnings
 
-import pytest
-
 from mmkd.utils import quiet_packages
 
 IMPORT = """
 import sys
 from mmkd.utils import quiet_packages
-quiet_packages(sys.argv[1])
-assert f'{sys.argv[1]}.datasets' in sys.modules
+for scope in ('mmdet', 'mmpretrain'):
+    quiet_packages(scope)
+    assert f'{scope}.datasets' in sys.modules
 """
 
 
-@pytest.mark.parametrize('scope', ['mmdet', 'mmpretrain'])
-def test_packages_are_imported_in_silence(scope: str) -> None:
-    run = subprocess.run(
-        [sys.executable, '-c', IMPORT, scope], capture_output=True, text=True, check=True
-    )
+def test_packages_are_imported_in_silence() -> None:
+    run = subprocess.run([sys.executable, '-c', IMPORT], capture_output=True, text=True, check=True)
     assert run.stdout + run.stderr == ''
 
 
