@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
 import io
@@ -13,7 +14,7 @@ import re
 import shutil
 import urllib.request
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlparse
@@ -186,7 +187,7 @@ def load_weights(
     load(model, '')
     missing = [key for key in missing if not key.endswith('num_batches_tracked')]
     return [
-        f'{what} ({len(keys)}):\n    ' + '\n    '.join(_shorten(sorted(keys)))
+        f'{what} ({len(keys)}):\n    ' + '\n    '.join(shorten(sorted(keys)))
         for what, keys in (
             ('keys of the config that are missing in the file', missing),
             ('keys of the file that are unknown to the config', unexpected),
@@ -194,6 +195,12 @@ def load_weights(
         )
         if keys
     ]
+
+
+def shorten(texts: Sequence[str], limit: int = 8) -> list[str]:
+    """The first of a list, and how many more there are."""
+    more = len(texts) - limit
+    return [*texts[:limit], *([f'... and {more} more'] if more > 0 else [])]
 
 
 def check_whole(path: str | Path) -> None:
@@ -223,17 +230,18 @@ def cache_path(url: str) -> str:
 
 
 def download(url: str) -> str:
-    """Fetch a checkpoint into PyTorch's cache, unless it is there.
+    """Fetch a checkpoint into PyTorch's cache, unless it is there; compare it with the hash in its name.
 
     Returns:
         Its path.
 
     Raises:
         OSError: The URL cannot be reached, or the connection broke off.
-        CorruptCheckpointError: The file does not have the hash in its name; it is not kept.
+        CorruptCheckpointError: The hash is another; what was fetched is not kept.
     """
     path = cache_path(url)
     if osp.isfile(path):
+        _check_hash(path, osp.basename(path))
         return path
     print_log(f'Downloading {url} to {path}', 'current')
     with (
@@ -246,16 +254,12 @@ def download(url: str) -> str:
         # A connection that breaks off looks like the end of the file.
         if size is not None and file.tell() != int(size):
             raise OSError(f'only {file.tell()} of {size} bytes arrived')
-        check_hash(file.name, osp.basename(path))
+        _check_hash(file.name, osp.basename(path))
     return path
 
 
-def check_hash(path: str | Path, name: str) -> None:
-    """Compare a file with the hash in its published name, ``name-0123abcd.pth``, if there is one.
-
-    Raises:
-        CorruptCheckpointError: They differ.
-    """
+def _check_hash(path: str, name: str) -> None:
+    """Compare a file with the hash in its published name, ``name-0123abcd.pth``, if there is one."""
     found = _HASH_IN_NAME.search(name)
     if found is None:
         return
@@ -271,18 +275,15 @@ def check_hash(path: str | Path, name: str) -> None:
 def _cached(url: str) -> str:
     """The downloaded file; of the processes of one machine, the first downloads and checks."""
     _, processes = get_dist_info()
-    path = cache_path(url)
     # Of the environment: MMEngine knows the number on a machine only after `init_local_group`, which it never calls.
     first = processes == 1 or int(os.environ.get('LOCAL_RANK', 0)) == 0
     try:
-        if first and osp.isfile(path):
-            check_hash(path, osp.basename(path))
-        elif first:
+        if first:
             download(url)
     finally:  # also after an error, for which the others must not wait
         if processes > 1:
             torch.distributed.barrier()
-    return path
+    return cache_path(url)
 
 
 def _load_file(path: str, map_location: Any, allow_pickle: bool, option: str) -> Any:
@@ -329,10 +330,6 @@ def _first_bytes(path: str, count: int) -> bytes:
         return file.read(count)
 
 
-def _shorten(keys: list[str], limit: int = 8) -> list[str]:
-    return keys[:limit] + [f'... and {len(keys) - limit} more'] * (len(keys) > limit)
-
-
 def _refusal(name: str, option: str, reason: str) -> UnsafeCheckpointError:
     found = re.search(r'(?:GLOBAL|class|function|getattr)[ (]`?<?(?:class )?\'?([\w.]+)', reason)
     return UnsafeCheckpointError(
@@ -352,6 +349,7 @@ def _safe_globals() -> list[Any]:
         (_dtype_of_numbers, 'numpy.dtype'),
         *numpy_types,
         slice,
+        argparse.Namespace,  # in which CRD's code saves its command line
         HistoryBuffer,
         *((array, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),
         *((scalar, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')),

@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     except PreflightError as error:
         return report_missing(error, args.launcher)
     except (OSError, TypeError, ValueError) as error:  # of a loss's options, or of --out
-        return report_missing(PreflightError([str(error)]), args.launcher)
+        return report_missing(PreflightError(str(error)), args.launcher)
     print(f'wrote {args.out}')
     return 0
 
@@ -69,7 +69,7 @@ def build_losses(cfg: Config) -> dict[str, DistillLoss]:
     configs = cfg.model.get('losses')
     if not configs:
         raise PreflightError(
-            ['config: model.losses is empty or not there: only a recipe with a teacher has weights']
+            'config: model.losses is empty or not there: only a recipe with a teacher has weights'
         )
     return {
         name: build(LOSSES, config, where=f'model.losses.{name}')
@@ -88,7 +88,7 @@ def run_points(cfg: Config, per_epoch: int | None) -> list[Progress]:
                 per_epoch = len(Runner.build_dataloader(loader))
         except FileNotFoundError as error:
             advice = 'give --iterations-per-epoch, or data_root in --cfg-options'
-            raise PreflightError([f'train_dataloader: {error}: {advice}']) from error
+            raise PreflightError(f'train_dataloader: {error}: {advice}') from error
     epochs = cfg.train_cfg.max_epochs
     total = epochs * per_epoch
     return [Progress(step, step / per_epoch, total, epochs) for step in range(total)]

@@ -20,7 +20,8 @@ import os.path as osp
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,12 @@ from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.structures import BaseDataElement
 
 from mmkd.distillers import Distiller
+from mmkd.distillers.storing import kept_of, pair_key
 from mmkd.registry import MODELS
-from mmkd.structures import NECK, Features, Request, head_source
+from mmkd.structures import NECK, Features, Request
 from mmkd.structures import TEACHER as ONLY_TEACHER
-from mmkd.teachers.frozen import FrozenTeacher, build_network, load_config
+from mmkd.teachers.frozen import build_network, load_config
 from mmkd.teachers.store import Manifest, write_shard
-from mmkd.teachers.store_key import class_key, probe, teacher_key
 from mmkd.teachers.stored import wanted
 from mmkd.utils import (
     CfgOptions,
@@ -139,8 +140,7 @@ def teacher_mib(cfg: Config) -> float | None:
     config = (cfg.model.get('teacher') or {}).get('config')
     if config is None:
         return None
-    tensors = build_network(load_config(config)).state_dict().values()
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) / MIB
+    return mib_of(build_network(load_config(config)).state_dict().values())
 
 
 Reading = dict[str, float]
@@ -167,15 +167,7 @@ def build_sides(
     batch = made_up_batch(student, args)
 
     def step_of(model: Any) -> Side:
-        def step() -> None:
-            with torch.autocast(device.type, enabled=args.amp):
-                values = model.loss(*batch)
-                total, _ = model.parse_losses(values)
-            total.backward()
-            for parameter in model.parameters():
-                parameter.grad = None
-
-        return step
+        return lambda: take_step(model, *batch, amp=args.amp)
 
     sides: dict[str, Side] = {PLAIN: step_of(student)}
     if 'teacher' in options:
@@ -227,7 +219,6 @@ def store_holds(distiller: Distiller) -> bool:
     return holding is not None and not problems
 
 
-@torch.no_grad()
 def write_store(
     distiller: Distiller, config: Any, batch: tuple[torch.Tensor, list[Any]], out: Path
 ) -> None:
@@ -237,17 +228,8 @@ def write_store(
         sample.set_metainfo(dict(sample_index=number, view=0))
     holding, _ = wanted(distiller.requests_of(ONLY_TEACHER), distiller.sources)
     assert holding is not None
-    rows = distiller.teacher_rows(inputs, samples, holding)
-    pixels = probe(inputs, samples, distiller.data_preprocessor).half()
-    head = distiller.sources.get(head_source(ONLY_TEACHER))
-    classes = distiller.class_map(ONLY_TEACHER)
-    teacher = distiller.teacher
-    assert isinstance(teacher, FrozenTeacher)
-    key = teacher_key(teacher, config, distiller.student)
-    key |= class_key(classes, head.num_classes, None)
-    out.mkdir()
-    kept = [(row, {'probe': seen}) for row, seen in zip(rows, pixels, strict=True)]
-    shard = write_shard(out, 0, 0, kept, key)
+    key = pair_key(distiller, config, None)
+    shard = write_shard(out, 0, 0, kept_of(distiller, inputs, samples, holding), key)
     Manifest(key, holding, len(samples), 1, [shard]).save(out)
 
 
@@ -305,6 +287,20 @@ def made_up_batch(student: Any, args: argparse.Namespace) -> tuple[torch.Tensor,
     )
     data = student.data_preprocessor(packed, True)
     return data['inputs'], data['data_samples']
+
+
+def take_step(model: Any, inputs: torch.Tensor, samples: list[Any], amp: bool = False) -> None:
+    """Forward and backward pass, without an optimizer."""
+    # Not `enabled=amp`, which would switch off what is on around this.
+    with torch.autocast(inputs.device.type) if amp else nullcontext():
+        total, _ = model.parse_losses(model.loss(inputs, samples))
+    total.backward()
+    model.zero_grad()
+
+
+def mib_of(tensors: Iterable[torch.Tensor]) -> float:
+    """The memory that tensors take."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) / MIB
 
 
 def timed(side: Side, device: torch.device) -> Reading:

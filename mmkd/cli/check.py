@@ -14,7 +14,6 @@ import itertools
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from mmengine.logging import MessageHub
 from mmengine.runner import autocast
 from torch import Tensor, nn
 
-from mmkd.cli.benchmark import MIB, made_up_batch
+from mmkd.cli.benchmark import MIB, made_up_batch, mib_of, take_step, timed
 from mmkd.distillers import Distiller
 from mmkd.distillers.record import StepRecord
 from mmkd.hooks import DistillMonitorHook, StartReportHook, TeacherStoreHook
@@ -46,6 +45,7 @@ from mmkd.utils import (
     check_before_training,
     is_distiller,
     load_config,
+    positive_number,
     prepare_cpu,
     quiet_logger,
     quiet_packages,
@@ -77,8 +77,12 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('config', help='the recipe, or the config of a plain student')
-    parser.add_argument('--steps', type=int, default=3, help='steps that are taken (default: 3)')
-    parser.add_argument('--batch-size', type=int, help="images of a step; default: the recipe's")
+    parser.add_argument(
+        '--steps', type=positive_number, default=3, help='steps that are taken (default: 3)'
+    )
+    parser.add_argument(
+        '--batch-size', type=positive_number, help="images of a step; default: the recipe's"
+    )
     parser.add_argument(
         '--size',
         type=int,
@@ -97,21 +101,12 @@ def main(argv: Sequence[str]) -> int:
     """Check; return the exit code: 0, or 2 if training could not start."""
     args = parse_args(argv)
     try:
-        for option in ('steps', 'batch_size'):
-            number = getattr(args, option)
-            if number is not None and number < 1:
-                name = option.replace('_', '-')
-                raise PreflightError([f'--{name}: {number} is not a number from 1 on'])
         cfg = load_config(args)
         if not cfg.get('train_dataloader'):
-            raise PreflightError(
-                ['config: no train_dataloader, whose batches the steps would take']
-            )
+            raise PreflightError('config: no train_dataloader, whose batches the steps would take')
         if not is_distiller(cfg.model) or not cfg.model.get('losses'):
             raise PreflightError(
-                [
-                    'config: no distillation: give a recipe, or --teacher and --losses with a plain config'
-                ]
+                'config: no distillation: give a recipe, or --teacher and --losses with a plain config'
             )
     except PreflightError as error:
         return report_missing(error, args.launcher)
@@ -132,13 +127,13 @@ def main(argv: Sequence[str]) -> int:
         problem = setting_at_fault(error) or f'{type(error).__name__}: {error}'
         said = {each.partition(':')[0] for each in problems}
         new = [problem] if problem.partition(':')[0] not in said else []
-        return report_missing(PreflightError([*problems, *new]), args.launcher)
+        return report_missing(PreflightError(*problems, *new), args.launcher)
     width = max(map(len, lines))
     print('\n'.join(f'{name:{width}}  {text}' for name, text in lines.items()))
     for warning in warnings:
         print(f'warning: {warning}')
     if problems:
-        print(PreflightError(problems), file=sys.stderr)
+        print(PreflightError(*problems), file=sys.stderr)
         return 2
     return 0
 
@@ -212,7 +207,7 @@ def look(
             model.observe_next_step(
                 lambda record: records.append((record, monitor.measure(model, record)))
             )
-            take(model, inputs, samples)
+            take_step(model, inputs, samples)
             # Most steps of a training measure no share of the gradient: neither does this one.
             hub.update_info('iter', first + 3 * (SHARES in model.distill))
             measure(model, inputs, samples, distilled)
@@ -294,38 +289,22 @@ def set_progress(model: Distiller, loop: Mapping[str, Any], epoch_length: int) -
     return best
 
 
-def take(model: nn.Module, inputs: Tensor, samples: list[Any]) -> None:
-    """One step, without an optimizer."""
-    losses = model.loss(inputs, samples)  # type: ignore[operator]
-    total, _ = model.parse_losses(losses)  # type: ignore[operator]
-    total.backward()
-    model.zero_grad()
-
-
 def measure(model: nn.Module, inputs: Tensor, samples: list[Any], into: Measured) -> None:
     """Time one step, and see what memory it takes."""
-    cuda = inputs.is_cuda
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    if cuda:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        held = torch.cuda.memory_allocated()
-    began = time.perf_counter()
-    take(model, inputs, samples)
-    if cuda:
-        torch.cuda.synchronize()
-    into.seconds.append(time.perf_counter() - began)
-    if cuda:
-        into.mib.append((torch.cuda.max_memory_allocated() - held) / MIB)
+    reading = timed(lambda: take_step(model, inputs, samples), inputs.device)
+    into.seconds.append(reading['wall_seconds'])
+    if 'peak_mib' in reading:
+        into.mib.append(reading['peak_mib'])
     elif not into.mib:
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            take(model, inputs, samples)
+            take_step(model, inputs, samples)
         weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
         into.mib.append(sum(size for at, size in kept.items() if at not in weights) / MIB)
 
@@ -381,16 +360,15 @@ def cost(distilled: Measured, plain: Measured, model: Distiller) -> dict[str, st
     """Seconds and memory of a step, beside those of the plain student's."""
     ours, theirs = statistics.median(distilled.seconds), statistics.median(plain.seconds)
     weights = sum(
-        parameter.numel() * parameter.element_size()
+        mib_of(teacher.model.parameters())
         for teacher in model.teachers.values()
         if isinstance(teacher, FrozenTeacher) and not teacher.released
-        for parameter in teacher.model.parameters()
     )
     what = 'at the peak' if next(model.parameters()).is_cuda else 'kept for the backward pass'
     memory = f'{max(distilled.mib):.0f} MiB {what}, {max(plain.mib):.0f} of the plain student'
     return {
         'step': f"{ours:.3g} s, {ours / theirs:.2f} times the plain student's {theirs:.3g} s",
-        'memory': f'{memory}; and {weights / MIB:.0f} MiB of weights of teachers',
+        'memory': f'{memory}; and {weights:.0f} MiB of weights of teachers',
     }
 
 
@@ -406,9 +384,8 @@ def storable(model: Distiller, inputs: Tensor, samples: list[Any], images: int) 
         if asked is not None:
             with torch.no_grad():
                 rows = model.teacher_rows(inputs, samples, asked, name)
-            size = sum(part.numel() * part.element_size() for row in rows for part in row.values())
-            each = size / len(rows)
-            total = f', {each * images / MIB:.1f} MiB for a view of all' if images else ''
-            text.insert(0, f'{asked}: {each / 1024:.1f} KiB for each image and view{total}')
+            each = mib_of(part for row in rows for part in row.values()) / len(rows)
+            total = f', {each * images:.1f} MiB for a view of all' if images else ''
+            text.insert(0, f'{asked}: {each * 1024:.1f} KiB for each image and view{total}')
         lines[f'store{of}'] = '; '.join(text)
     return lines

@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import METRICS
 
+from mmkd.datasets.configs import data_sets
 from mmkd.utils import (
     DropDistillWeights,
     FittingCheckpoint,
@@ -20,12 +21,11 @@ from mmkd.utils import (
     build_runner,
     check_before_testing,
     close_process_group,
+    exit_code_of,
     load_config,
     prepare_cpu,
     quiet_logger,
     quiet_packages,
-    report_missing,
-    setting_at_fault,
     student_config,
 )
 
@@ -62,7 +62,7 @@ def apply_show(cfg: Config, args: argparse.Namespace) -> None:
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
         raise PreflightError(
-            ['--show: the config has no default_hooks.visualization, which draws the predictions']
+            '--show: the config has no default_hooks.visualization, which draws the predictions'
         )
     if cfg.get('default_scope') == 'mmpretrain':
         hook.update(enable=True, show=args.show, wait_time=args.wait_time, out_dir=args.show_dir)
@@ -76,9 +76,7 @@ def apply_show(cfg: Config, args: argparse.Namespace) -> None:
 
 def apply_tta(cfg: Config) -> None:
     """Wrap the model for test-time augmentation: the config's own, else a horizontal flip."""
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
+    _, dataset = next(data_sets(cfg.test_dataloader.dataset))
     model, last_step = _default_tta(cfg, dataset.pipeline[-1])
     if 'tta_model' not in cfg:
         cfg.tta_model = model
@@ -106,26 +104,23 @@ def main(argv: Sequence[str]) -> int:
     """Test; return the exit code: 0, 2 if something is missing that testing needs, 130 or 143 if it was stopped."""
     args = parse_args(argv)
     with Stopping(args.launcher) as stop:
-        return run(args)
+        return exit_code_of(lambda: run(args), args.launcher)
     return stop.exit_code
 
 
 def run(args: argparse.Namespace) -> int:
     """Test as ``args`` ask for; return the exit code."""
-    try:
-        cfg = student_config(load_config(args))
-        quiet_packages(cfg.get('default_scope'))
-        cfg.load_from = args.checkpoint
-        cfg.resume = False
-        if args.split == 'val':
-            cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
-        if args.show or args.show_dir:
-            apply_show(cfg, args)
-        if args.tta:
-            apply_tta(cfg)
-        check_before_testing(cfg)
-    except PreflightError as error:
-        return report_missing(error, args.launcher)
+    cfg = student_config(load_config(args))
+    quiet_packages(cfg.get('default_scope'))
+    cfg.load_from = args.checkpoint
+    cfg.resume = False
+    if args.split == 'val':
+        cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
+    if args.show or args.show_dir:
+        apply_show(cfg, args)
+    if args.tta:
+        apply_tta(cfg)
+    check_before_testing(cfg)
     prepare_cpu(cfg)
     runner = build_runner(cfg)
     quiet_logger(runner.logger)
@@ -137,14 +132,6 @@ def run(args: argparse.Namespace) -> int:
             dump = 'mmdet.DumpDetResults'
         metric = METRICS.build(dict(type=dump, out_file_path=args.out))
         runner.test_evaluator.metrics.append(metric)
-    try:
-        runner.test()
-    except PreflightError as error:
-        return report_missing(error, args.launcher)
-    except Exception as error:
-        problem = setting_at_fault(error)
-        if problem is None:
-            raise
-        return report_missing(PreflightError([problem]), args.launcher)
+    runner.test()
     close_process_group()
     return 0

@@ -32,6 +32,7 @@ from mmkd.utils import (
     check_before_training,
     close_process_group,
     command_line,
+    exit_code_of,
     is_distiller,
     kept_checkpoint,
     load_config,
@@ -39,9 +40,7 @@ from mmkd.utils import (
     prepare_cpu,
     quiet_logger,
     quiet_packages,
-    report_missing,
     resolve_resume,
-    setting_at_fault,
     warn_of_overwriting,
 )
 from mmkd.utils.settings import settings
@@ -106,10 +105,8 @@ def apply_training_options(cfg: Config, args: argparse.Namespace) -> None:
     if args.channels_last:
         if not is_distiller(cfg.model):
             raise PreflightError(
-                [
-                    '--channels-last: only a distillation has this option, model.channels_last; the '
-                    'model of this config is a plain one: leave it out'
-                ]
+                '--channels-last: only a distillation has this option, model.channels_last; the '
+                'model of this config is a plain one: leave it out'
             )
         cfg.model.channels_last = True
     if args.auto_scale_lr:
@@ -118,18 +115,14 @@ def apply_training_options(cfg: Config, args: argparse.Namespace) -> None:
         if missing:
             names = ' and '.join(f'auto_scale_lr.{name}' for name in missing)
             raise PreflightError(
-                [
-                    f'--auto-scale-lr: the config does not set {names}: it must name the batch size that its '
-                    'learning rate was chosen for, auto_scale_lr=dict(enable=False, base_batch_size=16)'
-                ]
+                f'--auto-scale-lr: the config does not set {names}: it must name the batch size that its '
+                'learning rate was chosen for, auto_scale_lr=dict(enable=False, base_batch_size=16)'
             )
         cfg.auto_scale_lr.enable = True
     if args.bad_images == 'skip' and not skip_unreadable(cfg):
         raise PreflightError(
-            [
-                '--bad-images skip: the training pipeline has no LoadImageFromFile of its own: wrap what '
-                "loads images, dict(type='mmkd.SkipUnreadable', loader=dict(type=...))"
-            ]
+            '--bad-images skip: the training pipeline has no LoadImageFromFile of its own: wrap what '
+            "loads images, dict(type='mmkd.SkipUnreadable', loader=dict(type=...))"
         )
     if args.resume is not None:
         cfg.resume = True
@@ -138,40 +131,32 @@ def apply_training_options(cfg: Config, args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Train; return the exit code: 0, 2 if something is missing that training needs, 130 or 143 if it was stopped."""
-    args = parse_args(argv)
+    args, first_step = parse_args(argv), FirstStep()
     with Stopping(args.launcher) as stop:
-        return run(args, stop, argv)
+        return exit_code_of(
+            lambda: run(args, argv, stop, first_step), args.launcher, lambda: first_step.done
+        )
     return stop.exit_code
 
 
-def run(args: argparse.Namespace, stop: Stopping, argv: Sequence[str]) -> int:
+def run(args: argparse.Namespace, argv: Sequence[str], stop: Stopping, first_step: Hook) -> int:
     """Train as ``args``, read from ``argv``, ask for; return the exit code."""
     began = time.time()
-    try:
-        cfg = load_config(args)
-        stop.outlook = lambda: outlook(cfg, args, argv, began)
-        quiet_packages(cfg.get('default_scope'))
-        apply_training_options(cfg, args)
-        if args.print_recipe:
-            write_recipe(cfg, args.print_recipe)
-            return 0
-        check_before_training(cfg)
-    except PreflightError as error:
-        return report_missing(error, args.launcher)
-    first_step = FirstStep()
+    cfg = load_config(args)
+    stop.outlook = lambda: outlook(cfg, args, argv, began)
+    quiet_packages(cfg.get('default_scope'))
+    apply_training_options(cfg, args)
+    if args.print_recipe:
+        write_recipe(cfg, args.print_recipe)
+        return 0
+    check_before_training(cfg)
     try:
         with lock_work_dir(cfg.work_dir, args.launcher):
             resolve_resume(cfg)
             warn_of_overwriting(cfg)
             train(cfg, first_step)
-    except PreflightError as error:
-        return report_missing(error, args.launcher)
     except Exception as error:
-        problem = None if first_step.done else setting_at_fault(error)
-        if problem is not None:
-            return report_missing(PreflightError([problem]), args.launcher)
-        advice = advice_on(error, cfg)
-        if advice is not None:
+        if (advice := advice_on(error, cfg)) is not None:
             error.add_note(advice)
         raise
     return 0
@@ -184,13 +169,11 @@ def write_recipe(cfg: Config, path: str) -> None:
         PreflightError: The file has another ending than a config's, or cannot be written.
     """
     if not path.endswith(('.py', '.json', '.yaml', '.yml')):
-        raise PreflightError(
-            [f'--print-recipe: {path} has no ending of a config: name it {path}.py']
-        )
+        raise PreflightError(f'--print-recipe: {path} has no ending of a config: name it {path}.py')
     try:
         cfg.dump(path)
     except OSError as error:
-        raise PreflightError([f'--print-recipe: {path}: {error.strerror}']) from error
+        raise PreflightError(f'--print-recipe: {path}: {error.strerror}') from error
     print(f'Written: {path}')
 
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import mmap
 import os.path as osp
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.fileio import get_local_path, list_dir_or_file
 from mmengine.logging import MessageHub, print_log
-from mmengine.registry import DATASETS
 
-_CHUNK = 1 << 16
-"""Bytes that the categories of an annotation file are first looked for in; a longer list takes more."""
+from mmkd.datasets.configs import class_of, data_sets, has_method_of, read_categories
 
 
 def names_of_run(number: int) -> Sequence[str] | None:
@@ -55,11 +51,11 @@ def metainfo_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
     Args:
         config: A whole config, or as much of it as there is.
     """
-    for node in _datasets((config.get('train_dataloader') or {}).get('dataset')):
+    for _, node in data_sets((config.get('train_dataloader') or {}).get('dataset')):
         given = dict(node.get('metainfo') or {})
         if node.get('classes'):  # MMPretrain's short form
             given['classes'] = node['classes']
-        load = getattr(_class_of(node, config), '_load_metainfo', None)
+        load = getattr(class_of(node, config.get('default_scope')), '_load_metainfo', None)
         return given if load is None else load(given)
     return {}
 
@@ -79,11 +75,12 @@ def label_names(config: Mapping[str, Any], names: Sequence[str]) -> Sequence[str
         ``names``, in the order of the labels as far as the annotation file or the folders can be read.
     """
     orders = []
-    for node in _datasets((config.get('train_dataloader') or {}).get('dataset')):
-        kind = _class_of(node, config)
-        if _numbers_as('CocoDataset', 'load_data_list', kind):
+    for _, node in data_sets((config.get('train_dataloader') or {}).get('dataset')):
+        kind = class_of(node, config.get('default_scope'))
+        # LVIS and Objects365 derive from CocoDataset and number their labels otherwise.
+        if has_method_of(kind, 'CocoDataset', 'load_data_list'):
             orders.append(_order_of_file(node, names))
-        elif _numbers_as('CustomDataset', '_find_samples', kind) and not node.get('ann_file'):
+        elif has_method_of(kind, 'CustomDataset', '_find_samples') and not node.get('ann_file'):
             orders.append(_order_of_folders(node, names))
     if any(order != orders[0] for order in orders):
         print_log(
@@ -95,40 +92,11 @@ def label_names(config: Mapping[str, Any], names: Sequence[str]) -> Sequence[str
     return orders[0] if orders else names
 
 
-def _datasets(node: Any) -> Iterator[Mapping[str, Any]]:
-    """Configs of the data sets within wrappers such as RepeatDataset and ConcatDataset."""
-    if not isinstance(node, Mapping):
-        return
-    if 'datasets' in node or 'dataset' in node:
-        for inner in node.get('datasets') or [node.get('dataset')]:
-            yield from _datasets(inner)
-    else:
-        yield node
-
-
-def _class_of(node: Mapping[str, Any], config: Mapping[str, Any]) -> type | None:
-    kind = node.get('type')
-    if not isinstance(kind, str):
-        return kind
-    with DATASETS.switch_scope_and_registry(config.get('default_scope')) as registry:
-        return registry.get(kind)
-
-
-def _numbers_as(name: str, method: str, dataset: type | None) -> bool:
-    """Whether a data set has this method, which numbers its labels, of the base class of this name.
-
-    LVIS and Objects365 derive from CocoDataset and have their own.
-    """
-    bases = getattr(dataset, '__mro__', ())
-    base = next((base for base in bases if base.__name__ == name), None)
-    return base is not None and getattr(dataset, method, None) is getattr(base, method, ...)
-
-
 def _order_of_file(node: Mapping[str, Any], names: Sequence[str]) -> Sequence[str]:
     path = osp.join(node.get('data_root') or '', node.get('ann_file') or '')
     try:
         with get_local_path(path, backend_args=node.get('backend_args')) as local:
-            categories = _read_categories(local)
+            categories = read_categories(local)
     except (OSError, ValueError):  # nothing there, an empty file: the data set itself says so
         return names
     order = [category['name'] for category in categories if category['name'] in names]
@@ -146,34 +114,3 @@ def _order_of_folders(node: Mapping[str, Any], names: Sequence[str]) -> Sequence
     except OSError:
         return names
     return names if sorted(names) != folders or list(names) == folders else tuple(folders)
-
-
-def _read_categories(path: str) -> list[dict[str, Any]]:
-    """``categories`` of an annotation file, without parsing the rest: COCO's has 450 MB."""
-    key = b'"categories"'
-    with (
-        open(path, 'rb') as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
-    ):
-        position = content.rfind(key)  # mostly the last key of the file
-        while position >= 0:
-            found = _decode_list(content, position + len(key))
-            if found and all(isinstance(item, dict) and 'name' in item for item in found):
-                return found
-            position = content.rfind(key, 0, position)
-    return []
-
-
-def _decode_list(content: mmap.mmap, start: int) -> list[Any]:
-    """The JSON list that follows a key at ``start``; empty where none does."""
-    size = _CHUNK
-    while True:
-        text = content[start : start + size].decode(errors='ignore').lstrip(' \t\r\n:')
-        if not text.startswith('['):
-            return []
-        try:
-            return json.JSONDecoder().raw_decode(text)[0]
-        except json.JSONDecodeError:
-            if start + size >= len(content):
-                return []
-            size *= 8

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-import mmap
+import os
 import os.path as osp
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
+
+from mmkd.datasets.configs import read_categories
 
 PARSED_JSON_BYTES = 64 << 20
 """Parsing takes long: of larger files, as COCO's 450 MB, only the categories and the end are looked at."""
@@ -99,17 +101,11 @@ def _read(path: str) -> tuple[Any, str | None]:
                 return json.load(file), None
             except ValueError as error:
                 return None, _damaged(str(error))
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            end = content[-64:].rstrip()
-            if not end.endswith((b'}', b']')):
-                return None, _damaged(f'it ends with {end[-20:]!r}')
-            start = content.rfind(b'"categories"')
-            text = content[start : start + (1 << 20)].decode(errors='replace') if start >= 0 else ''
-    try:
-        categories = text.partition(':')[2].lstrip()
-        return {'categories': json.JSONDecoder().raw_decode(categories)[0]}, None
-    except ValueError:
-        return {}, None
+        file.seek(-64, os.SEEK_END)
+        end = file.read().rstrip()
+    if not end.endswith((b'}', b']')):
+        return None, _damaged(f'it ends with {end[-20:]!r}')
+    return {'categories': read_categories(path)}, None
 
 
 def _damaged(reason: str) -> str:

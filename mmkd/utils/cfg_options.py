@@ -14,7 +14,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.runner import FlexibleRunner, Runner
 
 from mmkd.utils.preflight import PreflightError
-from mmkd.utils.settings import settings
+from mmkd.utils.settings import settings, written_value
 
 _SPACE = '\0'
 # What is read from a config, if it is there, beside the arguments of the runners.
@@ -56,7 +56,7 @@ class CfgOptions(DictAction):
         is_dict = re.match(r'\{.*\}$|dict\(|[\[(].*(\{|\bdict\()', text) is not None
         if is_dict or text.startswith(('[', '(')):
             try:
-                return ast.literal_eval(_DictCalls().visit(ast.parse(text, mode='eval')))
+                return written_value(ast.parse(text, mode='eval').body)
             except (SyntaxError, ValueError):
                 if is_dict:
                     raise ValueError(
@@ -81,7 +81,7 @@ def merge(cfg: Config, options: Mapping[str, Any]) -> None:
         PreflightError: A key's first part is none that is read, or a key leads to a place that a list does not have.
     """
     if problems := _unknown_keys(cfg, options):
-        raise PreflightError(problems)
+        raise PreflightError(*problems)
     left = dict(options)
     for key, value in options.items():
         names = key.split('.')
@@ -106,7 +106,7 @@ def _place(node: Any, name: str, key: str) -> str | int:
     if name.isdigit() and int(name) < len(node):
         return int(name)
     raise PreflightError(
-        [f'--cfg-options {key}: there is a list of {len(node)}, which has no place {name}']
+        f'--cfg-options {key}: there is a list of {len(node)}, which has no place {name}'
     )
 
 
@@ -129,19 +129,6 @@ def _unknown_keys(cfg: Config, options: Mapping[str, Any]) -> list[str]:
             f'your own that reads it, set {top} in the config)'
         )
     return problems
-
-
-class _DictCalls(ast.NodeTransformer):
-    """``dict(a=1)`` as ``{'a': 1}``."""
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        self.generic_visit(node)
-        if not isinstance(node.func, ast.Name) or node.func.id != 'dict' or node.args:
-            return node
-        return ast.Dict(
-            keys=[ast.Constant(keyword.arg) for keyword in node.keywords],
-            values=[keyword.value for keyword in node.keywords],
-        )
 
 
 def _with_spaces(value: Any) -> Any:

@@ -8,6 +8,7 @@ import os.path as osp
 import sys
 import time
 import traceback
+from collections.abc import Callable
 
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -19,6 +20,7 @@ from mmengine.runner import Runner
 from mmkd.checkpoints import load_safely
 from mmkd.utils.cfg_options import CfgOptions, merge
 from mmkd.utils.data_root import override_data_root
+from mmkd.utils.failures import setting_at_fault
 from mmkd.utils.output_paths import paths_outside
 from mmkd.utils.preflight import PreflightError
 from mmkd.utils.processes import local_rank
@@ -56,6 +58,13 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
+def positive_number(text: str) -> int:
+    """Read the value of an option that is a number from 1 on."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f'{text} is not a number from 1 on')
+    return int(text)
+
+
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--teacher`` and ``--losses``: distil with any config, no recipe to write."""
     parser.add_argument(
@@ -88,13 +97,13 @@ def read_config(path: str) -> Config:
     """
     packaged = '::' in path
     if not packaged and not osp.isfile(path):
-        raise PreflightError([f'config: there is no file {path}'])
+        raise PreflightError(f'config: there is no file {path}')
     try:
         return get_config(path) if packaged else Config.fromfile(path)
     except Exception as error:  # whatever a config executes can raise
         last = traceback.extract_tb(error.__traceback__)[-1]
         place = f' ({last.filename}, line {last.lineno})' if last.name == '<module>' else ''
-        raise PreflightError([f'config: {path}: {type(error).__name__}: {error}{place}']) from error
+        raise PreflightError(f'config: {path}: {type(error).__name__}: {error}{place}') from error
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -133,7 +142,7 @@ def load_config(args: argparse.Namespace) -> Config:
         try:
             changed = override_data_root(cfg, data_root)
         except ValueError as error:
-            raise PreflightError([str(error)]) from error
+            raise PreflightError(str(error)) from error
         if local_rank(args.launcher) == 0:
             print_log(
                 f'data_root is {data_root}, used in {len(changed)} settings.', logger='current'
@@ -148,7 +157,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
     problems = paths_outside(cfg, chosen=options)
     if problems:
-        raise PreflightError(problems)
+        raise PreflightError(*problems)
 
     # Here and not beside the runner: whatever a command loads, it loads after its config.
     load_safely(allow_pickle=args.allow_pickle, option='--allow-pickle')
@@ -169,21 +178,37 @@ def build_runner(cfg: Config) -> Runner:
     return Runner.from_cfg(cfg)
 
 
-def report_missing(error: PreflightError, launcher: str) -> int:
-    """Print what a run lacks, once per machine.
+def exit_code_of(
+    run: Callable[[], int], launcher: str, has_begun: Callable[[], bool] = lambda: False
+) -> int:
+    """Run a command; print an error that says what the run lacks, or what is wrong with a setting.
 
     Args:
-        error: the problems.
-        launcher: what started the processes.
+        run: The command. Its other errors are raised.
+        launcher: What started the processes.
+        has_begun: Whether the settings turned out to be right, so that an error is not of one of them.
 
     Returns:
-        The exit code of the command, 2.
+        What ``run`` returns, or the exit code of the error, mostly 2.
     """
+    try:
+        return run()
+    except PreflightError as error:
+        return report_missing(error, launcher)
+    except Exception as error:
+        problem = None if has_begun() else setting_at_fault(error)
+        if problem is None:
+            raise
+        return report_missing(PreflightError(problem), launcher)
+
+
+def report_missing(error: PreflightError, launcher: str) -> int:
+    """Print what a run lacks, once per machine; return the exit code."""
     if local_rank(launcher) != 0:
         # The launcher ends all processes when one ends: the first, which mostly finds the same, is left time to say it.
         time.sleep(SECONDS_FOR_THE_FIRST)
     print(error, file=sys.stderr)
-    return 2
+    return error.exit_code
 
 
 def _set_mmpretrain_dataloaders(cfg: Config) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmkd.utils.cfg_options import merge
 from mmkd.utils.settings import settings
 
 DATA_KEYS = tuple(
@@ -33,18 +34,21 @@ def override_data_root(cfg: Config, new_root: str) -> list[str]:
             ``data_root`` to say which one is meant, or no dataset lies in the one it names.
     """
     old_root = _data_root(cfg)
-    changed = []
-    for key in DATA_KEYS:
-        if cfg.get(key) is not None:
-            changed += _replace(cfg[key], key, old_root, new_root)
-    if not changed:
+    moved = {
+        name: path
+        for key in DATA_KEYS
+        for name, value in settings(cfg.get(key), key)
+        if (path := _moved(value, old_root, new_root)) is not None
+    }
+    if not moved:
         raise ValueError(
             f'data_root: no dataset of this config lies in its data_root {old_root!r}: set the '
             'paths by their own keys, for example train_dataloader.dataset.data_root'
         )
+    merge(cfg, moved)
     if 'data_root' in cfg:
         cfg.data_root = new_root
-    return changed
+    return list(moved)
 
 
 def _data_root(cfg: Config) -> str:
@@ -65,30 +69,10 @@ def _data_root(cfg: Config) -> str:
     return roots.pop()
 
 
-def _replace(node: Any, name: str, old_root: str, new_root: str) -> list[str]:
-    changed = []
-    for key, value in _items(node):
-        full_name = f'{name}.{key}'
-        if isinstance(value, str):
-            moved = _moved(value, old_root, new_root)
-            if moved is not None:
-                node[key] = moved
-                changed.append(full_name)
-        else:
-            changed += _replace(value, full_name, old_root, new_root)
-    return changed
-
-
-def _items(node: Any) -> list[tuple[Any, Any]]:
-    if isinstance(node, dict):
-        return list(node.items())
-    if isinstance(node, list):
-        return list(enumerate(node))
-    return []
-
-
-def _moved(path: str, old_root: str, new_root: str) -> str | None:
-    """The same path under the new folder, or None if it does not lie in the old one."""
+def _moved(path: Any, old_root: str, new_root: str) -> str | None:
+    """The same path under the new folder, or None if it is none, or does not lie in the old one."""
+    if not isinstance(path, str):
+        return None
     old_root = old_root.rstrip('/')
     if path.rstrip('/') == old_root:
         return new_root

@@ -48,9 +48,7 @@ class FittingCheckpoint(Hook):
         )
         if problems:
             raise PreflightError(
-                [
-                    f'{self.setting}: {runner._load_from} does not fit the model of the config:\n  '
-                    + '\n  '.join(problems)
-                    + '\ngive the config that it was trained with (same architecture, same number of classes)'
-                ]
+                f'{self.setting}: {runner._load_from} does not fit the model of the config:\n  '
+                + '\n  '.join(problems)
+                + '\ngive the config that it was trained with (same architecture, same number of classes)'
             )

@@ -7,22 +7,21 @@ import os
 import os.path as osp
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.registry import DATASETS
 
 from mmkd.checkpoints import (
     CorruptCheckpointError,
     cache_path,
-    check_hash,
     download,
     resolve_name,
 )
+from mmkd.datasets.configs import class_of, data_sets, has_method_of
 from mmkd.utils.annotations import coco_damage, json_damage
 from mmkd.utils.processes import local_rank
 from mmkd.utils.settings import pretrained_parts, settings
@@ -41,17 +40,22 @@ To try the toolkit without any download, use the embedded data:
   bash tools/quickstart.sh                  everything, from the data to a comparison
   python tools/make_shapes.py data/shapes   the data alone"""
 
+_NOT_FOUND = 'data: not found'
+
 
 class PreflightError(RuntimeError):
     """Something outside the program is missing. The message lists every problem found.
 
     Args:
-        problems: one text per problem, each naming the setting at fault and what to do.
+        *problems: one text per problem, each naming the setting at fault and what to do.
         hint: an advice that holds for all of them, printed last.
     """
 
-    def __init__(self, problems: list[str], hint: str = '') -> None:
-        self.problems = problems
+    exit_code = 2
+    """Of the command that ends with it."""
+
+    def __init__(self, *problems: str, hint: str = '') -> None:
+        self.problems = list(problems)
         count = '1 problem' if len(problems) == 1 else f'{len(problems)} problems'
         texts = [f'{number}. {_indent(text)}' for number, text in enumerate(problems, start=1)]
         super().__init__('\n\n'.join([f'Not started: {count}.', *texts, *([hint] if hint else [])]))
@@ -97,39 +101,59 @@ class _Checkpoint:
 def _check(cfg: Config, splits: tuple[str, ...], checkpoints: list[_Checkpoint]) -> None:
     if local_rank(cfg.get('launcher', 'none')) != 0:
         return
-    missing_data = _missing_data(cfg, splits)
-    data_problems = missing_data or _unusable_annotations(cfg, splits)
-    problems = data_problems + _device_problems(cfg) + _work_dir_problems(cfg.work_dir)
-    problems += _teacher_config_problems(cfg)
+    problems = _data_problems(cfg, splits) + _device_problems(cfg)
+    problems += _work_dir_problems(cfg.work_dir)
     problems += filter(None, map(_missing_checkpoint, checkpoints))
     if not problems:  # nothing is downloaded for a run that cannot start
         problems += filter(None, map(_failed_download, checkpoints))
     if problems:
-        raise PreflightError(problems, hint=WITHOUT_DOWNLOADS if missing_data else '')
+        lacks_data = problems[0].startswith(_NOT_FOUND)
+        raise PreflightError(*problems, hint=WITHOUT_DOWNLOADS if lacks_data else '')
 
 
 # ---- data ----
 
 
-def _missing_data(cfg: Config, splits: tuple[str, ...]) -> list[str]:
-    missing: dict[str, dict[str, str]] = {}
+def _data_problems(cfg: Config, splits: tuple[str, ...]) -> list[str]:
+    """What is not there; where all is there, which annotations cannot be used."""
     scope = cfg.get('default_scope')
+    missing: dict[str, dict[str, str]] = {}
+    unusable: dict[str, str] = {}
+
+    def look_at(
+        key: str, path: str, roots: Iterable[str], names: dict[str, Any] | None, needs_objects: bool
+    ) -> None:
+        if not osp.exists(path):
+            root = next((root for root in roots if root and path.startswith(root)), '')
+            missing.setdefault(root, {}).setdefault(path, key)
+            return
+        damage = None
+        if key.endswith('.ann_file') and names is not None:
+            damage = coco_damage(path, names.get('classes'), needs_objects)
+        elif key.endswith('.ann_file') and path.endswith('.json'):
+            damage = json_damage(path)
+        if damage is not None:
+            unusable.setdefault(path, f'{key}: {path}: {damage}')
+
     for split in splits:
+        evaluated: dict[str, Any] | None = None
         for key, dataset in _datasets(cfg, split):
-            root = dataset.get('data_root') or ''
+            names = _coco_names(dataset, scope)
+            filters = (dataset.get('filter_cfg') or {}).get('filter_empty_gt', False)
+            needs_objects = split == 'val' or (split == 'train' and filters)
             for path_key, path in _dataset_paths(dataset, key, scope):
-                if not osp.exists(path):
-                    inside = root if path.startswith(root) else ''
-                    missing.setdefault(inside, {}).setdefault(path, path_key)
+                look_at(path_key, path, [dataset.get('data_root') or ''], names, needs_objects)
+            # Of a panoptic data set's names, a file of instances has the things only.
+            if names is not None and 'thing_classes' not in names:
+                evaluated = names
         for key, path in _evaluator_paths(cfg, split):
-            if not osp.exists(path):
-                root = next((root for root in missing if root and path.startswith(root)), '')
-                missing.setdefault(root, {}).setdefault(path, key)
-    return [_data_problem(root, paths) for root, paths in missing.items()]
+            look_at(key, path, missing, evaluated, split == 'val')
+    found = [_data_problem(root, paths) for root, paths in missing.items()]
+    return found or list(unusable.values())
 
 
 def _data_problem(root: str, paths: dict[str, str]) -> str:
-    lines = [f'data: not found under {root!r}:' if root else 'data: not found:']
+    lines = [f'{_NOT_FOUND} under {root!r}:' if root else f'{_NOT_FOUND}:']
     lines += [f'  {path}  ({key})' for path, key in paths.items()]
     if 'shapes' in osp.basename(osp.normpath(root)):
         lines.append(
@@ -149,57 +173,17 @@ def _data_problem(root: str, paths: dict[str, str]) -> str:
     return '\n'.join(lines)
 
 
-def _unusable_annotations(cfg: Config, splits: tuple[str, ...]) -> list[str]:
-    scope = cfg.get('default_scope')
-    problems: dict[str, str] = {}
-
-    def check(key: str, path: str, names: dict[str, Any] | None, needs_objects: bool) -> None:
-        if names is not None:
-            damage = coco_damage(path, names.get('classes'), needs_objects)
-        else:
-            damage = json_damage(path) if path.endswith('.json') else None
-        if damage is not None:
-            problems.setdefault(path, f'{key}: {path}: {damage}')
-
-    for split in splits:
-        evaluated: dict[str, Any] | None = None
-        for key, dataset in _datasets(cfg, split):
-            names = _coco_names(dataset, scope)
-            filters = (dataset.get('filter_cfg') or {}).get('filter_empty_gt', False)
-            for path_key, path in _dataset_paths(dataset, key, scope):
-                if path_key.endswith('.ann_file'):
-                    check(path_key, path, names, split == 'val' or (split == 'train' and filters))
-            # Of a panoptic data set's names, a file of instances has the things only.
-            if names is not None and 'thing_classes' not in names:
-                evaluated = names
-        for key, path in _evaluator_paths(cfg, split):
-            check(key, path, evaluated, split == 'val')
-    return list(problems.values())
-
-
-def _datasets(cfg: Config, split: str) -> Iterator[tuple[str, dict]]:
-    """Yield (key, config) of every dataset of a split, looking into wrappers like RepeatDataset."""
+def _datasets(cfg: Config, split: str) -> Iterator[tuple[str, Any]]:
     loader = cfg.get(f'{split}_dataloader') or {}
-    found = [(f'{split}_dataloader.dataset', loader.get('dataset'))]
-    while found:
-        key, node = found.pop(0)
-        if not isinstance(node, dict):
-            continue
-        if 'dataset' in node:
-            found.append((f'{key}.dataset', node['dataset']))
-        elif 'datasets' in node:
-            found += [(f'{key}.datasets.{i}', inner) for i, inner in enumerate(node['datasets'])]
-        else:
-            yield key, node
+    return data_sets(loader.get('dataset'), f'{split}_dataloader.dataset')
 
 
-def _coco_names(dataset: dict, scope: str | None) -> dict[str, Any] | None:
+def _coco_names(dataset: Mapping[str, Any], scope: str | None) -> dict[str, Any] | None:
     """The names that a data set gives its classes; None if it is not read as MMDetection reads COCO's."""
-    kind = _dataset_class(dataset, scope)
-    load = getattr(kind, 'load_data_list', None)
-    metainfo = dataset.get('metainfo') or {}
-    is_coco = getattr(load, '__qualname__', '') == 'CocoDataset.load_data_list'
-    return kind._load_metainfo(metainfo) if is_coco and isinstance(metainfo, dict) else None
+    kind, metainfo = class_of(dataset, scope), dataset.get('metainfo') or {}
+    if not has_method_of(kind, 'CocoDataset', 'load_data_list') or not isinstance(metainfo, dict):
+        return None
+    return kind._load_metainfo(metainfo)
 
 
 def _dataset_paths(dataset: dict, key: str, scope: str | None) -> list[tuple[str, str]]:
@@ -242,20 +226,11 @@ def _is_remote(node: dict) -> bool:
 
 def _downloads_itself(dataset: dict, scope: str | None) -> bool:
     """Whether a missing data set is fetched by its own class, as MMPretrain's CIFAR100 does."""
-    kind = _dataset_class(dataset, scope)
+    kind = class_of(dataset, scope)
     if kind is None:
         return False
     download = inspect.signature(kind).parameters.get('download')
     return download is not None and bool(dataset.get('download', download.default))
-
-
-def _dataset_class(dataset: dict, scope: str | None) -> Any:
-    """A data set's class; None if it is not known."""
-    kind = dataset.get('type')
-    if isinstance(kind, str):
-        with DATASETS.switch_scope_and_registry(dataset.get('_scope_', scope)) as registry:
-            kind = registry.get(kind)
-    return kind
 
 
 # ---- checkpoints ----
@@ -310,33 +285,17 @@ def _failed_download(checkpoint: _Checkpoint) -> str | None:
     if not url.startswith(('http://', 'https://')):
         return None
     path = cache_path(url)
-    if osp.isfile(path):
-        try:
-            check_hash(path, osp.basename(path))
-        except CorruptCheckpointError as error:
-            return f'{checkpoint.key}: {path}: {error}. Remove it to download it again'
-        return None
     try:
         download(url)
     except (OSError, ValueError, CorruptCheckpointError) as error:
+        if osp.isfile(path):
+            return f'{checkpoint.key}: {path}: {error}. Remove it to download it again'
         source = '' if url == checkpoint.name else f' (from {checkpoint.name})'
         return (
             f'{checkpoint.key}: cannot download {url}{source}: {error}\n'
             f'Download it elsewhere and put it at {path}; or {checkpoint.advice}'
         )
     return None
-
-
-def _teacher_config_problems(cfg: Config) -> list[str]:
-    configs = {
-        key: teacher.get('config') for key, teacher in teacher_configs(cfg.get('model')).items()
-    }
-    return [
-        f'{key}.config: {config} does not exist (seen from {os.getcwd()}): give the config that trained the teacher: '
-        f'--cfg-options {key}.config=PATH'
-        for key, config in configs.items()
-        if isinstance(config, str) and '::' not in config and not osp.isfile(config)
-    ]
 
 
 # ---- the machine ----

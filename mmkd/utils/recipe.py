@@ -46,21 +46,17 @@ def make_recipe(
     if not recipe and (teacher is None or losses is None):
         missing, has = ('--teacher', '--losses') if teacher is None else ('--losses', '--teacher')
         raise PreflightError(
-            [f'{missing}: to distil with the plain config of a student, say {has} and {missing}']
+            f'{missing}: to distil with the plain config of a student, say {has} and {missing}'
         )
     if losses is not None and recipe and cfg.model.get('losses'):
         raise PreflightError(
-            [
-                f'--losses: the recipe has losses already ({", ".join(cfg.model.losses)}): take the config of its '
-                'student, or of its pair in configs/_base_/pairs, or set model.losses.NAME... by --cfg-options'
-            ]
+            f'--losses: the recipe has losses already ({", ".join(cfg.model.losses)}): take the config of its '
+            'student, or of its pair in configs/_base_/pairs, or set model.losses.NAME... by --cfg-options'
         )
     if teacher is not None and cfg.model.get('teachers'):
         raise PreflightError(
-            [
-                f'--teacher: the recipe has several teachers ({", ".join(cfg.model.teachers)}): set '
-                'model.teachers.NAME.config and .checkpoint by --cfg-options'
-            ]
+            f'--teacher: the recipe has several teachers ({", ".join(cfg.model.teachers)}): set '
+            'model.teachers.NAME.config and .checkpoint by --cfg-options'
         )
     student = cfg.model.student if recipe else cfg.model
     chosen: dict[str, Any] = {}
@@ -152,7 +148,7 @@ def _general(name: str, kinds: Sequence[str]) -> dict[str, Any]:
     else:
         hint = f'there are: {", ".join(here)}'
     head = f'{kinds[0]} head ({kinds[-1]})'
-    raise PreflightError([f'--losses: {name!r} has no preset for a {head}; {hint}'])
+    raise PreflightError(f'--losses: {name!r} has no preset for a {head}; {hint}')
 
 
 def named(file: str, variable: str) -> tuple[str, str]:
@@ -191,9 +187,7 @@ def head_kinds(student: Any, scope: str | None) -> list[str]:
     """What presets call a student's head, the most particular name first: ``['rcnn', 'detector', 'softmax']``."""
     path = next((path for path in HEAD_PATHS if student.get(path)), None)
     if path is None:
-        raise PreflightError(
-            [f'--losses: {student.get("type")} has none of {", ".join(HEAD_PATHS)}']
-        )
+        raise PreflightError(f'--losses: {student.get("type")} has none of {", ".join(HEAD_PATHS)}')
     if path == 'head':
         return ['classifier', 'softmax']
     head = student[path]
@@ -225,17 +219,15 @@ def _teacher(text: str, untrained: bool) -> dict[str, Any]:
         return dict(config=config, checkpoint=checkpoint or RANDOM_INIT)
     if '::' not in config:
         raise PreflightError(
-            [
-                f'--teacher: a checkpoint is published for configs of MMDetection and MMPretrain only: give '
-                f'{osp.basename(config)} its own, --teacher {config}=CHECKPOINT'
-            ]
+            f'--teacher: a checkpoint is published for configs of MMDetection and MMPretrain only: give '
+            f'{osp.basename(config)} its own, --teacher {config}=CHECKPOINT'
         )
     try:
         published = get_config(config, pretrained=True).get('model_path')
     except (AssertionError, ValueError, FileNotFoundError, ImportError) as error:
-        raise PreflightError([f'--teacher: {config}: {error}']) from error
+        raise PreflightError(f'--teacher: {config}: {error}') from error
     if not published:
         raise PreflightError(
-            [f'--teacher: no checkpoint is published for {config}: --teacher {config}=CHECKPOINT']
+            f'--teacher: no checkpoint is published for {config}: --teacher {config}=CHECKPOINT'
         )
     return dict(config=config, checkpoint=published)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import ast
-import math
 import os.path as osp
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config
+
+from mmkd.checkpoints import shorten
+from mmkd.utils.settings import settings, written_value
 
 # Of no effect on a resumed run, whose weights are all in the checkpoint.
 _WITHOUT_EFFECT = {'init_cfg', 'pretrained', 'test_cfg', 'allow_pickle'}
 _PARTS = ('model.student.', 'model.teacher', 'model.losses.', 'model.task_weight')
 _FILE_OF_A_TEACHER = re.compile(r'model\.(teacher|teachers\.[^.]+)\.(config|checkpoint)\b')
-_LISTED = 8
 
 
 def differences(cfg: Config, meta: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -32,8 +33,8 @@ def differences(cfg: Config, meta: Mapping[str, Any]) -> tuple[list[str], list[s
     Raises:
         ValueError: The checkpoint does not say how its run was configured.
     """
-    before = _recipe(_saved_settings(meta.get('cfg')))
-    now = _recipe(dict(_settings(cfg.get('model'), 'model')))
+    texts = meta.get('cfg'), Config(dict(model=cfg.model)).pretty_text
+    before, now = (_recipe(_leaves(text)) for text in texts)
     distilled = [_is_distillation(model) for model in (before, now)]
     if distilled[0] != distilled[1]:
         kinds = ['a distillation' if one else 'a plain model' for one in distilled]
@@ -44,7 +45,7 @@ def differences(cfg: Config, meta: Mapping[str, Any]) -> tuple[list[str], list[s
         if before.get(key) != now.get(key):
             text = f'{key} was {before.get(key)!r}, is {now.get(key)!r}'
             (essential if _is_essential(key) else others).append(text)
-    return _shorten(essential), _shorten(others)
+    return shorten(essential), shorten(others)
 
 
 def _is_essential(key: str) -> bool:
@@ -66,61 +67,23 @@ def _recipe(model: dict[str, Any]) -> dict[str, Any]:
     return recipe
 
 
-def _saved_settings(text: Any) -> dict[str, Any]:
-    """The settings of ``model`` in a config's ``pretty_text``, by dotted key."""
+def _leaves(text: Any) -> dict[str, Any]:
+    """The settings of ``model`` in a config's ``pretty_text``, by dotted key; what is no literal as its text."""
+
+    def value_or_text(node: ast.expr) -> Any:
+        try:
+            return ast.literal_eval(node)
+        except ValueError:  # a class, or inf
+            return ast.unparse(node)
+
     try:
         for statement in ast.parse(text if isinstance(text, str) else '').body:
             if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == 'model':
-                return dict(_written_settings(statement.value, 'model'))
+                model = written_value(statement.value, value_or_text)
+                found = settings(model, 'model')
+                return {
+                    key: value for key, value in found if not isinstance(value, dict | list | tuple)
+                }
     except SyntaxError:
         pass
     raise ValueError('it does not hold the config of its run')
-
-
-def _written_settings(node: ast.expr, key: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, ast.Call) and ast.unparse(node.func) == 'dict':
-        for argument in node.args:
-            yield from _written_settings(argument, key)
-        for keyword in node.keywords:
-            yield from _written_settings(keyword.value, f'{key}.{keyword.arg}')
-    elif isinstance(node, ast.Dict):
-        for name, value in zip(node.keys, node.values, strict=True):
-            yield from _written_settings(value, f'{key}.{_written_value(name)}')
-    elif isinstance(node, (ast.List, ast.Tuple)):
-        for index, value in enumerate(node.elts):
-            yield from _written_settings(value, f'{key}.{index}')
-    else:
-        yield key, _written_value(node)
-
-
-def _written_value(node: ast.expr | None) -> Any:
-    try:
-        return None if node is None else ast.literal_eval(node)
-    except ValueError:  # a class, or inf
-        return ast.unparse(node)  # type: ignore[arg-type]
-
-
-def _settings(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """The same of a config that is loaded."""
-    if isinstance(node, Mapping):
-        for name, value in node.items():
-            yield from _settings(value, f'{key}.{name}')
-    elif isinstance(node, (list, tuple)):
-        for index, value in enumerate(node):
-            yield from _settings(value, f'{key}.{index}')
-    elif isinstance(node, type):
-        yield (
-            key,
-            node.__name__
-            if node.__module__ == 'builtins'
-            else (f'{node.__module__}.{node.__name__}'),
-        )
-    elif isinstance(node, str | int | None) or (isinstance(node, float) and math.isfinite(node)):
-        yield key, node
-    else:
-        yield key, str(node)
-
-
-def _shorten(texts: list[str]) -> list[str]:
-    more = len(texts) - _LISTED
-    return texts[:_LISTED] + [f'... and {more} more'] * (more > 0)

@@ -1,8 +1,9 @@
-"""The settings of a config by their dotted keys, as ``--cfg-options`` names them."""
+"""The settings of a config by their dotted keys, as ``--cfg-options`` names them, and values as configs write them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ast
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -36,3 +37,24 @@ def pretrained_parts(node: Any, key: str = '') -> Iterator[tuple[str, Any]]:
             and isinstance(value.get('checkpoint'), str)
         ):
             yield inner, value
+
+
+def written_value(node: ast.expr, other: Callable[[ast.expr], Any] = ast.literal_eval) -> Any:
+    """What an expression of a config says, without executing it: literals, and ``dict(a=1)`` as ``{'a': 1}``.
+
+    Args:
+        node: The expression.
+        other: Says what a part that is neither a dict nor a list or tuple means.
+
+    Raises:
+        ValueError: A part is no literal, if ``other`` is not given.
+    """
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == 'dict' and not node.args:
+        return {item.arg: written_value(item.value, other) for item in node.keywords}
+    if isinstance(node, ast.Dict):
+        pairs = zip(node.keys, node.values, strict=True)
+        return {key and ast.literal_eval(key): written_value(value, other) for key, value in pairs}
+    if isinstance(node, ast.List | ast.Tuple):
+        items = [written_value(item, other) for item in node.elts]
+        return tuple(items) if isinstance(node, ast.Tuple) else items
+    return other(node)

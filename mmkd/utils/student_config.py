@@ -27,14 +27,10 @@ def teacher_configs(model: Any) -> dict[str, Any]:
     """The configs of the teachers of a ``model`` config, by their keys in it; empty for a plain model."""
     if not is_distiller(model):
         return {}
-    named = {
-        f'model.teachers.{name}': config for name, config in (model.get('teachers') or {}).items()
-    }
-    return (
-        {'model.teacher': model.get('teacher'), **named}
-        if model.get('teacher') is not None
-        else named
-    )
+    named = {'model.teacher': model.get('teacher')}
+    for name, config in (model.get('teachers') or {}).items():
+        named[f'model.teachers.{name}'] = config
+    return {key: config for key, config in named.items() if config is not None}
 
 
 def student_config(cfg: Config) -> Config:

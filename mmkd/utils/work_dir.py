@@ -12,7 +12,6 @@ import re
 import socket
 from collections.abc import Iterator
 from glob import escape, glob
-from typing import IO
 
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -32,7 +31,7 @@ def lock_work_dir(
 ) -> Iterator[None]:
     """Keep other runs out of the folder while the block runs.
 
-    The lock belongs to the process and ends with it, also after SIGKILL: a file that is left over locks nothing. Of the
+    The lock belongs to the process and ends with it, also after SIGKILL: the file that stays locks nothing. Of the
     processes of one run only the first takes it.
 
     Args:
@@ -47,40 +46,29 @@ def lock_work_dir(
         yield
         return
     os.makedirs(work_dir, exist_ok=True)
-    path = osp.join(work_dir, LOCK_NAME)
-    while True:
-        with open(path, 'a+', encoding='utf-8') as file:
-            try:
-                # Not flock, which the dataloader's workers would inherit and hold on to for a while after a kill.
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EACCES, errno.EAGAIN):
-                    print_log(
-                        f'{work_dir} cannot be locked ({error.strerror}): see that no other run uses it',
-                        'current',
-                        logging.WARNING,
-                    )
-                    yield
-                    return
+    # Appended to, so that what the run that holds the lock wrote stays. Not removed at the end: another run could have
+    # opened it, and would lock what no third one finds.
+    with open(osp.join(work_dir, LOCK_NAME), 'a+', encoding='utf-8') as file:
+        try:
+            # Not flock, which the dataloader's workers would inherit and hold on to for a while after a kill.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
                 file.seek(0)
-                owner = file.read().strip() or 'unknown'
                 raise PreflightError(
-                    [
-                        f'work_dir: another run is training in {work_dir} ({owner}): wait for it, stop it, or '
-                        f'give another folder with {option}'
-                    ]
+                    f'work_dir: another run is training in {work_dir} ({file.read().strip() or "unknown"}): wait for '
+                    f'it, stop it, or give another folder with {option}'
                 ) from None
-            if not _lies_at(file, path):
-                continue  # the run before ended, and removed it, since it was opened
+            print_log(
+                f'{work_dir} cannot be locked ({error.strerror}): see that no other run uses it',
+                'current',
+                logging.WARNING,
+            )
+        else:
             file.truncate(0)
             file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
             file.flush()
-            try:
-                yield
-            finally:
-                with contextlib.suppress(FileNotFoundError):
-                    os.remove(path)
-            return
+        yield
 
 
 def resolve_resume(cfg: Config) -> None:
@@ -152,10 +140,8 @@ def _find_last(cfg: Config) -> None:
         return
     if problems:
         raise PreflightError(
-            [
-                f'--resume: no checkpoint in {cfg.work_dir} is whole: {"; ".join(problems)}. To begin at the '
-                'beginning, leave --resume out'
-            ]
+            f'--resume: no checkpoint in {cfg.work_dir} is whole: {"; ".join(problems)}. To begin at the '
+            'beginning, leave --resume out'
         )
     _warn(cfg, f'--resume: there is no checkpoint in {cfg.work_dir} yet: the run begins')
     cfg.resume = False
@@ -166,14 +152,12 @@ def _check_recipe(cfg: Config) -> None:
     try:
         checkpoint = CheckpointLoader.load_checkpoint(cfg.load_from, 'cpu', logger='silent')
     except (CorruptCheckpointError, UnsafeCheckpointError) as error:
-        raise PreflightError([f'--resume: {error}']) from None
+        raise PreflightError(f'--resume: {error}') from None
     meta = checkpoint.get('meta') or {}
     if not {'epoch', 'iter'} <= meta.keys():
         raise PreflightError(
-            [
-                f'--resume: {cfg.load_from} holds weights, but not how far its run was: to begin a run from these '
-                f'weights, leave --resume out and give --cfg-options load_from={cfg.load_from}'
-            ]
+            f'--resume: {cfg.load_from} holds weights, but not how far its run was: to begin a run from these '
+            f'weights, leave --resume out and give --cfg-options load_from={cfg.load_from}'
         )
     try:
         essential, others = differences(cfg, meta)
@@ -182,22 +166,13 @@ def _check_recipe(cfg: Config) -> None:
         return
     if essential:
         raise PreflightError(
-            [
-                f'--resume: {cfg.load_from} is of another recipe:\n  '
-                + '\n  '.join(essential)
-                + '\ngo on with the recipe that began it; or begin a run of its own, in another --work-dir, '
-                f'from its weights: --cfg-options load_from={cfg.load_from}'
-            ]
+            f'--resume: {cfg.load_from} is of another recipe:\n  '
+            + '\n  '.join(essential)
+            + '\ngo on with the recipe that began it; or begin a run of its own, in another --work-dir, '
+            f'from its weights: --cfg-options load_from={cfg.load_from}'
         )
     if others:
         _warn(cfg, f'--resume: changed since {cfg.load_from}: {"; ".join(others)}')
-
-
-def _lies_at(file: IO[str], path: str) -> bool:
-    try:
-        return osp.samestat(os.fstat(file.fileno()), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 def _check_named(cfg: Config) -> None:
@@ -205,10 +180,8 @@ def _check_named(cfg: Config) -> None:
         check_whole(cfg.load_from)
     except CorruptCheckpointError as error:
         raise PreflightError(
-            [
-                f'--resume: {error}: name an earlier checkpoint, or let --resume without a path find '
-                'the last whole one'
-            ]
+            f'--resume: {error}: name an earlier checkpoint, or let --resume without a path find '
+            'the last whole one'
         ) from None
 
 

@@ -42,6 +42,22 @@ def test_the_exit_code_is_the_commands(
     assert said in captured.out + captured.err
 
 
+def test_help_and_the_launcher_do_not_wait_for_the_model_packages() -> None:
+    script = """
+import sys
+from mmkd import cli
+import mmkd.cli.launch
+sys.argv = ['mmkd', '--help']
+try:
+    cli.run()
+finally:
+    assert 'mmdet' not in sys.modules
+"""
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith('usage: mmkd COMMAND')
+
+
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The unpacked wheel of the files that git knows, as of a clone."""

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmkd.utils import PreflightError, add_common_arguments, load_config, report_missing
+from mmkd.utils import (
+    PreflightError,
+    add_common_arguments,
+    load_config,
+    positive_number,
+    report_missing,
+)
 
 pytestmark = pytest.mark.usefixtures('clean_environment')
 
@@ -110,7 +116,7 @@ def test_a_checkpoint_in_place_of_a_config_is_refused(tmp_path: Path) -> None:
 def test_what_is_missing_is_left_to_the_first_process_to_say(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    error = PreflightError(['teacher: gone'])
+    error = PreflightError('teacher: gone')
 
     waited: list[float] = []
     monkeypatch.setattr(time, 'sleep', waited.append)
@@ -125,3 +131,10 @@ def test_what_is_missing_is_left_to_the_first_process_to_say(
     assert report_missing(error, 'pytorch') == 2
     assert not waited
     assert 'teacher: gone' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('text', ['0', '-1', 'two', ''])
+def test_a_number_that_is_none_is_a_usage_error(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match='from 1 on'):
+        positive_number(text)
+    assert positive_number('2') == 2
