@@ -117,7 +117,7 @@ def families_of(args: argparse.Namespace) -> list[Family]:
     there = Family.all(args.config_dir) if args.config_dir else Family.all()
     for name in args.families or ():
         if name not in there:
-            raise PreflightError([f'--families {name}: there is {", ".join(there) or "none"}'])
+            raise PreflightError(f'--families {name}: there is {", ".join(there) or "none"}')
     return [there[name] for name in args.families or there]
 
 
@@ -187,7 +187,7 @@ def compare(args: argparse.Namespace) -> None:
         try:
             make_default_set(family.student.data_root, log=say)
         except ValueError as error:
-            raise PreflightError([f'--data-root: {error}']) from None
+            raise PreflightError(f'--data-root: {error}') from None
     comparison = Comparison(
         args.work_dir,
         args.results,
@@ -239,7 +239,7 @@ def in_clone(name: str, action: Callable[[], None]) -> int:
     """Do something at the root of the clone that this package is in; the exit code, after a word on what went wrong."""
     try:
         if not (REPOSITORY / 'tools').is_dir():
-            raise PreflightError([f'mmkd {name}: run it in a clone, with its installed package'])
+            raise PreflightError(f'mmkd {name}: run it in a clone, with its installed package')
         os.chdir(REPOSITORY)
         action()
     except KeyboardInterrupt:
