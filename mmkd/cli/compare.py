@@ -148,7 +148,7 @@ def methods_of(args: argparse.Namespace) -> dict[str, tuple[str, tuple[str, ...]
                 'that is reported'
             )
     if problems:
-        raise PreflightError(problems)
+        raise PreflightError(*problems)
     return methods
 
 

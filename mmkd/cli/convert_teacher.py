@@ -12,20 +12,26 @@ from __future__ import annotations
 
 import argparse
 import os.path as osp
-import pickle
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.registry import MODELS, DefaultScope
-from torch import Tensor
+from torch import Tensor, nn
 
+from mmkd.checkpoints import (
+    CorruptCheckpointError,
+    UnsafeCheckpointError,
+    load_checkpoint,
+    load_weights,
+    shorten,
+    written_whole,
+)
 from mmkd.registry import CONFIGS
 
 NETWORKS = (
@@ -73,56 +79,41 @@ Weights = dict[str, Tensor]
 
 
 class ConversionError(RuntimeError):
-    """The file cannot be converted; the message says why and what to do."""
+    """The file holds no weights, or not those of a network; the message says what to do."""
 
 
-def convert(source: str, target: str, config: str | None = None) -> str:
+def convert(source: str, target: str, config: str | None = None, allow_pickle: bool = False) -> str:
     """Write the weights of ``source`` to ``target`` under MMPretrain's names.
 
     Args:
         source: The published file.
         target: The checkpoint to write; folders are made.
         config: Config of the network: a path or ``'mmpretrain::...'``. None takes the one of ``NETWORKS`` that fits.
+        allow_pickle: See :func:`mmkd.checkpoints.load_checkpoint`.
 
     Returns:
         The config.
 
     Raises:
-        ConversionError: The file cannot be read, or does not fit.
+        ConversionError: The file holds no weights, or does not fit.
+        FileNotFoundError, CorruptCheckpointError, UnsafeCheckpointError: The file cannot be read.
     """
-    weights = rename(published_weights(source))
+    weights = rename(published_weights(source, allow_pickle))
     if config is None:
         config = fitting_config(weights, source)
     elif problems := misfits(weights, config):
         raise ConversionError(f'{source} does not fit --config {config}:\n' + '\n'.join(problems))
-    Path(target).parent.mkdir(parents=True, exist_ok=True)
     meta = dict(converted_from=osp.basename(source), config=config)
-    torch.save(dict(state_dict=weights, meta=meta), target)
+    with written_whole(target) as file:
+        torch.save(dict(state_dict=weights, meta=meta), file)
     return config
 
 
-def published_weights(source: str) -> Weights:
-    """The weights in a file: what it has under ``model`` or ``state_dict``, or all of it; of a distiller its student's.
-
-    Raises:
-        ConversionError: There is no file, it holds other things than tensors and numbers, or it holds no weights.
-    """
-    try:
-        # CRD's code saves its command line, which is plain values, beside the weights.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(source, map_location='cpu', weights_only=True)
-    except FileNotFoundError:
-        raise ConversionError(f'there is no file {source}') from None
-    except (pickle.UnpicklingError, EOFError, RuntimeError, IsADirectoryError) as error:
-        raise ConversionError(
-            f'{source} is no file of weights, or holds other Python objects, which are not loaded because loading '
-            f'them runs code: {_first_line(error)}\nIf you trust the file, save its weights alone: '
-            "torch.save(torch.load(SOURCE, weights_only=False)['model'], ...)"
-        ) from None
-    for key in ('model', 'state_dict'):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
+def published_weights(source: str, allow_pickle: bool = False) -> Weights:
+    """The weights in a file: what is under ``model`` or ``state_dict``, or all; of a distiller its student's."""
+    content = load_checkpoint(source, allow_pickle=allow_pickle, option='--allow-pickle')
+    if isinstance(content, Mapping):
+        content = content.get('state_dict', content)
     if not isinstance(content, Mapping) or not content:
         raise ConversionError(f'{source} holds no weights, but a {type(content).__name__}')
     others = [
@@ -133,7 +124,7 @@ def published_weights(source: str) -> Weights:
     if others:
         raise ConversionError(
             f"{source} holds no weights under 'model' or 'state_dict', and things that are no weights beside "
-            f'them: {", ".join(_shorten(others))}'
+            f'them: {", ".join(shorten(others))}'
         )
     # Saved from DataParallel, and from mdistiller's distillers, which hold their teachers too.
     weights = {key.removeprefix('module.'): value for key, value in content.items()}
@@ -167,45 +158,29 @@ def fitting_config(weights: Weights, source: str) -> str:
         differences[config] = sum(found.get(name) != expected.get(name) for name in names)
         if not differences[config]:
             return config
+    lines = [f'{source} fits no network that is known here.']
     closest = min(differences, key=differences.__getitem__)
     if differences[closest] <= MOST_DIFFERENCES:
-        compared = [f'But for these it is the one of {closest}:', *misfits(weights, closest)]
-    else:
-        compared = []
-    raise ConversionError(
-        '\n'.join(
-            [
-                f'{source} fits no network that is known here.',
-                *compared,
-                'Name a config with the network, to have the weights compared with it: --config CONFIG',
-            ]
-        )
+        lines += [f'But for these it is the one of {closest}:', *misfits(weights, closest)]
+    lines.append(
+        'Name a config with the network, to have the weights compared with it: --config CONFIG'
     )
+    raise ConversionError('\n'.join(lines))
 
 
 def misfits(weights: Weights, config: str) -> list[str]:
     """In which names and shapes the weights differ from those of a config's network; one text for each kind."""
-    found, expected = _shapes(weights), expected_shapes(config)
-    shapes = [
-        f'{key} is {found[key]} in the file, {expected[key]} in the network'
-        for key in found.keys() & expected.keys()
-        if found[key] != expected[key]
-    ]
-    kinds = {
-        'are missing in the file': sorted(expected.keys() - found.keys()),
-        'of the file are unknown to the network': sorted(found.keys() - expected.keys()),
-        'have other shapes': sorted(shapes),
-    }
-    return [
-        f'  {len(keys)} weights {what}:\n    ' + '\n    '.join(_shorten(keys))
-        for what, keys in kinds.items()
-        if keys
-    ]
+    return load_weights(network_of(config), weights)
 
 
 @cache
 def expected_shapes(config: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the weights of a config's network.
+    """Names and shapes of the weights of a config's network."""
+    return _shapes(network_of(config).state_dict())
+
+
+def network_of(config: str) -> nn.Module:
+    """The network of a config, with random weights.
 
     Raises:
         ConversionError: There is no such config.
@@ -217,8 +192,7 @@ def expected_shapes(config: str) -> dict[str, tuple[int, ...]]:
     else:
         raise ConversionError(f'--config: there is no file {config}')
     with DefaultScope.overwrite_default_scope(loaded.get('default_scope')):
-        network = MODELS.build(loaded.model)
-    return _shapes(network.state_dict())
+        return MODELS.build(loaded.model)
 
 
 def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -228,16 +202,6 @@ def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
         for key, value in weights.items()
         if not key.endswith('num_batches_tracked')
     }
-
-
-def _shorten(items: list[str], limit: int = 8) -> Iterator[str]:
-    yield from items[:limit]
-    if len(items) > limit:
-        yield f'... and {len(items) - limit} more'
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
@@ -250,15 +214,22 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument('source', help='the published file')
     parser.add_argument('target', help='the checkpoint to write')
     parser.add_argument('--config', help="the network's config, if it is none of the known ones")
+    parser.add_argument(
+        '--allow-pickle',
+        action='store_true',
+        help='unpickle whatever the file holds, which can run code that is in it',
+    )
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str]) -> int:
     """Convert; return the exit code: 0, or 2 if the file cannot be converted."""
-    args: Any = parse_args(argv)
+    args = parse_args(argv)
     try:
-        config = convert(args.source, args.target, args.config)
-    except ConversionError as error:
+        config = convert(args.source, args.target, args.config, args.allow_pickle)
+    except (
+        ConversionError, FileNotFoundError, CorruptCheckpointError, UnsafeCheckpointError
+    ) as error:  # fmt: skip
         print(f'Not converted: {error}', file=sys.stderr)
         return 2
     print(

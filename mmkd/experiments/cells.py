@@ -99,10 +99,8 @@ class Family:
         checkpoint = Path(os.path.relpath(Config.fromfile(recipe).model.teacher.checkpoint))
         if not checkpoint.exists():
             raise PreflightError(
-                [
-                    f'{recipe}: model.teacher.checkpoint: there is no {checkpoint}: with --train-teacher the '
-                    'teacher is trained first'
-                ]
+                f'{recipe}: model.teacher.checkpoint: there is no {checkpoint}: with --train-teacher the teacher is '
+                'trained first'
             )
         return checkpoint
 
