@@ -10,6 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from typing_extensions import override
 
 from mmkd.datasets.folders import Info, Layout, save_image, write_images
 from mmkd.datasets.objects import OBJECT_SETS, Split
@@ -36,10 +37,10 @@ class CocoLayout(Layout):
     entries = frozenset({'annotations', 'train2017', 'val2017', 'test2017'})
     smallest = 64
 
+    @override
     def write(
         self, folder: Path, split: Split, info: Info, workers: int, say: Callable[[str], None]
     ) -> None:
-        """See :meth:`Layout.write`."""
         name = self.split_name(split)
         (folder / 'annotations').mkdir(parents=True, exist_ok=True)
         (folder / name).mkdir()
@@ -61,8 +62,8 @@ class CocoLayout(Layout):
         path = _annotation_file(folder, name)
         path.write_text(json.dumps(content, separators=(',', ':')))
 
+    @override
     def read_info(self, folder: Path, split: Split) -> Info:
-        """See :meth:`Layout.read_info`."""
         try:
             content = json.loads(_annotation_file(folder, self.split_name(split)).read_text())
         except (OSError, ValueError):
@@ -70,8 +71,8 @@ class CocoLayout(Layout):
         info = content.get('info') if isinstance(content, dict) else None
         return info if isinstance(info, dict) else {}
 
+    @override
     def count_images(self, folder: Path, split: Split) -> int:
-        """See :meth:`Layout.count_images`."""
         return sum(1 for _ in (folder / self.split_name(split)).glob('*.jpg'))
 
     def split_name(self, split: Split) -> str:

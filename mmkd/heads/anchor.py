@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from mmkd.structures import Step
 
@@ -41,8 +42,9 @@ class AnchorHeadAdapter(SampledTargetsAdapter):
                     'both heads the same anchor_generator (scales, ratios, octave_base_scale)'
                 )
 
+    @override
     def static_assignment(self) -> str | None:
-        """See :meth:`DenseHeadAdapter.static_assignment`: of assigners that look at anchors and ground truth only."""
+        """Only of assigners that look at nothing but anchors and ground truth."""
         assigner, sampler = (
             getattr(self.student_head, part, None) for part in ('assigner', 'sampler')
         )
@@ -67,14 +69,14 @@ class SABLRetinaHeadAdapter(AnchorHeadAdapter):
     prior_generator: ClassVar[str | None] = 'square_anchor_generator'
 
     @classmethod
+    @override
     def read(cls, outputs: Sequence[Any]) -> DenseOutputs:
-        """See :meth:`DenseHeadAdapter.read`."""
         class_maps, box_maps = outputs
         return DenseOutputs(class_maps, list(zip(*box_maps, strict=True)))
 
     @classmethod
+    @override
     def decode(cls, head: Any, code: Sequence[Tensor], places: Places) -> Tensor:
-        """See :meth:`DenseHeadAdapter.decode`."""
         boxes, _ = head.bbox_coder.decode(places.priors, code)
         return boxes
 
@@ -96,8 +98,8 @@ class GFLHeadAdapter(ATSSHeadAdapter):
     distributions: ClassVar[bool] = True
 
     @classmethod
+    @override
     def decode(cls, head: Any, code: Sequence[Tensor], places: Places) -> Tensor:
-        """See :meth:`DenseHeadAdapter.decode`."""
         distances = head.integral(code[0]) * places.strides.repeat(1, 2)
         return head.bbox_coder.decode(head.anchor_center(places.priors), distances)
 
@@ -125,8 +127,8 @@ class TOODHeadAdapter(AnchorHeadAdapter):
         """The box maps hold boxes already, in units of the stride."""
         return code[0] * places.strides.repeat(1, 2)
 
+    @override
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
-        """See :meth:`DenseHeadAdapter.assignments`."""
         _, *levels = step.record('targets')[0]
         labels, weights, boxes = (torch.cat(level, dim=1) for level in levels[:3])
         assignments = []
@@ -141,8 +143,8 @@ class TOODHeadAdapter(AnchorHeadAdapter):
             assignments.append(Assignment(labels[image], weights[image], object_ids))
         return assignments
 
+    @override
     def num_foreground(self, step: Step) -> int | None:
-        """See :meth:`DenseHeadAdapter.num_foreground`."""
         return boxes_in_loss(self.student_head, step)
 
 
@@ -158,8 +160,8 @@ class PAAHeadAdapter(AnchorHeadAdapter):
         'reassigned': 'bbox_head.paa_reassign()',
     }
 
+    @override
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
-        """See :meth:`DenseHeadAdapter.assignments`."""
         return [
             Assignment(
                 labels, weights, torch.where(self.is_foreground(labels), first.object_ids, -1)
@@ -169,8 +171,8 @@ class PAAHeadAdapter(AnchorHeadAdapter):
             )
         ]
 
+    @override
     def num_foreground(self, step: Step) -> int | None:
-        """See :meth:`DenseHeadAdapter.num_foreground`."""
         return sum(positives for *_, positives in step.record('reassigned'))
 
 
@@ -187,8 +189,8 @@ class FSAFHeadAdapter(AnchorHeadAdapter):
         'selected': 'bbox_head.reweight_loss_single()',
     }
 
+    @override
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
-        """See :meth:`DenseHeadAdapter.assignments`."""
         images = len(outputs.class_maps[0])
         selected = torch.cat(
             [flags.view(images, -1) for _, _, flags in step.record('selected')], dim=1
@@ -205,8 +207,9 @@ class FSAFHeadAdapter(AnchorHeadAdapter):
             )
         return assignments
 
+    @override
     def num_foreground(self, step: Step) -> None:
-        """See :meth:`DenseHeadAdapter.num_foreground`: which levels objects chose stays on the device."""
+        """None: which levels the objects chose stays on the device."""
 
 
 @register_head_adapter('FreeAnchorRetinaHead')
@@ -222,8 +225,8 @@ class FreeAnchorHeadAdapter(AnchorHeadAdapter):
 
     taps: Mapping[str, str] = {'head': 'bbox_head', 'bags': 'bbox_head.positive_loss_single()'}
 
+    @override
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
-        """See :meth:`DenseHeadAdapter.assignments`."""
         box_maps = [maps.detach() for maps in outputs.box_maps[0]]
         anchors = self.decoder(self.student_head, outputs, step.inputs).priors
         deltas = gather_rows(box_maps, None, channels=4).view(-1, len(anchors), 4)
@@ -243,5 +246,6 @@ class FreeAnchorHeadAdapter(AnchorHeadAdapter):
             assignments.append(Assignment(labels, probability.new_ones(len(labels)), object_ids))
         return assignments
 
+    @override
     def num_foreground(self, step: Step) -> None:
-        """See :meth:`DenseHeadAdapter.num_foreground`: its own step has no hard labels."""
+        """None: FreeAnchor's own step has no hard labels."""

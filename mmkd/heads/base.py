@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from mmkd.structures import (
     TEACHER,
@@ -201,18 +202,18 @@ class DerivedAdapter(HeadAdapter, ABC):
     own: HeadAdapter
 
     @property
+    @override
     def activation(self) -> Activation:
-        """See :attr:`HeadAdapter.activation`."""
         return self.own.activation
 
     @property
+    @override
     def num_logits(self) -> int:
-        """See :attr:`HeadAdapter.num_logits`."""
         return self.own.num_logits
 
     @property
+    @override
     def num_classes(self) -> int:
-        """See :attr:`HeadAdapter.num_classes`."""
         return self.own.num_classes
 
 

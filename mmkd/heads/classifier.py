@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from mmkd.structures import (
     Activation,
@@ -42,16 +43,16 @@ class ClassifierTable(SampleTable):
         """(B, C) logits of the teacher."""
         return self.run_teacher()
 
+    @override
     def student_logits(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.student_logits`."""
         return self.student_rows[index]
 
+    @override
     def teacher_logits(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.teacher_logits`."""
         return self.teacher_rows[index]
 
+    @override
     def teacher_confidence(self) -> Tensor:
-        """See :meth:`SampleTable.teacher_confidence`."""
         return self.highest_foreground(self.teacher_rows)
 
 
@@ -113,18 +114,18 @@ class ClassifierAdapter(HeadAdapter):
         return self.probabilities
 
     @property
+    @override
     def num_logits(self) -> int:
-        """See :attr:`HeadAdapter.num_logits`."""
         return self._num_classes
 
     @property
+    @override
     def num_classes(self) -> int:
-        """See :attr:`HeadAdapter.num_classes`."""
         return self._num_classes
 
     @property
+    @override
     def num_teacher_classes(self) -> int:
-        """See :attr:`HeadAdapter.num_teacher_classes`."""
         return self._num_teacher_classes
 
     @classmethod
@@ -154,10 +155,12 @@ class ClassifierAdapter(HeadAdapter):
         output = step.record('logits')[0]
         return _prediction(output)
 
+    @override
     def to_store(self, request: Request[Any]) -> Holding:
-        """See :meth:`HeadAdapter.to_store`: the logits of every image."""
+        """The logits of every image."""
         return Holding()
 
+    @override
     def teacher_rows(
         self,
         teacher: TeacherPass,
@@ -165,7 +168,6 @@ class ClassifierAdapter(HeadAdapter):
         data_samples: Sequence[Any],
         holding: Holding,
     ) -> list[StoredRows]:
-        """See :meth:`HeadAdapter.teacher_rows`."""
         return [{'logits': row.half()} for row in self._teacher_logits(teacher).split(1)]
 
     def _teacher_logits(self, teacher: TeacherPass) -> Tensor:
@@ -238,8 +240,8 @@ class ArcFaceAdapter(ClassifierAdapter):
 
     taps: Mapping[str, str] = {'cosines': 'head.norm_product'}
 
+    @override
     def student_logits(self, step: Step) -> Tensor:
-        """See :meth:`ClassifierAdapter.student_logits`."""
         return self.student_head.scale * step.record('cosines')[0]
 
 

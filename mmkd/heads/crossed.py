@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
+from typing_extensions import override
 
 from mmkd.structures import FeaturePair, SampleTable, Step
 
@@ -60,16 +61,16 @@ class CrossedHeadAdapter(DerivedAdapter):
         self.taps = {**own.taps, **{f'crossed at {tower}': tower for tower in self._towers}}
 
     @property
+    @override
     def num_teacher_classes(self) -> int:
-        """See :attr:`HeadAdapter.num_teacher_classes`."""
         return self.own.num_teacher_classes
 
+    @override
     def check_boxes(self, distributions: bool = False) -> None:
-        """See :meth:`HeadAdapter.check_boxes`."""
         self.own.check_boxes(distributions)
 
+    @override
     def class_maps(self, step: Step) -> list[FeaturePair]:
-        """See :meth:`HeadAdapter.class_maps`."""
         return self.own.class_maps(step)
 
     def tables(self, step: Step) -> list[SampleTable]:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import torch
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
+from typing_extensions import override
 
 from mmkd.structures import (
     Activation,
@@ -173,12 +174,12 @@ class DenseTable(SampleTable):
             )
         return outputs
 
+    @override
     def student_logits(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.student_logits`."""
         return self._logits(self.student, index)
 
+    @override
     def teacher_logits(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.teacher_logits`."""
         return self._logits(self.teacher, index)
 
     def teacher_confidence(self) -> Tensor:
@@ -194,8 +195,8 @@ class DenseTable(SampleTable):
             confidence = confidence * torch.cat(objectness, dim=1).sigmoid()
         return confidence.flatten()
 
+    @override
     def teacher_top(self, k: int) -> Tensor:
-        """See :meth:`SampleTable.teacher_top`."""
         if isinstance(self.teacher, DenseRows):
             kept = (self.teacher.rank < k).nonzero().flatten()
             return self.teacher.index[kept.to(self.teacher.index.device, non_blocking=True)]
@@ -219,8 +220,8 @@ class DenseTable(SampleTable):
         """(S, 4) the samples' anchors, None for heads of points."""
         return None if self.priors is None else self.priors[index % len(self.priors)]
 
+    @override
     def cells(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.cells`."""
         return self.places(index)[:, :3]
 
     def places(self, index: Tensor) -> Tensor:
@@ -228,20 +229,20 @@ class DenseTable(SampleTable):
         grid = _Grid.of(self.student.class_maps, self.channels)
         return grid.places(index % grid.size)
 
+    @override
     def student_boxes(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.student_boxes`."""
         return self.student_decoder(self._box_code(self.student, index), index)
 
+    @override
     def teacher_boxes(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.teacher_boxes`."""
         return self.teacher_decoder(self._box_code(self.teacher, index), index)
 
+    @override
     def student_distributions(self, index: Tensor) -> Tensor | None:
-        """See :meth:`SampleTable.student_distributions`."""
         return self._distributions(self.student, self.student_decoder, index)
 
+    @override
     def teacher_distributions(self, index: Tensor) -> Tensor | None:
-        """See :meth:`SampleTable.teacher_distributions`."""
         return self._distributions(self.teacher, self.teacher_decoder, index)
 
     def _distributions(
@@ -361,13 +362,14 @@ class DenseHeadAdapter(HeadAdapter):
                 )
 
     @classmethod
+    @override
     def aligns_with(cls, teacher: type[HeadAdapter]) -> bool:
-        """See :meth:`HeadAdapter.aligns_with`; what else has to agree is checked with the heads at hand."""
+        """Any dense head, as far as the classes tell; ``__init__`` compares the rest."""
         return issubclass(teacher, DenseHeadAdapter)
 
     @property
+    @override
     def activation(self) -> Activation:
-        """See :attr:`HeadAdapter.activation`."""
         return _activation(self.student_head)
 
     def tables(self, step: Step) -> list[SampleTable]:
@@ -407,12 +409,12 @@ class DenseHeadAdapter(HeadAdapter):
             )
         ]
 
+    @override
     def leave_out_boxes(self) -> None:
-        """See :meth:`HeadAdapter.leave_out_boxes`."""
         self.teacher_boxes = not _classes_stand_alone(self.teacher_family, self.teacher_head)
 
+    @override
     def class_map_levels(self) -> list[tuple[int, int]]:
-        """See :meth:`HeadAdapter.class_map_levels`."""
         generator = self.generator(self.student_head)
         if generator is None:
             return super().class_map_levels()
@@ -423,8 +425,9 @@ class DenseHeadAdapter(HeadAdapter):
             )
         ]
 
+    @override
     def to_store(self, request: Request[Any]) -> Holding:
-        """See :meth:`HeadAdapter.to_store`: the rows that the teacher is most confident of."""
+        """The samples that the teacher is most confident of, and the positives if asked for."""
         if not isinstance(request, Logits | Boxes):
             raise ValueError('whole maps are not stored: take a loss on logits')
         top = getattr(request.samples, 'teacher_top', None)
@@ -449,6 +452,7 @@ class DenseHeadAdapter(HeadAdapter):
         return None
 
     @torch.no_grad()
+    @override
     def teacher_rows(
         self,
         teacher: TeacherPass,
@@ -456,7 +460,6 @@ class DenseHeadAdapter(HeadAdapter):
         data_samples: Sequence[Any],
         holding: Holding,
     ) -> list[StoredRows]:
-        """See :meth:`HeadAdapter.teacher_rows`."""
         self.teacher_boxes |= holding.boxes
         images, _, *size = teacher.inputs.shape
         shapes = self._map_shapes(student, (size[0], size[1]))
@@ -481,7 +484,7 @@ class DenseHeadAdapter(HeadAdapter):
         return table.rows(holding)
 
     def positive_rows(self, step: Step, holding: Holding) -> list[StoredRows]:
-        """See :meth:`HeadAdapter.teacher_rows`, of a step of the student, whose assignment is wanted."""
+        """As :meth:`teacher_rows`, but from a step of the student, whose assignment tells the positives."""
         self.teacher_boxes |= holding.boxes
         (table,) = self.sample_tables(step)
         assert isinstance(table, DenseTable)
@@ -498,8 +501,9 @@ class DenseHeadAdapter(HeadAdapter):
             self._shapes[size] = [tuple(level.shape[1:]) for level in outputs.class_maps]
         return self._shapes[size]
 
+    @override
     def class_maps(self, step: Step) -> list[FeaturePair]:
-        """See :meth:`HeadAdapter.class_maps`; of (B, A*C, H, W) maps the channels of an anchor stand together."""
+        """Maps of (B, A*C, H, W): the C channels of one anchor stand together."""
         (table,) = self.sample_tables(step)
         assert isinstance(table, DenseTable)
         assert isinstance(table.teacher, DenseOutputs)
@@ -515,8 +519,8 @@ class DenseHeadAdapter(HeadAdapter):
             for number, ((_, stride), student, teacher) in enumerate(levels)
         ]
 
+    @override
     def check_boxes(self, distributions: bool = False) -> None:
-        """See :meth:`HeadAdapter.check_boxes`."""
         if not distributions:
             return
         for role, family, head in (
@@ -774,12 +778,12 @@ class SampledTargetsAdapter(DenseHeadAdapter):
     last_round: ClassVar[bool] = False
     """Which targets belong to the classification where a head assigns twice: the first or the last ones."""
 
+    @override
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
-        """See :meth:`DenseHeadAdapter.assignments`."""
         return [self.assignment(targets) for targets in self._targets(step)]
 
+    @override
     def num_foreground(self, step: Step) -> int | None:
-        """See :meth:`DenseHeadAdapter.num_foreground`."""
         return sum(len(self._sampling(targets).pos_inds) for targets in self._targets(step))
 
     def assignment(self, targets: Sequence[Any]) -> Assignment:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from mmkd.structures import Step
 
@@ -55,8 +56,8 @@ class RegressedTargetsAdapter(DenseHeadAdapter):
 
     taps: Mapping[str, str] = {**DenseHeadAdapter.taps, **BOX_LOSS}
 
+    @override
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
-        """See :meth:`DenseHeadAdapter.assignments`."""
         points = self.decoder(self.student_head, outputs, step.inputs)
         assignments = []
         for sample, targets in zip(step.data_samples, step.record('targets'), strict=True):
@@ -73,8 +74,8 @@ class RegressedTargetsAdapter(DenseHeadAdapter):
             )
         return assignments
 
+    @override
     def num_foreground(self, step: Step) -> int | None:
-        """See :meth:`DenseHeadAdapter.num_foreground`."""
         return boxes_in_loss(self.student_head, step)
 
     def flat_targets(self, targets: Sequence[Any]) -> tuple[Tensor, Tensor]:
@@ -99,16 +100,16 @@ class FCOSHeadAdapter(RegressedTargetsAdapter):
     """
 
     @classmethod
+    @override
     def decode(cls, head: Any, code: Sequence[Tensor], places: Places) -> Tensor:
-        """See :meth:`DenseHeadAdapter.decode`."""
         in_strides = head.training and getattr(
             head, 'norm_on_bbox', False
         )  # VFNet has no such option
         distances = code[0] * places.strides.repeat(1, 2) if in_strides else code[0]
         return head.bbox_coder.decode(places.priors, distances)
 
+    @override
     def static_assignment(self) -> str | None:
-        """See :meth:`DenseHeadAdapter.static_assignment`."""
         head = self.student_head
         if type(self) is not FCOSHeadAdapter:
             return None
@@ -125,22 +126,24 @@ class FCOSHeadAdapter(RegressedTargetsAdapter):
 class FoveaHeadAdapter(RegressedTargetsAdapter):
     """FoveaBox: targets come as maps, regression targets are log-distances in units of the level's edge length."""
 
+    @override
     def flat_targets(self, targets: Sequence[Any]) -> tuple[Tensor, Tensor]:
-        """See :meth:`RegressedTargetsAdapter.flat_targets`."""
         labels, regression = targets
         return (
             torch.cat([level.flatten() for level in labels]),
             torch.cat([level.reshape(-1, 4) for level in regression]),
         )
 
+    @override
     def encode(self, sides: Tensor, levels: Tensor) -> Tensor:
-        """See :meth:`RegressedTargetsAdapter.encode`; the limits are FoveaBox's own."""
+        """The limits are FoveaBox's own."""
         edges = _edges(self.student_head, sides)[levels]
         return (sides / edges[:, None, None]).clamp(1 / 16, 16).log()
 
     @classmethod
+    @override
     def decode(cls, head: Any, code: Sequence[Tensor], places: Places) -> Tensor:
-        """See :meth:`DenseHeadAdapter.decode`; the head's own decoder cannot do without clipping."""
+        """Written out here, because the head's own decoder always clips to the image."""
         edges = _edges(head, code[0])[places.levels]
         from_corner, to_corner = (code[0].exp() * edges[:, None]).chunk(2, dim=1)
         return torch.cat([places.priors - from_corner, places.priors + to_corner], dim=1)
@@ -152,14 +155,14 @@ class VFNetHeadAdapter(RTMDetHeadAdapter, FCOSHeadAdapter):
 
     boxes_at: ClassVar[int] = -1
 
+    @override
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
-        """See :meth:`DenseHeadAdapter.assignments`."""
         if self.student_head.use_atss:
             return super().assignments(step, outputs)
         return FCOSHeadAdapter.assignments(self, step, outputs)
 
+    @override
     def num_foreground(self, step: Step) -> int | None:
-        """See :meth:`DenseHeadAdapter.num_foreground`."""
         if self.student_head.use_atss:
             return super().num_foreground(step)
         return FCOSHeadAdapter.num_foreground(self, step)
@@ -179,8 +182,8 @@ class AutoAssignHeadAdapter(DenseHeadAdapter):
     taps: Mapping[str, str] = {'head': 'bbox_head', 'center_prior': 'bbox_head.center_prior'}
     objectness_at: ClassVar[int | None] = 2
 
+    @override
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
-        """See :meth:`DenseHeadAdapter.assignments`."""
         assignments = []
         for sample, (prior, _) in zip(step.data_samples, step.record('center_prior'), strict=True):
             labels_of = sample.gt_instances.labels
@@ -208,12 +211,12 @@ class YOLOXHeadAdapter(DenseHeadAdapter):
     objectness_at: ClassVar[int | None] = 2
 
     @classmethod
+    @override
     def decode(cls, head: Any, code: Sequence[Tensor], places: Places) -> Tensor:
-        """See :meth:`DenseHeadAdapter.decode`."""
         return head._bbox_decode(torch.cat([places.priors, places.strides], dim=1), code[0])
 
+    @override
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
-        """See :meth:`DenseHeadAdapter.assignments`."""
         assignments = []
         for sample, targets in zip(step.data_samples, step.record('targets'), strict=True):
             positive, scores, _, boxes, *_ = targets
@@ -234,8 +237,8 @@ class YOLOXHeadAdapter(DenseHeadAdapter):
             )
         return assignments
 
+    @override
     def num_foreground(self, step: Step) -> int | None:
-        """See :meth:`DenseHeadAdapter.num_foreground`."""
         return sum(len(boxes) for _, _, _, boxes, *_ in step.record('targets'))
 
 
@@ -257,18 +260,18 @@ class CenterNetHeadAdapter(DenseHeadAdapter):
     prior_generator: ClassVar[str | None] = None
 
     @property
+    @override
     def num_logits(self) -> int:
-        """See :attr:`HeadAdapter.num_logits`."""
         return self.num_classes
 
+    @override
     def student_outputs(self, step: Step) -> DenseOutputs:
-        """See :meth:`DenseHeadAdapter.student_outputs`."""
         boxes = [step.record('offsets'), step.record('sizes')]
         return DenseOutputs(step.record('head'), boxes)
 
     @classmethod
+    @override
     def run(cls, head: Any, features: Sequence[Tensor]) -> DenseOutputs:
-        """See :meth:`DenseHeadAdapter.run`."""
         boxes = [
             [branch(level) for level in features] for branch in (head.offset_head, head.wh_head)
         ]
@@ -288,15 +291,15 @@ class CenterNetHeadAdapter(DenseHeadAdapter):
         ]
 
     @classmethod
+    @override
     def decode(cls, head: Any, code: Sequence[Tensor], places: Places) -> Tensor:
-        """See :meth:`DenseHeadAdapter.decode`."""
         offsets, sizes = code
         center = places.priors + offsets
         corners = torch.cat([center - sizes / 2, center + sizes / 2], dim=1)
         return corners * places.strides.repeat(1, 2)
 
+    @override
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
-        """See :meth:`DenseHeadAdapter.assignments`."""
         targets, _ = step.record('targets')[0]
         heatmaps = targets['center_heatmap_target'].flatten(2)
         sizes, offsets = (targets[key].flatten(2) for key in ('wh_target', 'offset_target'))
@@ -350,8 +353,8 @@ class CenterNetUpdateHeadAdapter(DenseHeadAdapter):
         distances = code[0] * places.strides.repeat(1, 2) if head.training else code[0]
         return head.bbox_coder.decode(places.priors, distances)
 
+    @override
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
-        """See :meth:`DenseHeadAdapter.assignments`."""
         images, priors = len(outputs.class_maps[0]), self.priors_per_image(outputs)
         device = outputs.class_maps[0].device
         labels = torch.full((images * priors,), self.num_classes, device=device)

@@ -11,6 +11,7 @@ import torch
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torchvision.ops import box_convert
+from typing_extensions import override
 
 from mmkd.structures import (
     Activation,
@@ -59,28 +60,28 @@ class QueryTable(SampleTable):
     student_box_rows: Tensor
     teacher_box_rows: Tensor
 
+    @override
     def student_logits(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.student_logits`."""
         return self.student_rows[index]
 
+    @override
     def teacher_logits(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.teacher_logits`."""
         return self.teacher_rows[index]
 
+    @override
     def teacher_confidence(self) -> Tensor:
-        """See :meth:`SampleTable.teacher_confidence`."""
         return self.highest_foreground(self.teacher_rows)
 
     def boxes(self, index: Tensor) -> Tensor:
         """(S, 4) boxes that the student's matched queries predict, without gradient."""
         return self.student_box_rows[index].detach()
 
+    @override
     def student_boxes(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.student_boxes`."""
         return self.student_box_rows[index]
 
+    @override
     def teacher_boxes(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.teacher_boxes`."""
         return self.teacher_box_rows[index]
 
 
@@ -150,27 +151,27 @@ class QueryHeadAdapter(HeadAdapter):
             )
 
     @property
+    @override
     def activation(self) -> Activation:
-        """See :attr:`HeadAdapter.activation`."""
         return _activation(self.classifier(self.student_head))
 
     @property
+    @override
     def num_classes(self) -> int:
-        """See :attr:`HeadAdapter.num_classes`."""
         return int(self.classifier(self.student_head).num_classes)
 
     @property
+    @override
     def num_teacher_classes(self) -> int:
-        """See :attr:`HeadAdapter.num_teacher_classes`."""
         return int(self.classifier(self.teacher_head).num_classes)
 
     @property
+    @override
     def num_logits(self) -> int:
-        """See :attr:`HeadAdapter.num_logits`."""
         return self.num_classes + (self.activation == 'softmax')
 
+    @override
     def check_boxes(self, distributions: bool = False) -> None:
-        """See :meth:`HeadAdapter.check_boxes`."""
         if distributions:
             raise ValueError(
                 f'{type(self.student_head).__name__} predicts boxes as four numbers, not as distributions: use '
@@ -294,8 +295,8 @@ class DETRHeadAdapter(QueryHeadAdapter):
         """Decoder layers whose queries reach the head."""
         return detector.decoder.num_layers if detector.decoder.return_intermediate else 1
 
+    @override
     def student_matches(self, step: Step) -> list[list[Matches]]:
-        """See :meth:`QueryHeadAdapter.student_matches`."""
         predictions, assignments = step.record('predictions'), step.record('assignments')
         images = len(step.data_samples)
         if len(assignments) not in (self.num_layers * images, (self.num_layers + 1) * images):
@@ -316,17 +317,19 @@ class DETRHeadAdapter(QueryHeadAdapter):
             for layer in self.wanted(self.num_layers)
         ]
 
+    @override
     def teacher_matches(
         self, teacher: Any, features: Sequence[Tensor], step: Step
     ) -> list[list[Matches]]:
-        """See :meth:`QueryHeadAdapter.teacher_matches`."""
         layers = self._predictions(teacher, features, step.data_samples)
         return [self._match(layer, step) for layer in layers]
 
+    @override
     def to_store(self, request: Request[Any]) -> Holding:
-        """See :meth:`HeadAdapter.to_store`: all queries and their boxes, to be matched in training."""
+        """All queries and their boxes: training matches them."""
         return Holding(boxes=True, layers=self.layers)
 
+    @override
     def teacher_rows(
         self,
         teacher: TeacherPass,
@@ -334,7 +337,6 @@ class DETRHeadAdapter(QueryHeadAdapter):
         data_samples: Sequence[Any],
         holding: Holding,
     ) -> list[StoredRows]:
-        """See :meth:`HeadAdapter.teacher_rows`."""
         features = teacher.features
         layers = teacher.run(lambda model: self._predictions(model, features, data_samples))
         rows = []
@@ -354,8 +356,8 @@ class DETRHeadAdapter(QueryHeadAdapter):
             )
         return rows
 
+    @override
     def stored_matches(self, images: list[StoredRows], step: Step) -> list[list[Matches]]:
-        """See :meth:`QueryHeadAdapter.stored_matches`."""
         device = step.inputs.device
         layers: list[list[InstanceData]] = []
         for number in self.wanted(int(images[0]['layer'].max()) + 1):
@@ -421,15 +423,15 @@ class SparseRoIHeadAdapter(QueryHeadAdapter):
         """Stages of the RoI head."""
         return head.num_stages
 
+    @override
     def student_matches(self, step: Step) -> list[list[Matches]]:
-        """See :meth:`QueryHeadAdapter.student_matches`."""
         stages = step.record('stages')
         return [_stage_matches(stages[stage]) for stage in self.wanted(len(stages))]
 
+    @override
     def teacher_matches(
         self, teacher: Any, features: Sequence[Tensor], step: Step
     ) -> list[list[Matches]]:
-        """See :meth:`QueryHeadAdapter.teacher_matches`."""
         head = teacher.get_submodule(self.teacher_path)
         classes = self.teacher_pass(step).classes
         proposals = teacher.rpn_head.predict(features, step.data_samples)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from mmkd.structures import Activation, SampleTable, Step, TeacherPass
 
@@ -72,20 +73,21 @@ class RoITable(SampleTable):
         """(N, C) logits of the teacher at all RoIs."""
         return self.teacher_outputs.logits
 
+    @override
     def student_logits(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.student_logits`."""
         return self.student_rows[index]
 
+    @override
     def teacher_logits(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.teacher_logits`. Only the rows asked for are computed, unless all are known."""
+        """Computed for the samples asked for only, unless all are known."""
         if not len(index):
             return self.student_rows.detach()[index]
         if 'teacher_outputs' in self.__dict__ or len(index) == len(self):
             return self.teacher_rows[index]
         return self.run_teacher(self.rois[index]).logits
 
+    @override
     def teacher_confidence(self) -> Tensor:
-        """See :meth:`SampleTable.teacher_confidence`."""
         if not len(self):
             return self.weights
         return self.highest_foreground(self.teacher_rows)
@@ -94,13 +96,13 @@ class RoITable(SampleTable):
         """(S, 4) the RoIs."""
         return self.rois[index, 1:5]
 
+    @override
     def student_boxes(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.student_boxes`."""
         code = _code_at(self.student_code, index)
         return self.decode_student(self.rois[index], code, self._box_classes(index))
 
+    @override
     def teacher_boxes(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.teacher_boxes`."""
         if not len(index):
             return self.student_boxes(index).detach()
         code = self.teacher_outputs.code
@@ -145,27 +147,27 @@ class RoIHeadAdapter(HeadAdapter):
         }
 
     @property
+    @override
     def activation(self) -> Activation:
-        """See :attr:`HeadAdapter.activation`."""
         return _activation(self._box_heads[0])
 
     @property
+    @override
     def num_classes(self) -> int:
-        """See :attr:`HeadAdapter.num_classes`."""
         return int(self._box_heads[0].num_classes)
 
     @property
+    @override
     def num_teacher_classes(self) -> int:
-        """See :attr:`HeadAdapter.num_teacher_classes`."""
         return self.scores.num_classes
 
     @property
+    @override
     def num_logits(self) -> int:
-        """See :attr:`HeadAdapter.num_logits`."""
         return int(self._box_heads[0].fc_cls.out_features)
 
+    @override
     def check_boxes(self, distributions: bool = False) -> None:
-        """See :meth:`HeadAdapter.check_boxes`."""
         theirs = _per_stage(self.teacher_head.bbox_head)
         for role, heads in (('student', self._box_heads), ('teacher', theirs)):
             for head in heads:
@@ -302,7 +304,7 @@ class RoIScorer:
 
     @cached_property
     def context(self) -> dict[str, Tensor]:
-        """See :func:`_context`."""
+        """What HTC and SCNet add to the features of every RoI; made once per batch."""
         features = self.features
         return self.images.run(lambda model: _context(model.roi_head, features))
 

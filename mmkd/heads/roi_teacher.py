@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from mmkd.structures import SampleTable, Step
 
@@ -40,20 +41,21 @@ class ScoredBoxes(SampleTable):
         """(N, C) logits of the teacher at all boxes; kept, so that other samplers find them."""
         return self._score(self.rois)
 
+    @override
     def student_logits(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.student_logits`."""
         return self.table.student_logits(self.places[index])
 
+    @override
     def teacher_logits(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.teacher_logits`. Only the rows asked for are computed, unless all are known."""
+        """Computed for the samples asked for only, unless all are known."""
         if not len(index):
             return self.student_logits(index).detach()
         if 'teacher_rows' in self.__dict__ or len(index) == len(self):
             return self.teacher_rows[index]
         return self._score(self.rois[index])
 
+    @override
     def teacher_confidence(self) -> Tensor:
-        """See :meth:`SampleTable.teacher_confidence`."""
         return self.highest_foreground(self.teacher_rows) if len(self) else self.weights
 
     def boxes(self, index: Tensor) -> Tensor:
@@ -119,17 +121,17 @@ class RoITeacherAdapter(DerivedAdapter):
         self.candidates = candidates
 
     @property
+    @override
     def num_teacher_classes(self) -> int:
-        """See :attr:`HeadAdapter.num_teacher_classes`."""
         return self.scores.num_classes
 
+    @override
     def learn_from(self, teacher: str) -> None:
-        """See :meth:`HeadAdapter.learn_from`."""
         super().learn_from(teacher)
         self.own.learn_from(teacher)
 
+    @override
     def class_map_levels(self) -> list[tuple[int, int]]:
-        """See :meth:`HeadAdapter.class_map_levels`."""
         raise ValueError(
             f'the teacher scores the boxes of the {type(self.student_head).__name__} and has no class maps: use a loss '
             "on logits, or maps of the neck, at='neck'"

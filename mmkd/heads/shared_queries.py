@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.ops import box_convert
+from typing_extensions import override
 
 from mmkd.structures import BoxPairs, Holding, Request, Sampler, SampleTable, Step, TeacherPass
 from mmkd.structures.taps import Taps
@@ -63,8 +64,9 @@ class SharedQueryTable(QueryTable):
         super().__post_init__()
         self.weights = self.teacher_confidence()
 
+    @override
     def box_pairs(self, sampler: Sampler, image_sizes: Tensor) -> BoxPairs:
-        """See :meth:`SampleTable.box_pairs`; losses on boxes weigh by the teacher's confidence themselves."""
+        """With weights of 1: losses on boxes weigh by the teacher's confidence themselves."""
         pairs = super().box_pairs(sampler, image_sizes)
         return replace(pairs, weights=torch.ones_like(pairs.weights))
 
@@ -119,16 +121,16 @@ class SharedQueryAdapter(DerivedAdapter):
         self.taps = {**own.taps, **_TAP}
 
     @property
+    @override
     def num_teacher_classes(self) -> int:
-        """See :attr:`HeadAdapter.num_teacher_classes`."""
         return self.own.num_teacher_classes
 
+    @override
     def check_boxes(self, distributions: bool = False) -> None:
-        """See :meth:`HeadAdapter.check_boxes`."""
         self.own.check_boxes(distributions)
 
+    @override
     def to_store(self, request: Request[Any]) -> Holding:
-        """See :meth:`HeadAdapter.to_store`."""
         raise ValueError(
             "the teacher's decoder gives shared queries to the student's in every step: no store holds them"
         )

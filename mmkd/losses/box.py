@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from mmkd.functional import box_giou_loss, box_l1_loss
 from mmkd.functional.processes import mean_over_processes
@@ -51,8 +52,8 @@ class BoxLoss(DistillLoss, ABC):
         """The boxes at the samples that the sampler picks."""
         return (Boxes(self.teacher, self.crossed, samples=self.sampler),)
 
+    @override
     def attach(self, sources: Sources) -> None:
-        """See :meth:`DistillLoss.attach`."""
         super().attach(sources)
         try:
             sources.of(self.requests()[0]).check_boxes(self.distributions)
@@ -93,8 +94,8 @@ class BoxGIoULoss(BoxLoss):
     one; CenterNet, RTMDet and SABL can. A pair with such a box counts for nothing.
     """
 
+    @override
     def compute(self, pairs: BoxPairs, weights: Tensor, step: Step) -> Tensor:
-        """See :func:`mmkd.functional.box_giou_loss`."""
         # Boxes that do not count may give NaN, which no weight of 0 removes.
         counts = weights[:, None] > 0
         other = torch.tensor([0.0, 0.0, 1.0, 1.0]).to(pairs.student, non_blocking=True)
@@ -103,8 +104,8 @@ class BoxGIoULoss(BoxLoss):
         )
         return box_giou_loss(student, teacher, weights)
 
+    @override
     def box_weights(self, pairs: BoxPairs) -> Tensor:
-        """See :meth:`BoxLoss.box_weights`."""
         in_order = _in_order(pairs.student.detach()) & _in_order(pairs.teacher)
         return super().box_weights(pairs) * in_order
 
@@ -139,8 +140,8 @@ class BoxL1Loss(BoxLoss):
             raise ValueError(f"BoxL1Loss.unit: {unit!r} is neither 'image' nor 'teacher'")
         self.unit = unit
 
+    @override
     def compute(self, pairs: BoxPairs, weights: Tensor, step: Step) -> Tensor:
-        """See :func:`mmkd.functional.box_l1_loss`."""
         if self.unit == 'image':
             sizes = pairs.image_sizes
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from torch import Tensor
+from typing_extensions import override
 
 from mmkd.registry import LOSSES
 from mmkd.structures import TEACHER, Request, Sources, Step
@@ -85,8 +86,8 @@ class CrossKDLoss(DistillLoss):
             return self.scores.requests()
         return self.scores.requests() + self._boxes['giou'].requests()
 
+    @override
     def attach(self, sources: Sources) -> None:
-        """See :meth:`DistillLoss.attach`."""
         super().attach(sources)
         self.scores.attach(sources)
         if self._kind == 'auto':

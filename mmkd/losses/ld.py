@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
+from typing_extensions import override
 
 from mmkd.functional import ld_loss
 from mmkd.registry import LOSSES
@@ -60,18 +61,19 @@ class LDLoss(BoxLoss):
         self.confidence = confidence
         self.average = average
 
+    @override
     def box_weights(self, pairs: BoxPairs) -> Tensor:
-        """See :meth:`BoxLoss.box_weights`."""
         if self.confidence == 'teacher':
             return super().box_weights(pairs)
         return pairs.student_confidence * pairs.weights
 
+    @override
     def averaged_by(self, pairs: BoxPairs) -> Tensor | None:
-        """See :meth:`BoxLoss.averaged_by`; as published it is a sum, and with several processes the mean of theirs."""
+        """None with ``average='none'``: the published loss is a sum; several processes take the mean of their sums."""
         return None if self.average == 'none' else super().averaged_by(pairs)
 
+    @override
     def compute(self, pairs: BoxPairs, weights: Tensor, step: Step) -> Tensor:
-        """See :func:`mmkd.functional.ld_loss`."""
         assert pairs.student_distributions is not None
         assert pairs.teacher_distributions is not None
         value = ld_loss(

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from mmkd.functional import center_rows, standardize_rows
 from mmkd.functional.processes import gather_rows, mean_over_processes, world_size
@@ -100,8 +101,8 @@ class LogitLoss(DistillLoss, ABC):
         """The logits at the samples that the sampler picks."""
         return (Logits(self.teacher, self.crossed, samples=self.sampler),)
 
+    @override
     def attach(self, sources: Sources) -> None:
-        """See :meth:`DistillLoss.attach`."""
         super().attach(sources)
         head = sources.of(self.requests()[0])
         if self.rows == 'standardize' and head.num_logits < 3:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from mmkd.functional import qfl_kd_loss
 from mmkd.functional.processes import mean_over_processes
@@ -50,8 +51,8 @@ class QFLKDLoss(LogitLoss):
             )
         self.average = average
 
+    @override
     def attach(self, sources: Sources) -> None:
-        """See :meth:`DistillLoss.attach`."""
         super().attach(sources)
         if self.average == 'positives' and not sources.of(self.requests()[0]).has_labels:
             raise ValueError(

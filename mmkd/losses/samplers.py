@@ -50,7 +50,7 @@ class TeacherTopK:
 
     @property
     def teacher_top(self) -> int:
-        """See :class:`mmkd.structures.Sampler`."""
+        """Only samples that the teacher is most confident of: a stored teacher can answer this."""
         return self.k
 
     def __call__(self, table: SampleTable) -> Tensor:
@@ -75,7 +75,7 @@ class PositivesAndTeacherTopK:
 
     @property
     def teacher_top(self) -> int:
-        """See :class:`mmkd.structures.Sampler`."""
+        """Only samples that the teacher is most confident of: a stored teacher can answer this."""
         return self.k
 
     def __call__(self, table: SampleTable) -> Tensor:
@@ -112,7 +112,7 @@ class SharedQueries:
 
     @property
     def shared_queries(self) -> int:
-        """See :class:`mmkd.structures.Sampler`."""
+        """Random queries of each image."""
         return self.random
 
     def __call__(self, table: SampleTable) -> Tensor:

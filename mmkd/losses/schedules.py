@@ -39,7 +39,7 @@ class Constant:
         return self.value
 
     def is_over(self, progress: Progress) -> bool:
-        """See :func:`is_over`."""
+        """Whether the weight stays 0 from here on."""
         return self.value == 0
 
 
@@ -93,7 +93,7 @@ class LinearWarmup(_Ramp):
         return self.value * self.fraction(progress)
 
     def is_over(self, progress: Progress) -> bool:
-        """See :func:`is_over`."""
+        """Whether the weight stays 0 from here on."""
         return self.value == 0
 
 
@@ -119,7 +119,7 @@ class CosineDecay(_Ramp):
         return self.value * 0.5 * (1 + math.cos(math.pi * self.fraction(progress)))
 
     def is_over(self, progress: Progress) -> bool:
-        """See :func:`is_over`."""
+        """Whether the weight stays 0 from here on."""
         return self(progress) == 0  # it never rises again
 
 
@@ -147,7 +147,7 @@ class Stop:
         return self.value if progress.position(self.by_epoch) < self.at else 0.0
 
     def is_over(self, progress: Progress) -> bool:
-        """See :func:`is_over`."""
+        """Whether the weight stays 0 from here on."""
         return self(progress) == 0
 
 
@@ -189,7 +189,7 @@ class Steps:
         return self.value * self.gamma**passed
 
     def is_over(self, progress: Progress) -> bool:
-        """See :func:`is_over`."""
+        """Whether the weight stays 0 from here on."""
         return self(progress) == 0  # a factor brings nothing back
 
 
@@ -211,7 +211,7 @@ class Chain:
         return math.prod(schedule(progress) for schedule in self.schedules)
 
     def is_over(self, progress: Progress) -> bool:
-        """See :func:`is_over`."""
+        """Whether the weight stays 0 from here on."""
         return any(is_over(schedule, progress) for schedule in self.schedules)
 
 
@@ -268,7 +268,7 @@ class GradientShare:
         return build_schedule(self.share, 'GradientShare.share')
 
     def is_over(self, progress: Progress) -> bool:
-        """See :func:`is_over`."""
+        """Whether the weight stays 0 from here on."""
         return is_over(self.schedule, progress)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from typing_extensions import override
+
 from .pairs import BoxPairs, FeaturePair, LogitPairs
 from .samples import Sampler
 
@@ -74,8 +76,9 @@ class SampleRequest(HeadRequest[Answer]):
         return getattr(self.samples, 'shared_queries', None)
 
     @property
+    @override
     def source(self) -> Hashable:
-        """See :attr:`HeadRequest.source`; shared queries have a source of their own."""
+        """As of other requests to heads, but shared queries have a source of their own."""
         own = super().source
         return own if self.shared_queries is None else (own, self.shared_queries)
 

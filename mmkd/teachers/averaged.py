@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from mmkd.registry import TEACHERS
 from mmkd.structures import Progress
@@ -45,8 +46,8 @@ class AveragedTeacher(Teacher):
         self._state = _State(self)
 
     @property
+    @override
     def module(self) -> nn.Module:
-        """See :attr:`Teacher.module`."""
         return self._state
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from mmkd.heads.features import flat, run_to, tap_path
 from mmkd.structures import (
@@ -232,7 +233,7 @@ class Teacher:
 
 @dataclass
 class LivePass(TeacherPass):
-    """A live teacher on the batch of a step, see :class:`mmkd.structures.TeacherPass`.
+    """A live teacher on the batch of a step.
 
     Attributes:
         teacher: The teacher.
@@ -248,13 +249,13 @@ class LivePass(TeacherPass):
     _records: Mapping[str, list[Any]] = field(default_factory=dict, init=False)
 
     @cached_property
+    @override
     def features(self) -> tuple[Tensor, ...]:
-        """See :attr:`mmkd.structures.TeacherPass.features`."""
         with self.teacher.taps.recording() as self._records:
             return self.teacher.features(self.inputs, self.data_samples)
 
+    @override
     def features_at(self, path: str) -> list[Tensor]:
-        """See :meth:`mmkd.structures.TeacherPass.features_at`."""
         if self.teacher.ends_at_taps:
             self._records = self._records or self.teacher.tapped(self.inputs, self.data_samples)
             return flat(self._records[path])
@@ -269,8 +270,8 @@ class LivePass(TeacherPass):
             }
         return flat(self._records[path])
 
+    @override
     def run(self, function: Callable[[Any], Result], *, gradient: bool = False) -> Result:
-        """See :meth:`mmkd.structures.TeacherPass.run`."""
         enabled = gradient and torch.is_grad_enabled()
         with torch.set_grad_enabled(enabled), self.teacher.precision():
             return function(self.teacher.model)

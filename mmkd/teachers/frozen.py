@@ -16,6 +16,7 @@ from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
+from typing_extensions import override
 
 from mmkd.checkpoints import (
     CorruptCheckpointError,
@@ -108,16 +109,17 @@ class FrozenTeacher(Teacher):
         self._precision = TeacherPrecision(self.model, dtype)  # of the loaded weights
         self._fuse = fuse
 
+    @override
     def tap(self, paths: Sequence[str], only: bool = False) -> None:
-        """See :meth:`Teacher.tap`; from now on it is known whose own outputs are asked for."""
+        """Add the taps, and fuse the batch norms: from now on it is known whose own outputs are asked for."""
         if self._fuse and has_batch_norms(self.model):
             self._fuse_batch_norms([module_path(path) for path in paths if path != PRE_LOGITS])
         self._fuse = False
         super().tap(paths, only)
 
     @property
+    @override
     def description(self) -> str:
-        """See :attr:`Teacher.description`."""
         return f'{type(self.model).__name__} of {self._config}, weights of {self.checkpoint}'
 
     def check_num_classes(self, student: int, teacher: int) -> None:

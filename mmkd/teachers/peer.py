@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from mmengine.config import Config
 from torch import Tensor, nn
+from typing_extensions import override
 
 from mmkd.heads import build_head_adapter
 from mmkd.heads.features import flat, tap_path
@@ -96,15 +97,16 @@ class PeerTeacher(Teacher):
         self._records: dict[str, list[Any]] = {}
 
     @property
+    @override
     def module(self) -> nn.Module:
-        """See :attr:`Teacher.module`."""
         return self._module
 
     def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Nothing: the peer moves with the modules that are trained."""
 
+    @override
     def tap(self, paths: Sequence[str], only: bool = False) -> None:
-        """See :meth:`Teacher.tap`; of its own training step."""
+        """Tap the peer's own training step."""
         self._tapped.also_tap(guest_taps(paths))
 
     @property
@@ -112,8 +114,8 @@ class PeerTeacher(Teacher):
         """The student's modules whose outputs the peer's losses ask for."""
         return self._tapped.paths(STUDENT)[0]
 
+    @override
     def begin_step(self, progress: Progress) -> None:
-        """See :meth:`Teacher.begin_step`."""
         for name, loss in self._tapped.losses.items():
             self._weights[name] = loss.weight(progress)
             loss.begin_step(active=bool(self._weights[name]))
@@ -199,17 +201,17 @@ class RecordedPass(TeacherPass):
     classes: ClassMap
 
     @cached_property
+    @override
     def features(self) -> tuple[Tensor, ...]:
-        """See :attr:`mmkd.structures.TeacherPass.features`."""
         return _detached(self.records[_FEATURES][0])
 
+    @override
     def features_at(self, path: str) -> list[Tensor]:
-        """See :meth:`mmkd.structures.TeacherPass.features_at`."""
         outputs = [self.features] if path == NECK else self.records[_guest(path)]
         return flat(_detached(outputs))
 
+    @override
     def run(self, function: Callable[[Any], Result], *, gradient: bool = False) -> Result:
-        """See :meth:`mmkd.structures.TeacherPass.run`."""
         enabled = gradient and torch.is_grad_enabled()
         with torch.set_grad_enabled(enabled), evaluating(self.model), _constant(self.model):
             return function(self.model)

@@ -12,6 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import Tensor
+from typing_extensions import override
 
 from mmkd.registry import TEACHERS
 from mmkd.structures import ClassMap, Features, Holding, Request, Sources, StoredRows
@@ -117,8 +118,9 @@ class StoredTeacher(FrozenTeacher):
         self.store.check(key)
         self._data_checked = True
 
+    @override
     def match_classes(self, names: Sequence[str] | None, student: int, teacher: int) -> ClassMap:
-        """See :meth:`FrozenTeacher.match_classes`.
+        """Match the classes, and check that the store has the same ones.
 
         Raises:
             StoreError: The store was made for other classes.
@@ -127,8 +129,8 @@ class StoredTeacher(FrozenTeacher):
         self.store.check(class_key(classes, student, names))
         return classes
 
+    @override
     def on(self, inputs: Tensor, data_samples: Sequence[Any], classes: ClassMap) -> StoredPass:
-        """See :meth:`Teacher.on`."""
         if not self._data_checked:
             print_log(
                 f'model.teacher.store: {self.store.folder} was not compared with the training data, as tools/train.py '
@@ -162,12 +164,14 @@ class StoredTeacher(FrozenTeacher):
         return [rows for rows, _ in found]
 
     @property
+    @override
     def can_predict(self) -> bool:
-        """See :attr:`Teacher.can_predict`: only where it runs for other losses."""
+        """Only where it runs for other losses."""
         return self.runs and super().can_predict
 
+    @override
     def predict(self, data: Any, classes: ClassMap) -> list[Any]:
-        """See :meth:`Teacher.predict`.
+        """Predict, if the weights are still there.
 
         Raises:
             RuntimeError: The weights are freed.
@@ -257,12 +261,12 @@ class StoredPass(LivePass):
 
     teacher: StoredTeacher
 
+    @override
     def outputs(
         self,
         compute: Callable[[Any, tuple[Tensor, ...]], Result],
         restore: Callable[[list[StoredRows]], Result],
     ) -> Result:
-        """See :meth:`mmkd.structures.TeacherPass.outputs`."""
         if self.teacher.head_runs:
             return super().outputs(compute, restore)
         return restore(self.teacher.read(self.inputs, self.data_samples))
