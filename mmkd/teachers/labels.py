@@ -1,4 +1,4 @@
-"""What the labels of a data set mean: the names of its classes in the order of its labels."""
+"""Names of a data set's classes, in the order of its labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmengine.logging import MessageHub, print_log
 from mmengine.registry import DATASETS
 
 _CHUNK = 1 << 16
-"""Bytes that the categories of an annotation file are first looked for in; a longer list takes more."""
+"""Bytes in which the categories of an annotation file are expected; if they are longer, more is read."""
 
 
 def names_of_run(number: int) -> Sequence[str] | None:
@@ -50,10 +50,10 @@ def names_of_run(number: int) -> Sequence[str] | None:
 
 
 def metainfo_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Meta data of the data set that a config trains on, its class's own included; empty where nothing says any.
+    """Metainfo of the data set that a config trains on, including that of its class; empty if there is none.
 
     Args:
-        config: A whole config, or as much of it as there is.
+        config: A config, complete or not.
     """
     for node in _datasets((config.get('train_dataloader') or {}).get('dataset')):
         given = dict(node.get('metainfo') or {})
@@ -67,16 +67,16 @@ def metainfo_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def label_names(config: Mapping[str, Any], names: Sequence[str]) -> Sequence[str]:
     """Class names in the order of the labels that the data set of a config gives.
 
-    MMDetection's CocoDataset numbers its labels in the order of the annotation file's categories, whatever the order
-    of ``metainfo.classes``. A class that the file lacks has no label and comes last. MMPretrain's CustomDataset numbers
-    the labels of images in folders in the alphabet's order of these.
+    MMDetection's CocoDataset numbers its labels in the order of the annotation file's categories, not in that of
+    ``metainfo.classes``. Classes that the file lacks have no label and come last. MMPretrain's CustomDataset numbers
+    the labels of images in folders in alphabetical order of the folders.
 
     Args:
         config: A config with ``train_dataloader``.
         names: The classes as the data set's ``metainfo`` lists them.
 
     Returns:
-        ``names``, in the order of the labels as far as the annotation file or the folders can be read.
+        ``names`` in the order of the labels; unchanged if annotation file or folders cannot be read.
     """
     orders = []
     for node in _datasets((config.get('train_dataloader') or {}).get('dataset')):
@@ -115,7 +115,7 @@ def _class_of(node: Mapping[str, Any], config: Mapping[str, Any]) -> type | None
 
 
 def _numbers_as(name: str, method: str, dataset: type | None) -> bool:
-    """Whether a data set has this method, which numbers its labels, of the base class of this name.
+    """Whether a data set inherits this method, which numbers its labels, from the base class of this name.
 
     LVIS and Objects365 derive from CocoDataset and have their own.
     """
@@ -129,7 +129,7 @@ def _order_of_file(node: Mapping[str, Any], names: Sequence[str]) -> Sequence[st
     try:
         with get_local_path(path, backend_args=node.get('backend_args')) as local:
             categories = _read_categories(local)
-    except (OSError, ValueError):  # nothing there, an empty file: the data set itself says so
+    except (OSError, ValueError):  # a missing or empty file is reported by the data set itself
         return names
     order = [category['name'] for category in categories if category['name'] in names]
     order += [name for name in names if name not in order]
@@ -149,7 +149,7 @@ def _order_of_folders(node: Mapping[str, Any], names: Sequence[str]) -> Sequence
 
 
 def _read_categories(path: str) -> list[dict[str, Any]]:
-    """``categories`` of an annotation file, without parsing the rest: COCO's has 450 MB."""
+    """``categories`` of an annotation file, without parsing the rest: COCO's file has 450 MB."""
     key = b'"categories"'
     with (
         open(path, 'rb') as file,
@@ -165,7 +165,7 @@ def _read_categories(path: str) -> list[dict[str, Any]]:
 
 
 def _decode_list(content: mmap.mmap, start: int) -> list[Any]:
-    """The JSON list that follows a key at ``start``; empty where none does."""
+    """The JSON list after a key that ends at ``start``; empty if there is none."""
     size = _CHUNK
     while True:
         text = content[start : start + size].decode(errors='ignore').lstrip(' \t\r\n:')
