@@ -50,7 +50,7 @@ class TeacherTopK:
 
     @property
     def teacher_top(self) -> int:
-        """Only samples that the teacher is most confident of: a stored teacher can answer this."""
+        """k, as a stored teacher keeps only samples that it is most confident of."""
         return self.k
 
     def __call__(self, table: SampleTable) -> Tensor:
@@ -75,7 +75,7 @@ class PositivesAndTeacherTopK:
 
     @property
     def teacher_top(self) -> int:
-        """Only samples that the teacher is most confident of: a stored teacher can answer this."""
+        """k, as a stored teacher keeps only samples that it is most confident of."""
         return self.k
 
     def __call__(self, table: SampleTable) -> Tensor:
