@@ -24,7 +24,7 @@ _STREAM = {
     'train': 0,
     'val': 1,
     'test': 4,
-}  # Classification has the others: no image is drawn for both.
+}  # Classification has the others, so no image is drawn for both.
 _ANNOTATION_IDS_PER_IMAGE = 1000
 
 _JPEG_QUALITY = 95
@@ -86,8 +86,8 @@ def polygons(mask: np.ndarray) -> list[list[int]] | None:
     pycocotools rasterises them to exactly ``mask``. Returns None if the mask has a hole, which
     COCO's polygons cannot express.
     """
-    # Contours run through pixel centres. With every pixel doubled, the outermost centres 2i and
-    # 2i + 1 of pixel i stand for its edges i and i + 1.
+    # Contours run through pixel centres. After doubling every pixel, the outermost centres 2i and
+    # 2i + 1 of pixel i correspond to its edges i and i + 1.
     doubled = mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
     contours, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     if (hierarchy[0, :, 3] >= 0).any():
@@ -104,7 +104,7 @@ def run_lengths(mask: np.ndarray) -> dict[str, list[int]]:
 
 
 def _kind(index: int) -> str:
-    """Kinds by position, not by chance, so that every eight or more images have all of them."""
+    """Kinds by position, not at random, so that a set of eight or more images has all of them."""
     if index % 32 == 3:
         return 'empty'
     if index % 50 == 6:

@@ -21,9 +21,9 @@ _STREAM = {'train': 2, 'val': 3, 'test': 5}  # Detection has the others: no imag
 class ImageNetLayout(Layout):
     """``{train,val,test}/CLASS/NUMBER.png`` and ``meta/{train,val,test}.txt``, as MMPretrain's ``ImageNet`` reads them.
 
-    A line of these is ``CLASS/NUMBER.png LABEL``. ``meta/classes.txt`` has the classes in the order of their labels,
-    ``meta/{train,val,test}.json`` what a split was made of. Image i of a drawn set shows class i mod C, so that all
-    classes have as many images, to one.
+    Their lines are ``CLASS/NUMBER.png LABEL``. ``meta/classes.txt`` lists the classes in the order of their labels,
+    ``meta/{train,val,test}.json`` the arguments of a split. Image i of a drawn set shows class i mod C, so that the
+    numbers of images per class differ by one at most.
     """
 
     version = '2'

@@ -25,7 +25,7 @@ def qfl_kd_loss(
     weights: Tensor | None = None,
     avg_factor: float | Tensor | None = None,
 ) -> Tensor:
-    r"""Pull every sigmoid score to the teacher's, the harder the further it is off.
+    r"""Pull every sigmoid score to the teacher's, harder the further away it is.
 
     .. math:: \frac{1}{N} \sum_i w_i \sum_c
         |\sigma(s_{ic}) - \sigma(t_{ic})|^\beta \, BCE(s_{ic}, \sigma(t_{ic}))

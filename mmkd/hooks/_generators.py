@@ -10,7 +10,7 @@ import torch
 
 
 def random_state() -> tuple[Any, Any, np.ndarray]:
-    """Of this process, without tensors, which a worker would send as open files."""
+    """The states in this process, without tensors, which a worker would send as open files."""
     return random.getstate(), np.random.get_state(), torch.get_rng_state().numpy()
 
 
@@ -25,7 +25,7 @@ def portable(state: tuple[Any, Any, np.ndarray]) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put back what :func:`portable` returned."""
+    """Restore what :func:`portable` returned."""
     version, words, gauss = state['python']
     random.setstate((version, tuple(words.tolist()), gauss))
     name, keys, *rest = state['numpy']

@@ -26,9 +26,9 @@ class GradientShares(nn.Module):
     """Finds the weights of losses that are given a share of the gradient instead of a weight.
 
     Let n_j be the norm of the gradient of loss j on the shared parameters, averaged over the measurements; s_k the
-    share that loss k should have; and f the sum of ``weight * n`` over the network's own loss and the losses with ordinary
-    weights. Then the weight of loss k is ``s_k / (1 - sum of shares) * f / n_k``, which makes its share of the sum of
-    all norms s_k. With several processes, n_j is the norm of the gradient averaged over them.
+    share that loss k should have; and f the sum of ``weight * n`` over the network's own loss and the losses with
+    ordinary weights. Then the weight of loss k is ``s_k / (1 - sum of shares) * f / n_k``, which makes its share of the
+    sum of all norms s_k. With several processes, n_j is the norm of the gradient averaged over them.
 
     Measurements are kept in buffers, so that checkpoints include them, and are the same on all processes. Those where
     the gradient of a loss is 0 or not finite are ignored. Until the first valid one, the loss has weight 0. No value is

@@ -34,7 +34,7 @@ class LDLoss(BoxLoss):
         teacher: See :class:`DistillLoss`.
 
     Raises:
-        ValueError: An option is unknown, or (in :meth:`attach`) a head has no distributions, or the numbers of bins differ.
+        ValueError: An option is unknown, or (in :meth:`attach`) a head has no distributions or another number of bins.
     """
 
     distributions: ClassVar[bool] = True
