@@ -56,12 +56,6 @@ def test_value_is_that_of_a_plain_loop(weights, repeat_a_row):
     assert rkd_loss(student, teacher, *weights).item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_published_weights_are_the_default():
-    student, teacher = make_features()
-    expected = rkd_loss(student, teacher, distance_weight=25.0, angle_weight=50.0)
-    assert torch.equal(rkd_loss(student, teacher), expected)
-
-
 @pytest.mark.parametrize('vertices', [1, 4, 6])
 def test_gradient_is_the_derivative_for_any_block(vertices, monkeypatch):
     monkeypatch.setattr(rkd, '_ANGLES_AT_ONCE', 36 * vertices)
