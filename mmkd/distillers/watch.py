@@ -11,6 +11,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
+from mmkd.functional.compat import autocast_dtype
 from mmkd.structures import Progress, Step
 from mmkd.teachers.stored import StoredPass
 
@@ -56,7 +57,8 @@ class LossWatch:
                 gradient scaler is at work, which skips the step and lowers its scale.
         """
         number, arrived = _to_host(value.detach())
-        scaled = _scaler_at_work(value.device.type)
+        # Under float16 autocast, training uses a gradient scaler.
+        scaled = autocast_dtype(value.device.type) == torch.float16
         self._readings.append(_Reading(name, number, arrived, progress, scaled))
         last_of_span = (progress.iteration + 1) % _ITERATIONS == 0
         ends = progress.ends_epoch or (progress.max_epochs == 1 and last_of_span)
@@ -144,10 +146,3 @@ def _fault_of_teacher(step: Step) -> str | None:
                     "train without it, or with optim_wrapper.dtype='bfloat16'"
                 )
     return None
-
-
-def _scaler_at_work(device: str) -> bool:
-    """Whether the step runs under float16 autocast, which trains with a gradient scaler."""
-    if not hasattr(torch, 'get_autocast_dtype'):  # PyTorch before 2.4
-        return torch.is_autocast_enabled() and torch.get_autocast_gpu_dtype() == torch.float16
-    return torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16

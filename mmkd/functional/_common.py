@@ -9,6 +9,7 @@ from typing import Any, Literal, SupportsFloat
 import torch
 from torch import Tensor
 
+from .compat import is_compiling
 from .rows import at_least_float32
 
 Activation = Literal['softmax', 'sigmoid']
@@ -84,7 +85,7 @@ def check_labels(labels: Tensor, num_samples: int, num_classes: int) -> None:
         )
     if labels.dtype not in (torch.int32, torch.int64):
         raise ValueError(f'labels: {labels.dtype} is not int64 or int32')
-    if labels.device.type != 'cpu' or torch.compiler.is_compiling() or num_samples == 0:
+    if labels.device.type != 'cpu' or is_compiling() or num_samples == 0:
         return
     low, high = (int(bound) for bound in labels.aminmax())
     if low < 0 or high >= num_classes:

@@ -10,6 +10,7 @@ from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 from typing_extensions import override
 
+from mmkd.functional.compat import autocast_dtype
 from mmkd.structures import FeaturePair, SampleTable, Step
 
 from .base import DerivedAdapter, HeadAdapter
@@ -86,7 +87,7 @@ class CrossedHeadAdapter(DerivedAdapter):
         def run(network: Any) -> Any:
             rest = self._rest(network.get_submodule(self.teacher_path))
             # The student's step may run under autocast where the teacher's head does not.
-            autocast = torch.is_autocast_enabled(step.inputs.device.type)
+            autocast = autocast_dtype(step.inputs.device.type) is not None
             dtype = next(rest.parameters()).dtype
             return family.run(rest, features if autocast else [each.to(dtype) for each in features])
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch._functorch import config as functorch_config
 
+from mmkd.functional.compat import autocast_dtype
 from mmkd.functional.processes import mean_over_processes
 from mmkd.structures import Features, Progress, module_path
 
@@ -131,9 +132,7 @@ class GradientShares(nn.Module):
         parameters = self._parameters_of(network)
         losses = {'': own, **values}
         # A float16 gradient needs a scale that keeps it from underflowing.
-        scaled = torch.is_autocast_enabled(own.device.type) and (
-            torch.get_autocast_dtype(own.device.type) == torch.float16
-        )
+        scaled = autocast_dtype(own.device.type) == torch.float16
         found = torch.zeros_like(self.norms)
         for index, name in enumerate(self._names):
             if name not in losses:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmkd.functional.compat import autocast_dtype
+
 DTYPES = {'float32': torch.float32, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 COMPILED_PARTS = ('backbone', 'neck')
@@ -105,7 +107,7 @@ def _avoiding(module: nn.Module, refused: torch.dtype, *args: Any, **kwargs: Any
     """The module's forward, in float32 if autocast would use the dtype that it does not support."""
     forward = partial(type(module).forward, module)
     device = _autocast_device(args)
-    if device is None or torch.get_autocast_dtype(device) != refused:
+    if device is None or autocast_dtype(device) != refused:
         return forward(*args, **kwargs)
     with torch.autocast(device, enabled=False):
         return forward(
@@ -121,7 +123,7 @@ def _autocast_device(values: Any) -> str | None:
     """Device type of the first tensor, if autocast is enabled there."""
     if isinstance(values, tuple | list):
         return next((_autocast_device(value) for value in values), None)
-    if not isinstance(values, Tensor) or not torch.is_autocast_enabled(values.device.type):
+    if not isinstance(values, Tensor) or autocast_dtype(values.device.type) is None:
         return None
     return values.device.type
 
