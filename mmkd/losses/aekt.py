@@ -24,10 +24,11 @@ class AEKTLoss(LogitLoss):
     """AEKT, reconstructed from its abstract and analysis (Park, Lee: arXiv 2409.01679).
 
     The full equations are not public; see :func:`mmkd.functional.aekt_loss` for the form used here, and docs/aekt.md.
-    The target is the class that the student's own assignment gave; samples are weighted as in the student's own loss.
+    Samples are weighted as in the student's own loss.
 
-    On softmax heads background is a class like any other. Sigmoid heads have no logit for it: there the default target
-    is the teacher's class, and the target term is binary, ``σ(t_y / τ)`` against ``σ(s_y / τ)``.
+    On softmax heads the default target is the class that the student's own assignment gave, which may be background.
+    Sigmoid heads have no logit for background: there the default target is the teacher's class, and the target term is
+    binary, ``σ(t_y / τ)`` against ``σ(s_y / τ)``.
 
     A serial layer, :class:`mmkd.losses.serial.SerialLayer`, can separate task and distillation. The default is none: it
     did not help where it was compared (docs/aekt.md). All stages of a cascade and all layers of a decoder share it.
