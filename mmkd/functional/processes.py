@@ -37,7 +37,8 @@ def gather_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
         largest sizes, smaller maps having zeros at the right and the bottom; and integers of shape
         (S,): where this process's rows stand among them.
     """
-    counts, sizes = [len(rows)], rows.shape[1:]
+    counts: Sequence[int] = [len(rows)]
+    sizes = rows.shape[1:]
     if world_size() > 1:
         shapes = torch.stack(_all_gather(torch.tensor(rows.shape, device=rows.device))).tolist()
         counts, *others = map(list, zip(*shapes, strict=True))
