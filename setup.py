@@ -42,6 +42,8 @@ INSTALL_REQUIRES = [
     'scipy',
     'torch>=2.1',
     'torchvision>=0.16',
+    # `override`, which typing has from Python 3.12 on; torch needs it, too.
+    'typing_extensions>=4.4',
 ]
 
 EXTRAS_REQUIRE = {

@@ -232,7 +232,7 @@ def test_features_of_a_transformer_in_half_precision(dtype: str) -> None:
 
 
 def test_an_unknown_type_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"teacher\.dtype: 'int8' is none of float32, float16"):
+    with pytest.raises(ValueError, match=r"teacher\.dtype: 'int8'"):
         retinanet('int8')
 
 

@@ -1,4 +1,4 @@
-"""Feature adapters: layers between the student's maps and a loss, where the teacher's are of another width."""
+"""Connectors: layers that bring the student's feature maps to the teacher's width before a loss compares them."""
 
 from .conv import ConvConnector
 from .mlp import MLPConnector

@@ -1,4 +1,4 @@
-"""A convolution as connector."""
+"""A convolution as a connector."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from .norm import TolerantBatchNorm2d
 
 @CONNECTORS.register_module()
 class ConvConnector(nn.Module):
-    """A convolution, and BN if wanted, from the student's channels to the teacher's; of pooled features a linear layer.
+    """A convolution, optionally with batch norm, from the student's channels to the teacher's.
 
-    A part of the loss: trained with the student, saved under ``distill.*``, and not in the student.
+    For pooled features it is a linear layer.
+
+    It is a part of the loss, not of the student: trained with the student and saved under ``distill.*``.
 
     Args:
         in_channels: Channels of the student's map; set by the loss.
         out_channels: Channels of the teacher's map; set by the loss.
-        kernel_size: Odd; the map keeps its size.
-        norm: Add BN. The convolution has a bias only without it.
+        kernel_size: An odd number; padding keeps the map's size.
+        norm: Add batch norm. The convolution then has no bias.
 
     Raises:
         ValueError: ``kernel_size`` is not a positive odd number.

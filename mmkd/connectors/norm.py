@@ -1,4 +1,4 @@
-"""Batch norm for what a loss trains."""
+"""Batch norm for the layers that a loss trains."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 
 class TolerantBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm that training does not stop at where a channel has one value only.
+    """Batch norm that also trains on a single value per channel.
 
     The last batch of an epoch may be a single image, and the deepest level of a neck a single cell (SSD's always is).
-    One value has no variance: PyTorch's batch norm raises an error there. This one takes its running statistics, and
-    leaves them as they are.
+    One value has no variance, so PyTorch's batch norm raises an error. This one then normalises by its running
+    statistics and does not update them.
     """
 
     def forward(self, features: Tensor) -> Tensor:

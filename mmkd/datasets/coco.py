@@ -10,6 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from typing_extensions import override
 
 from mmkd.datasets.folders import Info, Layout, save_image, write_images
 from mmkd.datasets.objects import OBJECT_SETS, Split
@@ -23,7 +24,7 @@ _STREAM = {
     'train': 0,
     'val': 1,
     'test': 4,
-}  # Classification has the others: no image is drawn for both.
+}  # Classification has the others, so no image is drawn for both.
 _ANNOTATION_IDS_PER_IMAGE = 1000
 
 _JPEG_QUALITY = 95
@@ -36,10 +37,10 @@ class CocoLayout(Layout):
     entries = frozenset({'annotations', 'train2017', 'val2017', 'test2017'})
     smallest = 64
 
+    @override
     def write(
         self, folder: Path, split: Split, info: Info, workers: int, say: Callable[[str], None]
     ) -> None:
-        """See :meth:`Layout.write`."""
         name = self.split_name(split)
         (folder / 'annotations').mkdir(parents=True, exist_ok=True)
         (folder / name).mkdir()
@@ -61,8 +62,8 @@ class CocoLayout(Layout):
         path = _annotation_file(folder, name)
         path.write_text(json.dumps(content, separators=(',', ':')))
 
+    @override
     def read_info(self, folder: Path, split: Split) -> Info:
-        """See :meth:`Layout.read_info`."""
         try:
             content = json.loads(_annotation_file(folder, self.split_name(split)).read_text())
         except (OSError, ValueError):
@@ -70,8 +71,8 @@ class CocoLayout(Layout):
         info = content.get('info') if isinstance(content, dict) else None
         return info if isinstance(info, dict) else {}
 
+    @override
     def count_images(self, folder: Path, split: Split) -> int:
-        """See :meth:`Layout.count_images`."""
         return sum(1 for _ in (folder / self.split_name(split)).glob('*.jpg'))
 
     def split_name(self, split: Split) -> str:
@@ -85,8 +86,8 @@ def polygons(mask: np.ndarray) -> list[list[int]] | None:
     pycocotools rasterises them to exactly ``mask``. Returns None if the mask has a hole, which
     COCO's polygons cannot express.
     """
-    # Contours run through pixel centres. With every pixel doubled, the outermost centres 2i and
-    # 2i + 1 of pixel i stand for its edges i and i + 1.
+    # Contours run through pixel centres. After doubling every pixel, the outermost centres 2i and
+    # 2i + 1 of pixel i correspond to its edges i and i + 1.
     doubled = mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
     contours, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     if (hierarchy[0, :, 3] >= 0).any():
@@ -103,7 +104,7 @@ def run_lengths(mask: np.ndarray) -> dict[str, list[int]]:
 
 
 def _kind(index: int) -> str:
-    """Kinds by position, not by chance, so that every eight or more images have all of them."""
+    """Kinds by position, not at random, so that a set of eight or more images has all of them."""
     if index % 32 == 3:
         return 'empty'
     if index % 50 == 6:

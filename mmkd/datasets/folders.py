@@ -1,4 +1,4 @@
-"""Folders of data that are complete or not there: what every layout of files has in common."""
+"""Writes folders of data atomically, in any layout of files."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ import cv2
 from mmkd.datasets.objects import Split
 
 GENERATOR = 'mmkd.datasets.shapes'
-"""Recorded in every set; a folder without it is not ours to change."""
+"""Recorded in every set; a folder without it is never changed."""
 
 Info = dict[str, Any]
 """What a split was made of: generator, version and arguments."""
 
 
 class Layout(ABC):
-    """How a set lies on disk, for one task.
+    """The layout of a set on disk, for one task.
 
     Attributes:
-        version: version of what is drawn: raise it with every change that changes a file's bytes.
-        entries: names that a set's folder has.
-        smallest: the least width of an image in pixels.
+        version: version of the drawings; increase it with every change that affects a file's bytes.
+        entries: names of the entries in a set's folder.
+        smallest: smallest width of an image in pixels.
     """
 
     version: ClassVar[str]
@@ -65,7 +65,7 @@ class Layout(ABC):
 
     @abstractmethod
     def split_name(self, split: Split) -> str:
-        """How the layout calls a split."""
+        """The layout's name of a split."""
 
 
 def write_folder(
@@ -77,8 +77,8 @@ def write_folder(
 ) -> None:
     """Write a set, unless ``out`` already holds exactly this one.
 
-    It is written to a hidden sibling folder that takes the name ``out`` when all is done, so what has the name
-    ``out`` is always complete. A set that another version or other arguments made is replaced.
+    It is written to a hidden folder beside ``out``, which is renamed to ``out`` at the end, so ``out`` is always
+    complete. A set made by another version or with other arguments is replaced.
 
     Raises:
         FileExistsError: ``out`` holds files that are not of such a set.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from typing_extensions import override
 
 from mmkd.datasets.folders import Info, Layout, save_image, write_images
 from mmkd.datasets.objects import OBJECT_SETS, Split
@@ -20,19 +21,19 @@ _STREAM = {'train': 2, 'val': 3, 'test': 5}  # Detection has the others: no imag
 class ImageNetLayout(Layout):
     """``{train,val,test}/CLASS/NUMBER.png`` and ``meta/{train,val,test}.txt``, as MMPretrain's ``ImageNet`` reads them.
 
-    A line of these is ``CLASS/NUMBER.png LABEL``. ``meta/classes.txt`` has the classes in the order of their labels,
-    ``meta/{train,val,test}.json`` what a split was made of. Image i of a drawn set shows class i mod C, so that all
-    classes have as many images, to one.
+    Their lines are ``CLASS/NUMBER.png LABEL``. ``meta/classes.txt`` lists the classes in the order of their labels,
+    ``meta/{train,val,test}.json`` the arguments of a split. Image i of a drawn set shows class i mod C, so that the
+    numbers of images per class differ by one at most.
     """
 
     version = '2'
     entries = frozenset({'train', 'val', 'test', 'meta'})
     smallest = 8
 
+    @override
     def write(
         self, folder: Path, split: Split, info: Info, workers: int, say: Callable[[str], None]
     ) -> None:
-        """See :meth:`Layout.write`."""
         names = OBJECT_SETS[info['categories']].names
         for name in names:
             (folder / split / name).mkdir(parents=True)
@@ -46,16 +47,16 @@ class ImageNetLayout(Layout):
         (meta / f'{split}.txt').write_text(''.join(f'{line}\n' for line in lines))
         (meta / f'{split}.json').write_text(json.dumps(info, indent=2) + '\n')
 
+    @override
     def read_info(self, folder: Path, split: Split) -> Info:
-        """See :meth:`Layout.read_info`."""
         try:
             info = json.loads((folder / 'meta' / f'{split}.json').read_text())
         except (OSError, ValueError):
             return {}
         return info if isinstance(info, dict) else {}
 
+    @override
     def count_images(self, folder: Path, split: Split) -> int:
-        """See :meth:`Layout.count_images`."""
         return sum(1 for _ in (folder / split).glob('*/*.png'))
 
     def split_name(self, split: Split) -> str:

@@ -1,4 +1,4 @@
-"""What there is to draw: classes of objects, in named sets."""
+"""Named sets of object classes to draw."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ CLASSES = tuple(SHAPES)
 """The ten classes of the set 'shapes', in the order of their ids 1 to 10."""
 
 TEXTURES = ('plain', 'stripes', 'checks')
-"""The patterns that the set 'textured' tells apart."""
+"""The patterns that distinguish classes of the set 'textured'."""
 
 
 @dataclass(frozen=True)
 class Finish:
-    """What an object is painted with: the name of a pattern, and ``hue`` in [0, 1) or None for any."""
+    """The name of an object's pattern, and its ``hue`` in [0, 1), or None for any."""
 
     hue: float | None
     pattern: str
@@ -32,11 +32,11 @@ class Finish:
 
 @dataclass(frozen=True)
 class Category:
-    """An object class: how its outline is drawn and, where that is part of the class, its finish.
+    """An object class: how its outline is drawn and, if the class depends on it, its finish.
 
     ``outline(rng)`` returns contours of any size around the origin; the scene scales, rotates and
-    places them. ``finish=None`` leaves colour and pattern to chance. An ``upright`` object is tilted
-    a little at most and never larger than the image: a digit is another one upside down.
+    places them. With ``finish=None`` colour and pattern are random. An ``upright`` object is only
+    tilted a little, because a digit may be another one upside down, and fits into the image.
     """
 
     id: int
@@ -51,11 +51,11 @@ class ObjectSet:
     """A named set of classes.
 
     Attributes:
-        categories: the classes in the order of their labels. Those of the splits have the same ids and
+        categories: the classes of a split in the order of their labels. All splits have the same ids and
             names, but may be drawn from different originals.
-        supercategory: what COCO's annotations call them all.
+        supercategory: their supercategory in COCO's annotations.
         photographs: for a set of given images: those of a split, (N, H, W) uint8, and their labels, (N,).
-        photograph_size: the width in pixels that they are enlarged to where nothing else is said.
+        photograph_size: the width in pixels that they are enlarged to by default.
     """
 
     categories: Callable[[Split], tuple[Category, ...]]
@@ -138,4 +138,4 @@ OBJECT_SETS: dict[str, ObjectSet] = {
         )
     ),
 }
-"""What can be drawn, by name."""
+"""The sets by name."""

@@ -1,4 +1,4 @@
-"""How things are painted: colours, patterns, light and noise, from back to front."""
+"""Paints layers from back to front, with colours, patterns, light and noise."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _PATTERNS = ('plain', 'gradient', 'stripes', 'checks', 'noise')
 
 @dataclass(frozen=True)
 class Layer:
-    """Something to paint: how much of each pixel it covers, (H, W) uint8 with 255 for all."""
+    """Something to paint, and its coverage of each pixel, (H, W) uint8; 255 is full coverage."""
 
     coverage: np.ndarray
     finish: Finish | None = None
 
     @property
     def mask(self) -> np.ndarray:
-        """The pixels that are covered by half or more, (H, W) bool."""
+        """The pixels that are covered by at least half, (H, W) bool."""
         return self.coverage >= 128
 
 

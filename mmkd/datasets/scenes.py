@@ -1,4 +1,4 @@
-"""Images with objects: what is where, from front to back."""
+"""Composes images with objects, from front to back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mmkd.datasets.objects import Category
 from mmkd.datasets.painting import Layer, paint
 
 MIN_VISIBLE = 0.5
-"""An object is kept if at least this part of its area is inside the image and unoccluded."""
+"""An object is kept if at least this fraction of its area is inside the image and not occluded."""
 
 _LARGE = 96
 """Objects of more than this many pixels squared are COCO's large ones."""
@@ -34,7 +34,7 @@ _LARGEST_TILT = 0.3  # radians, of upright objects and in classification
 
 @dataclass(frozen=True)
 class Instance:
-    """An annotated object: the pixels of it that can be seen, (H, W) bool."""
+    """An annotated object and its visible pixels, (H, W) bool."""
 
     category: Category
     visible: np.ndarray
@@ -47,9 +47,9 @@ def draw_scene(
     """Draw an image for detection.
 
     Args:
-        rng: The only source of chance.
+        rng: The only source of randomness.
         size: Width and height in pixels.
-        categories: What to draw objects from, with equal probability.
+        categories: Classes of the objects, with equal probability.
         kind: 'mixed' (1 to 7 small and medium objects), 'large' (a large object behind up to 3
             others), 'crowd' (mixed, and a region of many tiny objects of one class) or 'empty'.
 
@@ -64,7 +64,7 @@ def draw_object(rng: np.random.Generator, size: int, category: Category) -> np.n
     """Draw an image for classification: one object near the middle, tilted a little, with clutter.
 
     Args:
-        rng: The only source of chance.
+        rng: The only source of randomness.
         size: Width and height in pixels.
         category: What to draw.
 
@@ -127,7 +127,7 @@ def _plan(rng: np.random.Generator, size: int, kind: str) -> Iterator[tuple[floa
     has_large = kind == 'large' and large[0] < large[1]
     if kind == 'empty':
         return
-    # What stands before a large object is mostly small, or the rest of it would not be large.
+    # Objects in front of a large one are mostly small, so that enough of it remains visible.
     small_part = 0.7 if has_large else 0.35
     for _ in range(rng.integers(0, 4) if has_large else rng.integers(1, 8)):
         yield small if rng.random() < small_part or medium[0] > medium[1] else medium
@@ -138,7 +138,7 @@ def _plan(rng: np.random.Generator, size: int, kind: str) -> Iterator[tuple[floa
 def _crowd(
     rng: np.random.Generator, size: int, category: Category, occupied: np.ndarray
 ) -> tuple[list[Layer], np.ndarray]:
-    """Tiny objects of one class around a point, and the pixels of them that can be seen."""
+    """Tiny objects of one class around a point, and their visible pixels."""
     middle = rng.uniform(0.3, 0.7, 2) * size
     spread = rng.uniform(0.1, 0.18, 2) * size
     layers = []

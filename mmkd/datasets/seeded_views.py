@@ -1,4 +1,4 @@
-"""Training samples whose augmentation depends on their index and the epoch, and on nothing that was drawn before."""
+"""Training samples whose augmentation depends on their index and the epoch only."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ _PARTS = ('dataset', 'datasets', 'pipeline', 'transforms', 'branch_pipelines', '
 class SeededViews(Dataset):
     """A data set whose sample ``i`` in epoch ``e`` is always made with the same random numbers.
 
-    ``dataset[i, e]`` calls ``dataset[i]`` of what it wraps with Python's, NumPy's and PyTorch's generators seeded by
-    (``seed``, i, e mod ``views``), or by (``seed``, i, e) without ``views``, and puts the generators back. So the
-    sample is the same in any order, worker, process and run, whatever random transforms made it and however many other
-    images they drew, replacements of unreadable ones included.
+    ``dataset[i, e]`` calls the wrapped ``dataset[i]`` with Python's, NumPy's and PyTorch's generators seeded by
+    (``seed``, i, e mod ``views``), or by (``seed``, i, e) without ``views``, and restores the generators afterwards. So
+    the sample is the same in any order, worker, process and run, for all random transforms, including those that draw
+    other images, and for replacements of unreadable images.
 
-    A sample's data samples have three more entries in their metainfo, whatever the pipeline packs: ``sample_index``
-    (i), ``num_samples`` (how many there are) and ``view`` (e mod ``views``, or e).
+    The metainfo of the data samples gets three more entries, which the pipeline need not pack: ``sample_index`` (i),
+    ``num_samples`` (the length of the data set) and ``view`` (e mod ``views``, or e).
 
-    It goes around all other wrappers of the training data. ``SeededViewsHook`` brings it the epoch; `tools/train.py`
+    It has to be the outermost wrapper of the training data. ``SeededViewsHook`` tells it the epoch; `tools/train.py`
     adds that hook.
 
     Args:
         dataset: The training data set, or its config.
-        views: So many draws of each sample's augmentation, one per epoch, are used in turn. None: a new one in each
+        views: Number of different augmentations of each sample, which the epochs use in turn. None: a new one in each
             epoch.
-        seed: Of all draws. Not the run's: runs that differ in theirs see the same views.
+        seed: Seed of the augmentations. Independent of the run's seed: runs with different seeds see the same views.
 
     Raises:
         TypeError: ``dataset`` is no data set.
-        ValueError: ``views`` or ``seed`` is no such number, the data set is for testing or has seeded views
-            already, or a transform keeps a state from one sample to the next; the message names it.
+        ValueError: ``views`` or ``seed`` is out of range, the data set is for testing or already has seeded views, or
+            a transform keeps state from sample to sample; the message names it.
     """
 
     def __init__(self, dataset: Any, views: int | None = None, seed: int = 0) -> None:
@@ -76,7 +76,7 @@ class SeededViews(Dataset):
 
     @property
     def seeded_views(self) -> SeededViews:
-        """Itself, also where it is reached through a wrapper that passes attributes on."""
+        """This object itself, also when asked through a wrapper that forwards attributes."""
         return self
 
     @property
@@ -114,7 +114,7 @@ class SeededViews(Dataset):
         return len(self.dataset)
 
     def __getattr__(self, name: str) -> Any:
-        # Neither what copying and pickling ask for, nor the loaders' own way to samples (`__getitems__`).
+        # Not the methods that copying, pickling and loaders (`__getitems__`) look for.
         if name.startswith('__') or name == 'dataset':
             raise AttributeError(name)
         return getattr(self.dataset, name)
@@ -141,7 +141,7 @@ _INSTEAD = {
 
 
 def stateful_transforms(node: Any) -> list[str]:
-    """Names of the transforms under a data set or pipeline that remember samples or have a generator of their own."""
+    """Names of the transforms in a data set or pipeline that cache samples or have their own generator."""
     return [
         type(part).__name__
         for part in _parts(node)
@@ -150,7 +150,7 @@ def stateful_transforms(node: Any) -> list[str]:
 
 
 def _parts(node: Any) -> Iterator[Any]:
-    """``node`` and all data sets and transforms that it is made of."""
+    """``node`` and all data sets and transforms within it."""
     if isinstance(node, Mapping):
         node = list(node.values())
     if isinstance(node, list | tuple):
@@ -168,14 +168,14 @@ def _is_whole(value: Any, least: int) -> bool:
 
 @contextlib.contextmanager
 def _seeded(*key: int) -> Iterator[None]:
-    """Seed this process's generators by ``key``; put them back at the end."""
+    """Seed this process's generators with ``key`` within the block, and restore them afterwards."""
     python, numpy, torch_ = np.random.SeedSequence(key).generate_state(3, np.uint64).tolist()
     before = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         try:
             random.seed(python)
             np.random.seed([numpy >> 32, numpy & 0xFFFFFFFF])
-            # `torch.manual_seed` would seed the GPUs too, which are not put back.
+            # `torch.manual_seed` would also seed the GPUs, whose state is not restored.
             torch.default_generator.manual_seed(torch_)
             yield
         finally:

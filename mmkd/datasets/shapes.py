@@ -89,8 +89,8 @@ def make_shapes(
     There are three splits: to train, to choose settings (val) and to report (test). For detection the files are
     ``annotations/instances_{train,val,test}2017.json`` and JPEG images in ``train2017/`` and so on; for classification
     ``meta/{train,val,test}.txt`` and PNG images in ``train/CLASS/`` and so on. They are
-    written to a hidden sibling folder that takes the name ``out`` when all is done, so what has the name ``out`` is
-    always complete. A set that another version or other arguments made is replaced.
+    written to a hidden folder beside ``out``, which is renamed to ``out`` at the end, so ``out`` is always complete. A
+    set made by another version or with other arguments is replaced.
 
     Args:
         out: Folder to write. It must be new, empty, or a set written by this function for this task.
@@ -108,8 +108,8 @@ def make_shapes(
             'digits' (scikit-learn's handwritten digits, see :mod:`mmkd.datasets.digits`: for classification
             the images as they are, enlarged, whatever the seed; for detection objects of their outlines) or 'coco80'
             (COCO's 80 names and ids, each one of the shapes in one of eight colour-and-pattern finishes).
-        workers: Number of processes, by default the number of available cores. It has no
-            influence on the files.
+        workers: Number of processes, by default the number of available cores. The
+            files do not depend on it.
         log: Called with each line of progress; silent by default.
         task: 'detection' or 'classification'.
 
@@ -117,7 +117,7 @@ def make_shapes(
         The folder's path, as given.
 
     Raises:
-        ValueError: An argument is out of its range.
+        ValueError: An argument is out of range.
         FileExistsError: ``out`` holds files that this function did not write.
     """
     if task not in TASKS:
@@ -175,8 +175,8 @@ def main(arguments: list[str] | None = None) -> None:
         'clutter, occlusion, small, medium and large objects, images without objects and crowd regions. For '
         'classification, in ImageNet layout: one object and clutter. Nothing is downloaded.',
         epilog='Same arguments, same files, whatever the number of workers. A folder that already '
-        'holds the wanted set is left as it is; one that another version or other arguments made '
-        'is replaced; one with other files is refused. An interrupted run leaves nothing that '
+        'holds the wanted set is left as it is; one made by another version or with other arguments '
+        'is replaced; a folder with other files is an error. An interrupted run leaves nothing that '
         'looks complete. The data is meant for demonstration, tests and the comparison of '
         'methods, not as a benchmark to publish on.',
     )

@@ -1,4 +1,4 @@
-"""Training images that are missing or cannot be read."""
+"""Replaces training images that are missing or cannot be read."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mmkd.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class SkipUnreadable:
-    """Loads an image; one that is missing or cannot be read is named, counted, and left to the dataset to replace.
+    """Loads an image. If it is missing or unreadable, names and counts it, and lets the data set replace it.
 
-    MMEngine's datasets take another image, drawn at random, for one whose pipeline gives None. Without this transform
-    such an image ends the run with an error that names it.
+    MMEngine's data sets draw another image at random if the pipeline returns None. Without this transform, such an
+    image ends the run with an error that names it.
 
     Args:
-        loader: The config of the transform that loads, such as ``dict(type='LoadImageFromFile')``.
+        loader: Config of the loading transform, such as ``dict(type='LoadImageFromFile')``.
     """
 
     def __init__(self, loader: Mapping[str, Any]) -> None:
@@ -52,12 +52,12 @@ class SkipUnreadable:
 
 
 def skip_unreadable(cfg: Config) -> int:
-    """Let the training data of ``cfg`` replace images that cannot be read, in place.
+    """Make the training data of ``cfg`` replace images that cannot be read; changes ``cfg``.
 
-    Validation is left as it is: a metric over fewer images would be another metric.
+    Validation is not changed: a metric over fewer images could not be compared.
 
     Returns:
-        How many loading transforms were found.
+        Number of loading transforms that were found.
     """
     return _wrap(cfg.train_dataloader.dataset)
 

@@ -1,4 +1,4 @@
-"""Distiller: wraps a student, asks its teachers."""
+"""The distiller, which trains a student with its teachers."""
 
 from .description import describe
 from .distiller import Distiller

@@ -1,4 +1,4 @@
-"""What a distiller does, in words, for the log."""
+"""Describes a distiller in words, for the log."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def describe(model: Distiller, progress: Progress) -> dict[str, str]:
-    """Parts of a distillation and what each is: student, teachers with their classes and heads, losses.
+    """Name and description of each part: student, teachers with their classes and heads, losses.
 
     Args:
-        model: The distiller; its classes are matched with the run's, if they are not yet.
-        progress: Where training is: losses are given with their weight at this point.
+        model: The distiller. Its classes are matched with those of the run, if not done before.
+        progress: How far training has come: losses are listed with their weight at this point.
 
     Raises:
         ValueError: The classes cannot be matched.
@@ -58,7 +58,7 @@ def describe(model: Distiller, progress: Progress) -> dict[str, str]:
 
 
 def _strides(head: Any) -> list[Any]:
-    """Strides of the levels that a dense or RoI head reads; none of another."""
+    """Strides of the levels that a dense or RoI head reads; empty for other heads."""
     generator = getattr(head, 'prior_generator', None)
     extractor = getattr(head, 'bbox_roi_extractor', None)
     strides = getattr(generator, 'strides', None) or getattr(extractor, 'featmap_strides', None)
@@ -90,6 +90,6 @@ def _describe_weight(schedule: Schedule, progress: Progress) -> str:
 
 
 def _named(part: object) -> str:
-    """A part with its options, as far as it shows them."""
+    """A part with its options, if its repr shows them."""
     shown = repr(part)
     return type(part).__name__ if shown.startswith('<') else shown

@@ -1,4 +1,4 @@
-"""The distiller: a student that trains with teachers, and is nothing but the student to everyone else."""
+"""The distiller: trains a student with teachers, and looks like the student to all other code."""
 
 from __future__ import annotations
 
@@ -43,24 +43,23 @@ from .watch import LossWatch
 class Distiller(BaseModel):
     """Trains a student with its own loss plus distillation losses from one or several teachers.
 
-    Student and distiller are two objects over one tree of modules: the student's children are the distiller's own,
-    under their own names, beside one more, ``distill``, that holds what the losses train. Therefore state_dict,
-    optimizer parameter groups, EMA copies and hooks see the student, and a saved checkpoint loads in plain
-    MMDetection or MMPretrain. Attributes the distiller lacks resolve to the student.
+    Student and distiller are two objects that share one tree of modules: the student's children are the distiller's,
+    too, under the same names. The distiller has one more child, ``distill``, with what the losses train. So state_dict,
+    parameter groups of the optimizer, EMA copies and hooks see the student, and a saved checkpoint loads in plain
+    MMDetection or MMPretrain. Attributes that the distiller lacks are looked up in the student.
 
-    With every weight at 0 a step is the student's own step and no teacher runs. Once every weight is 0 for good, their
-    memory is freed.
+    While every weight is 0, a step is the student's own step and no teacher runs. Once every weight stays 0 until the
+    end of training, the teachers' memory is freed.
 
     Args:
         student: Config of the student, as ``model`` in its own config file.
         teacher: ``dict(config=..., checkpoint=...)``, see :class:`mmkd.teachers.FrozenTeacher`; another kind by its
             ``type``, such as ``dict(type='mmkd.AveragedTeacher', momentum=0.999)``.
-        teachers: In place of ``teacher``, several by name; a loss says whose pupil it is by ``teacher='<name>'``.
+        teachers: Several teachers by name, instead of ``teacher``; a loss chooses one with ``teacher='<name>'``.
         losses: Name to loss config, such as ``dict(ckd=dict(type='mmkd.CKDLoss', weight=1.0))``. Each appears in the
             log as ``loss_<name>``, already weighted.
-        task_weight: What the student's own losses are multiplied by: a number or a schedule, such as the 0.1 of
-            ``0.1 CE + 0.9 KD``.
-        data_preprocessor: The student's, where its config has it beside ``model``, as MMPretrain's do; MMEngine's
+        task_weight: Weight of the student's own losses: a number or a schedule, such as 0.1 for ``0.1 CE + 0.9 KD``.
+        data_preprocessor: The student's, if its config has it outside of ``model``, as MMPretrain's do. MMEngine's
             Runner passes it on.
         head: Options of the adapter that aligns the heads, such as ``dict(layers='all')`` for every decoder layer of
             a query head; see the adapter's class in :mod:`mmkd.heads`.
@@ -70,8 +69,8 @@ class Distiller(BaseModel):
             memory.
 
     Raises:
-        ValueError, TypeError, RuntimeError, FileNotFoundError: Something of the recipe cannot work; the message names
-            the part and the fix.
+        ValueError, TypeError, RuntimeError, FileNotFoundError: The recipe cannot work; the message names the setting
+            and the fix.
     """
 
     def __init__(
@@ -148,7 +147,7 @@ class Distiller(BaseModel):
         return self.student(inputs, data_samples, mode)
 
     def loss(self, inputs: Tensor, data_samples: list[Any] | None) -> dict[str, Any]:
-        """The student's losses and ``loss_<name>`` of every distillation loss whose weight is not 0 now.
+        """The student's losses, and ``loss_<name>`` for every distillation loss with a weight other than 0.
 
         Args:
             inputs: (B, 3, H, W) normalised images.
@@ -158,7 +157,7 @@ class Distiller(BaseModel):
             Loss name to scalar tensor or list of them, as MMEngine's ``parse_losses`` takes it.
 
         Raises:
-            RuntimeError: A loss has a weight again after the teacher was released.
+            RuntimeError: A loss has a weight other than 0 again after the teacher was released.
         """
         progress = Progress.current()
         self.match_classes()
@@ -175,7 +174,7 @@ class Distiller(BaseModel):
         elif any(teacher.released for teacher in self.teachers.values()):
             raise RuntimeError(
                 f'{", ".join(active)}: the weight is not 0, but the teacher was released when all weights were 0 for '
-                'good: training went back; build the model anew'
+                'good: training went back; build the model again'
             )
         if active:
             losses, records = self._tapped.loss(inputs, data_samples)
@@ -233,7 +232,7 @@ class Distiller(BaseModel):
         return values
 
     def _teach_peers(self, step: Step, losses: dict[str, Any]) -> None:
-        """Let the peers that the step asked learn from the student's step; their losses go into ``losses``."""
+        """Let the step's peer teachers learn from the student; adds their losses to ``losses``."""
         student = RecordedPass(self.student, step.records, step.inputs, ClassMap())
         for name in step.teachers:
             peer = self.teachers[name]
@@ -243,20 +242,20 @@ class Distiller(BaseModel):
                 losses |= {f'{name}.{key}': value for key, value in learned.items()}
 
     def observe_next_step(self, observer: Observer) -> None:
-        """Have ``observer`` called once, with the :class:`StepRecord` of the next training step.
+        """Call ``observer`` once, with the :class:`StepRecord` of the next training step.
 
-        It is called at the end of the step's forward pass. It may ask the record's graph for gradients
-        (``torch.autograd.grad`` with ``retain_graph=True``) and must leave it as it is.
+        It is called at the end of the step's forward pass. It may compute gradients on the record's graph, with
+        ``torch.autograd.grad(..., retain_graph=True)``, and must not change it.
         """
         self._observers.append(observer)
 
     def match_classes(self) -> None:
-        """Find the classes of the run's data set among the teachers', once.
+        """Find the classes of the run's data set among the teachers'; done once.
 
-        The first step does it, as it needs the run: MMEngine's hooks tell the data set's class names before training.
+        The first step does it, because MMEngine's hooks publish the data set's class names only when training starts.
 
         Raises:
-            ValueError: A teacher lacks a class, or nothing says which is which.
+            ValueError: A teacher lacks a class, or the classes cannot be told apart.
         """
         if self._started:
             return
@@ -268,7 +267,7 @@ class Distiller(BaseModel):
         """The teacher's own predictions, see :meth:`Teacher.predict`, in the classes of the run's data set.
 
         Raises:
-            ValueError: The teacher lacks a class of the data set, or nothing says which is which.
+            ValueError: The teacher lacks a class of the data set, or the classes cannot be told apart.
         """
         name, teacher = next(iter(self.teachers.items()))
         if self._predicted_classes is None:
@@ -281,25 +280,25 @@ class Distiller(BaseModel):
 
     @property
     def sources(self) -> Sources:
-        """What answers the losses' requests."""
+        """The sources that answer the losses' requests."""
         return self._tapped.sources
 
     def requests_of(self, teacher: str) -> dict[str, list[Request[Any]]]:
-        """What each loss asks of a teacher."""
+        """Name of each loss to its requests to a teacher."""
         return {
             name: [request for request in loss.requests() if request.teacher == teacher]
             for name, loss in self.distill_losses.items()
         }
 
     def class_map(self, teacher: str) -> ClassMap:
-        """What brings a teacher's classes to those of the run's data set."""
+        """Maps a teacher's classes to those of the run's data set."""
         self.match_classes()
         return self._classes[teacher]
 
     def teacher_rows(
         self, inputs: Tensor, data_samples: list[Any], holding: Holding, teacher: str = TEACHER
     ) -> list[StoredRows]:
-        """What a store keeps of a teacher on a batch, see :meth:`mmkd.heads.HeadAdapter.teacher_rows`."""
+        """The rows that a store keeps of a teacher for a batch, see :meth:`mmkd.heads.HeadAdapter.teacher_rows`."""
         seen = self.teachers[teacher].on(inputs, data_samples, self.class_map(teacher))
         if holding.positives:
             _, records = self._tapped.loss(inputs, data_samples)
@@ -309,7 +308,7 @@ class Distiller(BaseModel):
 
     @property
     def teacher(self) -> Teacher:
-        """The teacher; of several the first."""
+        """The teacher; if there are several, the first."""
         return next(iter(self.teachers.values()))
 
     @property
@@ -318,11 +317,11 @@ class Distiller(BaseModel):
         return {name: self.distill[name] for name in self._loss_names}  # type: ignore[misc]
 
     def val_step(self, data: Any) -> Any:
-        """The student's own."""
+        """The student's validation step."""
         return self.student.val_step(data)
 
     def test_step(self, data: Any) -> Any:
-        """The student's own."""
+        """The student's test step."""
         return self.student.test_step(data)
 
     def init_weights(self) -> None:
@@ -344,7 +343,7 @@ class Distiller(BaseModel):
         return self
 
     def __getattr__(self, name: str) -> Any:
-        """A child, parameter or buffer of the shared tree, else whatever the student has of that name."""
+        """Look up in the shared tree, then in the student."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -353,7 +352,7 @@ class Distiller(BaseModel):
             return getattr(self.__dict__['student'], name)
 
     def _class_map(self, name: str) -> ClassMap:
-        """Brings the classes of a teacher to the student's, which for losses on features are the data set's."""
+        """The map of a teacher's classes to the student's; without a head, the student's are those of the data set."""
         teacher, head = self.teachers[name], self._heads.get(name)
         if head is not None:
             student, theirs = head.num_classes, head.num_teacher_classes
@@ -381,7 +380,7 @@ class Distiller(BaseModel):
                 )
 
     def _release_teachers_if_over(self, progress: Progress) -> None:
-        """Free the teachers once no loss will ever have a weight again."""
+        """Free the teachers once every weight stays 0 until the end."""
         losses = self.distill_losses.values()
         teachers = [teacher for teacher in self.teachers.values() if not teacher.released]
         if not teachers or not all(loss.is_over(progress) for loss in losses):
@@ -397,7 +396,7 @@ class Distiller(BaseModel):
     def _share_tree(self, student: nn.Module) -> None:
         """Make the student's parameters, buffers and children this module's own.
 
-        The dicts are shared, not copied: whoever replaces a child (FSDP, SyncBN conversion) replaces it in both.
+        The dicts are shared, not copied: replacing a child (FSDP, SyncBN conversion) replaces it in both.
         """
         self.__dict__['student'] = (
             student  # past nn.Module.__setattr__, which would add a prefix to every name
@@ -409,11 +408,11 @@ class Distiller(BaseModel):
         self._state_dict_hooks = student._state_dict_hooks
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        """The student's own, which may rename the keys of other checkpoints."""
+        """Load as the student does, which may rename the keys of other checkpoints."""
         self.student._load_from_state_dict(*args, **kwargs)
 
     def _attach(self, head: Mapping[str, Any] | None) -> None:
-        """Choose the sources that the losses ask for, let them check the pairs, attach their taps once."""
+        """Build the sources that the losses ask for, which check the pairs, and attach their taps."""
         networks = {name: teacher.model for name, teacher in self.teachers.items()}
         with isolated_rng():
             self._tapped = TappedNetwork(self.student, networks, self.distill_losses, head)
@@ -468,7 +467,7 @@ def _build_teacher(config: Mapping[str, Any], student: Any, name: str) -> Teache
 
 
 def _check_names(parts: Any, where: str, example: str) -> None:
-    """Whether each loss or teacher has a name under which a module can be kept, logged and saved."""
+    """Check that each name of a loss or teacher can be the name of a module."""
     if not isinstance(parts, Mapping) or isinstance(parts.get('type'), str):
         raise TypeError(
             f'{where}: expected a dict of names, such as dict({example}), got {parts!r}'
@@ -496,7 +495,7 @@ def _check_rest(
 
 
 def _check_student(student: nn.Module) -> None:
-    """Whether the student is a plain model, none that has a teacher of its own."""
+    """Check that the student is a plain model, without a teacher of its own."""
     names = [name for name in ('student', 'teacher', 'distill') if hasattr(student, name)]
     if names:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What one training step leaves behind for those who look on."""
+"""What observers, such as hooks, see of a training step."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class StepRecord:
     """One training step, before its backward pass.
 
     Attributes:
-        progress: Where training is.
+        progress: How far training has come.
         task: The student's own losses, as its ``loss`` returned them.
-        weights: Weight of every distillation loss at this point of training; a scalar tensor where it is made of a
-            share of the gradient.
-        values: Unweighted scalar of each distillation loss whose weight is not 0, attached to the graph.
-        step: The pairs, built as far as the losses asked for them; None if every weight is 0.
+        weights: Current weight of every distillation loss; a scalar tensor if the recipe sets a share of the gradient
+            instead.
+        values: Unweighted scalar of each distillation loss with a weight other than 0, attached to the graph.
+        step: The step with the answers that the losses asked for; None if every weight is 0.
     """
 
     progress: Progress

@@ -1,4 +1,4 @@
-"""Nothing fails silently: losses that are not finite, or that never do anything."""
+"""Reports losses that are not finite, or that are always 0."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
+from mmkd.functional.compat import autocast_dtype
 from mmkd.structures import Progress, Step
 from mmkd.teachers.stored import StoredPass
 
@@ -19,7 +20,7 @@ _ITERATIONS = 1000
 
 @dataclass(frozen=True)
 class _Reading:
-    """A loss's value on its way to the host."""
+    """A loss value that is being copied to the host."""
 
     name: str
     number: Tensor
@@ -29,10 +30,10 @@ class _Reading:
 
 
 class LossWatch:
-    """Raises on a loss that is not finite and warns of one that was exactly 0 for a whole epoch.
+    """Raises an error on a loss that is not finite; warns of one that was exactly 0 for a whole epoch.
 
-    A run that counts iterations has one epoch only: there it is every 1000 iterations. A value on a GPU is looked at
-    when it has arrived on the host, one step later or at the end of the epoch: no step waits for it.
+    Iteration-based runs have a single epoch: there, every 1000 iterations count as one. A value on a GPU is copied to
+    the host without waiting and checked once it is there: a step later, or at the end of the epoch.
     """
 
     def __init__(self) -> None:
@@ -43,20 +44,21 @@ class LossWatch:
         self._readings: list[_Reading] = []
 
     def check(self, name: str, value: Tensor, progress: Progress, step: Step) -> None:
-        """Look at one step's value of a loss.
+        """Check the value of a loss in one step.
 
         Args:
             name: The loss's name in the log.
             value: Its weighted scalar.
-            progress: Where training is.
-            step: The step, to look whether the teacher is the cause.
+            progress: How far training has come.
+            step: The step, to see whether the teacher is the cause.
 
         Raises:
-            FloatingPointError: ``value`` is NaN or Inf, unless a float16 gradient scaler is at work and the teacher's
-                outputs are finite: that one skips the step and lowers its scale.
+            FloatingPointError: ``value`` is NaN or Inf. Not raised if the teacher's outputs are finite and a float16
+                gradient scaler is at work, which skips the step and lowers its scale.
         """
         number, arrived = _to_host(value.detach())
-        scaled = _scaler_at_work(value.device.type)
+        # Under float16 autocast, training uses a gradient scaler.
+        scaled = autocast_dtype(value.device.type) == torch.float16
         self._readings.append(_Reading(name, number, arrived, progress, scaled))
         last_of_span = (progress.iteration + 1) % _ITERATIONS == 0
         ends = progress.ends_epoch or (progress.max_epochs == 1 and last_of_span)
@@ -85,13 +87,13 @@ class LossWatch:
             print_log(message + '; left to the gradient scaler', 'current', logging.WARNING)
         self._alive[name] = self._alive.get(name, False) or number != 0
         last_of_span = not by_epoch and (progress.iteration + 1) % _ITERATIONS == 0
-        if progress.ends_epoch or last_of_span:  # now, as there may be no next step
+        if progress.ends_epoch or last_of_span:  # there may be no next step
             self._report(name, by_epoch)
         self._by_epoch = by_epoch
 
     def _start(self, span: int) -> None:
         if span != self._span:
-            for name in list(self._alive):  # those whose weight fell to 0 before the span's end
+            for name in list(self._alive):  # losses whose weight fell to 0 before the span's end
                 self._report(name, self._by_epoch)
             self._span = span
 
@@ -110,7 +112,7 @@ class LossWatch:
 
 
 def _to_host(value: Tensor) -> tuple[Tensor, Callable[[], bool]]:
-    """A value's copy in host memory, and whether it has arrived there."""
+    """A value's copy in host memory, and a function that tells whether it has arrived."""
     if not value.is_cuda:
         return value, lambda: True
     copy = torch.empty_like(value, device='cpu', pin_memory=True)
@@ -144,10 +146,3 @@ def _fault_of_teacher(step: Step) -> str | None:
                     "train without it, or with optim_wrapper.dtype='bfloat16'"
                 )
     return None
-
-
-def _scaler_at_work(device: str) -> bool:
-    """Whether the step runs under float16 autocast, which trains with a gradient scaler."""
-    if not hasattr(torch, 'get_autocast_dtype'):  # PyTorch before 2.4
-        return torch.is_autocast_enabled() and torch.get_autocast_gpu_dtype() == torch.float16
-    return torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16

@@ -1,4 +1,4 @@
-"""What the losses of this package share: checks of their inputs, precision, averages."""
+"""Helpers of the losses in this package: checks of inputs, precision, averages."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Literal, SupportsFloat
 import torch
 from torch import Tensor
 
+from .compat import is_compiling
 from .rows import at_least_float32
 
 Activation = Literal['softmax', 'sigmoid']
@@ -23,8 +24,8 @@ def prepare_pair(
 ) -> tuple[Tensor, Tensor]:
     """Check a student/teacher pair, detach the teacher, bring both to float32 or wider.
 
-    Within ``torch.autocast`` the element-wise operations, softmaxes and sums that the losses
-    consist of keep the precision of their input: nothing more is needed to compute in float32.
+    Within ``torch.autocast``, the element-wise operations, softmaxes and sums of the losses keep the
+    precision of their input, so this is enough to compute in float32.
 
     Args:
         student: What the student predicts.
@@ -72,11 +73,11 @@ def prepare_features(
 def check_labels(labels: Tensor, num_samples: int, num_classes: int) -> None:
     """Check that there is one class index per sample.
 
-    Values are looked at only in CPU memory: elsewhere that would make the device wait, and the
-    indexing that follows fails there by itself.
+    Values are checked in CPU memory only: on a device the host would have to wait, and the indexing
+    that follows raises an error there.
 
     Raises:
-        ValueError: For labels that are not S integers, or not within [0, C).
+        ValueError: Labels are not S integers, or not within [0, C).
     """
     if labels.shape != (num_samples,):
         raise ValueError(
@@ -84,18 +85,18 @@ def check_labels(labels: Tensor, num_samples: int, num_classes: int) -> None:
         )
     if labels.dtype not in (torch.int32, torch.int64):
         raise ValueError(f'labels: {labels.dtype} is not int64 or int32')
-    if labels.device.type != 'cpu' or torch.compiler.is_compiling() or num_samples == 0:
+    if labels.device.type != 'cpu' or is_compiling() or num_samples == 0:
         return
     low, high = (int(bound) for bound in labels.aminmax())
     if low < 0 or high >= num_classes:
         raise ValueError(
-            f'labels: values from {low} to {high} for {num_classes} logits: drop the samples to '
-            'be ignored, and the background where it has no logit of its own'
+            f'labels: values from {low} to {high} for {num_classes} logits: drop ignored '
+            'samples, and background if it has no logit of its own'
         )
 
 
 def check_num_classes(num_classes: int) -> None:
-    """Raise ValueError unless a softmax over so many classes has a target and something else."""
+    """Raise ValueError unless there are at least two classes, a target and another one."""
     if num_classes < 2:
         raise ValueError(
             f'logits: {num_classes} per sample do not split into target and non-target classes: '
@@ -144,10 +145,10 @@ def weighted_mean(
 
     Args:
         values: Shape (S,).
-        weights: Shape (S,), not negative, or None, which counts every sample once.
-        avg_factor: What the weighted sum is divided by, with 1 as the least, as in mmdet for a
-            batch without positives. None divides by the sum of the weights: a sample of weight 2
-            is the same as that sample twice.
+        weights: Shape (S,), not negative; None for 1.
+        avg_factor: Divisor of the weighted sum, at least 1, as in mmdet for a batch without
+            positives. None divides by the sum of the weights: a sample of weight 2 then counts as
+            two samples.
 
     Returns:
         ``sum(w v) / avg_factor`` or ``sum(w v) / sum(w)``; zero if there are no samples or all
@@ -175,20 +176,19 @@ def mean_of_sum(
 
 
 def with_gradients(value: Tensor, *gradients: tuple[Tensor, Tensor | None]) -> Tensor:
-    """A scalar whose gradients are known already; the backward pass only scales them.
+    """A scalar with given gradients, which the backward pass only scales.
 
-    It cannot be differentiated twice: the gradients are constants to PyTorch. A backward pass with
-    ``create_graph=True`` is therefore an error.
+    It cannot be differentiated twice, as the gradients are constants to PyTorch: a backward pass
+    with ``create_graph=True`` is an error.
 
     Args:
         value: The scalar, not attached to a graph.
-        gradients: What it depends on, each with the gradient with respect to it, or None for those
-            without.
+        gradients: The tensors that it depends on, each with its gradient, or None if it has none.
     """
     known = [pair for pair in gradients if pair[1] is not None]
     if not known:
         return value
-    # Views, because torch.compile takes a tensor that is given twice for one input.
+    # Views, because torch.compile treats a tensor that is passed twice as one input.
     inputs = [tensor.view_as(tensor) for tensor, _ in known]
     found = [gradient for _, gradient in known]
     attached: Tensor = _WithGradients.apply(value, len(inputs), *inputs, *found)

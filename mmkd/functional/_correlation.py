@@ -1,4 +1,4 @@
-"""Pearson's correlation as a distance: the common core of DIST and PKD."""
+"""Pearson's correlation as a distance, used by DIST and PKD."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def correlation_distance(
     Args:
         student: Any shape.
         teacher: The same shape.
-        dim: The dimension to correlate along; it is summed away.
-        weights: Of each entry, broadcastable to ``student``, or None for equal weights.
-        total: Where a part of every vector only is here: adds up the sums of all parts. The distance is then this
-            part's share. Not beside ``weights``.
+        dim: The dimension to correlate along; the result does not have it.
+        weights: Weight of each entry, broadcastable to ``student``, or None for equal weights.
+        total: If each process holds only a part of every vector: adds up the sums of all parts. The result is then
+            this part's share of the distance. Cannot be combined with ``weights``.
     """
     difference = _unit_deviations(student, dim, weights, total) - _unit_deviations(
         teacher, dim, weights, total
@@ -47,16 +47,16 @@ def _unit_deviations(
     else:
         total_weight = weights.sum(dim, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
         mean = (weights * values).sum(dim, keepdim=True) / total_weight
-        # The root, because a product of two deviations is to hold the weight once.
+        # The root, because a product of two deviations should contain the weight once.
         deviations = weights.sqrt() * (values - mean)
         values = weights.sqrt() * values
     norms = _norm(deviations, dim, total)
-    # Deviations this small beside the values are what rounding has left of a constant; their
-    # direction means nothing. Below the absolute bound their squares underflow.
+    # Deviations that are this small compared with the values are rounding errors of a constant, and
+    # their direction is meaningless. Below the absolute bound their squares underflow.
     finfo = torch.finfo(values.dtype)
     sizes = _norm(values.detach(), dim, total)
     is_constant = norms <= (finfo.eps**0.5 * sizes).clamp(min=finfo.tiny**0.5)
-    # One product over the whole map: to divide, or to choose entry by entry, takes four passes more in all.
+    # A single product over the whole map: division or an element-wise choice would take four more passes.
     return deviations * torch.where(is_constant, 0.0, 1 / norms.masked_fill(is_constant, 1.0))
 
 

@@ -16,7 +16,7 @@ def categorical_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 
 def binary_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """``KL([p, 1 - p] || [q, 1 - q])``, p and q the sigmoids of the logits, element by element."""
-    # 1 - sigmoid(x) is taken as sigmoid(-x): a difference would lose the digits of confident ones.
+    # 1 - sigmoid(x) is computed as sigmoid(-x), because the difference loses digits near 1.
     positive = F.logsigmoid(teacher_logits) - F.logsigmoid(student_logits)
     negative = F.logsigmoid(-teacher_logits) - F.logsigmoid(-student_logits)
     return teacher_logits.sigmoid() * positive + (-teacher_logits).sigmoid() * negative
@@ -25,7 +25,7 @@ def binary_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 def split_target(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Split (S, C) logits into those of the labels, (S,), and all others, (S, C - 1)."""
     labels = labels.long().unsqueeze(1)
-    # Indices keep the shape known; the count of a boolean mask would make the device wait.
+    # Indices, because the host would have to wait for the count of a boolean mask.
     others = torch.arange(logits.shape[1] - 1, device=logits.device)
     others = others + (others >= labels)
     return logits.gather(1, labels).squeeze(1), logits.gather(1, others)
@@ -34,7 +34,7 @@ def split_target(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 def target_log_odds(target_logits: Tensor, other_logits: Tensor) -> Tensor:
     """The logit of the target class against all others together, ``log(p_y / (1 - p_y))``.
 
-    With it both ``log p_y = logsigmoid(x)`` and ``log(1 - p_y) = logsigmoid(-x)`` are accurate for
-    every confidence, where a ``log1mexp(log p_y)`` is -inf as soon as p_y rounds to 1.
+    With it, both ``log p_y = logsigmoid(x)`` and ``log(1 - p_y) = logsigmoid(-x)`` are accurate for
+    every confidence, while ``log1mexp(log p_y)`` is -inf as soon as p_y rounds to 1.
     """
     return target_logits - other_logits.logsumexp(1)

@@ -20,10 +20,10 @@ def comparative_kd_loss(
     .. math:: \mathrm{mean}_{ij} \| (s_i - s_j) - (t_i - t_j) \|^2
         = 2 \, \mathrm{mean}_i \| d_i - \bar d \|^2, \quad d = s - t
 
-    over all :math:`S^2` pairs, at the cost of S. A vector that is added to all rows of a network
-    does not matter. Published are comparisons of groups, of one sample with one or with the mean of
-    two, drawn anew each time, beside the same against the labels and before a fine-tuning; all pairs
-    of a batch at once are what the first of them come to, and the rest is not part of this.
+    over all :math:`S^2` pairs, at the cost of S. Adding the same vector to all rows of a network
+    changes nothing. The paper draws groups at random and compares one sample with another, or with
+    the mean of two; in addition it compares with the labels, and it fine-tunes at the end. This
+    function is the expectation of the comparison of single samples; the rest is not included.
 
     Args:
         student_logits: Shape (S, C).

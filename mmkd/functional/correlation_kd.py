@@ -36,9 +36,9 @@ def correlation_kd_loss(
     mean of each vector subtracted. The published cosines are absolute values, which cosines of
     probabilities are anyway.
 
-    Left out is the published term in Spearman's rank correlation: ranks carry no gradient, so that
-    it teaches nothing. Nor are the pruned copy of the teacher whose logits are mixed into t, and
-    the augmented copies of the images, part of this function.
+    The published term with Spearman's rank correlation is left out, because ranks have no gradient.
+    Neither the pruned copy of the teacher, whose logits are mixed into t, nor the augmented copies of
+    the images are part of this function.
 
     Args:
         student_logits: Shape (S, C).
@@ -65,7 +65,7 @@ def correlation_kd_loss(
     teacher_probs = (teacher / temperature).softmax(1)
     of_samples = weighted_mean(_cosine_distances(student_probs, teacher_probs), weights)
     if weights is not None:
-        # The root, because a product of two entries is to hold the weight once.
+        # The root, because a product of two entries should contain the weight once.
         student_probs = weights.sqrt()[:, None] * student_probs
         teacher_probs = weights.sqrt()[:, None] * teacher_probs
     of_classes = _cosine_distances(student_probs.T, teacher_probs.T).mean()

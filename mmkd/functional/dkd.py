@@ -27,14 +27,14 @@ def dkd_loss(
     temperature: float = 4.0,
     weights: Tensor | None = None,
 ) -> Tensor:
-    r"""Weigh what KD says of the target class and of all others independently.
+    r"""Weigh the parts of KD for the target class and for all others independently.
 
     With :func:`tckd` and :func:`nckd`, the loss is the mean over samples i of
 
     .. math:: \tau^2 \, (\alpha \, TCKD_i + \beta \, NCKD_i)
 
-    Plain KD has :math:`1 - p_y` in the place of beta: it mutes the non-target classes just where
-    the teacher is confident.
+    Plain KD has :math:`1 - p_y` instead of beta, which suppresses the non-target classes exactly
+    where the teacher is confident.
 
     Args:
         student_logits: Shape (S, C), C >= 2.

@@ -57,14 +57,14 @@ def pkd_loss(
 
 
 def hcl_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Tensor:
-    r"""Compare maps as they are and pooled ever coarser (ReviewKD's hierarchical context loss).
+    r"""Compare maps at full size and pooled to smaller sizes (ReviewKD's hierarchical context loss).
 
     .. math:: \sum_l \frac{1}{\sum_k 2^{-k}} \sum_{k \ge 0}
         2^{-k} \, \mathrm{mean} \left( pool_k(s_l) - pool_k(t_l) \right)^2
 
-    :math:`pool_0` leaves a map as it is; the others are adaptive average poolings to 4 x 4, 2 x 2
-    and 1 x 1, without those that would not make the map less high: as in the authors' code, the
-    width has no part in it. The weight halves from each size in use to the next.
+    :math:`pool_0` is the identity; the others are adaptive average poolings to 4 x 4, 2 x 2 and
+    1 x 1. Those that would not reduce the height are left out; as in the authors' code, the width
+    does not matter. The weight halves from each size in use to the next.
 
     Args:
         student_features: One map of shape (N, C, H, W) per level.

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._common import mean_of_sum, prepare_pair, prepare_weights, with_gradients
+from .compat import is_compiling
 
 _ENTRIES_AT_ONCE = 2**15
 
@@ -25,7 +26,7 @@ def qfl_kd_loss(
     weights: Tensor | None = None,
     avg_factor: float | Tensor | None = None,
 ) -> Tensor:
-    r"""Pull every sigmoid score to the teacher's, the harder the further it is off.
+    r"""Pull every sigmoid score to the teacher's, harder the further away it is.
 
     .. math:: \frac{1}{N} \sum_i w_i \sum_c
         |\sigma(s_{ic}) - \sigma(t_{ic})|^\beta \, BCE(s_{ic}, \sigma(t_{ic}))
@@ -72,7 +73,7 @@ def _sum_in_blocks(
     of rows stays in the processor's cache.
     """
     total = student.new_zeros(())
-    in_blocks = student.device.type == 'cpu' and not torch.compiler.is_compiling()
+    in_blocks = student.device.type == 'cpu' and not is_compiling()
     rows = max(_ENTRIES_AT_ONCE // max(student.shape[1], 1), 1) if in_blocks else len(student)
     for start in range(0, len(student), max(rows, 1)):
         part = slice(start, start + rows)

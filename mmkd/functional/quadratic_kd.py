@@ -20,7 +20,7 @@ def quadratic_kd_loss(
     activation: Activation = 'softmax',
     weights: Tensor | None = None,
 ) -> Tensor:
-    r"""Pull the student's logits to the teacher's, each class by how open the teacher is on it.
+    r"""Pull the student's logits to the teacher's, most for classes of which the teacher is unsure.
 
     With :math:`\Delta = (s - t) / \tau` and the teacher's :math:`p = \mathrm{softmax}(t / \tau)`,
     the loss is the mean over samples of
@@ -57,6 +57,6 @@ def quadratic_kd_loss(
         curvatures = teacher.softmax(1)
         differences = differences - (curvatures * differences).sum(1, keepdim=True)
     else:
-        # 1 - sigmoid(x) is sigmoid(-x), without the digits that a difference would lose.
+        # 1 - sigmoid(x) is computed as sigmoid(-x), because the difference loses digits near 1.
         curvatures = teacher.sigmoid() * (-teacher).sigmoid()
     return 0.5 * weighted_mean((curvatures * differences.square()).sum(1), weights)

@@ -1,4 +1,4 @@
-"""RKD: how the samples of a batch lie to each other, by distances and angles.
+"""RKD: relations between the samples of a batch, by distances and angles.
 
 Park, Kim, Lu, Cho: "Relational Knowledge Distillation", CVPR 2019.
 """
@@ -31,9 +31,9 @@ def rkd_loss(
     Angles are taken from the distances, by the law of cosines, some vertices j at a time and
     together with their gradient: time grows with :math:`S^2 C + S^3`, memory with :math:`S^2`, and
     the function can be differentiated once, not twice.
-    Two samples so close that rounding has left nothing of their direction (a distance below the
-    square root of the precision, in units of the mean) make no angle: their cosine is 0, as
-    published for equal ones.
+    Two samples may be so close that their direction is lost in rounding (a distance below the
+    square root of the precision, in units of the mean). Their cosine is then 0, as published for
+    equal ones.
 
     Args:
         student: Pooled features of shape (S, C_s).
@@ -63,7 +63,7 @@ def rkd_loss(
 
 def _distances(features: Tensor) -> Tensor:
     """(S, S) Euclidean distances, divided by the mean of those that are not zero."""
-    # Not by the product of the features: what it leaves of a short distance is noise.
+    # Not by the product of the features, which turns short distances into noise.
     distances = torch.cdist(features, features, compute_mode='donot_use_mm_for_euclid_dist')
     mean = distances.sum() / (distances > 0).sum().clamp(min=1)
     return distances / torch.where(mean == 0, 1.0, mean)
@@ -94,7 +94,7 @@ def _compare_angles(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _inverses(distances: Tensor) -> Tensor:
-    """One over the distances, 0 where rounding has left nothing of a direction."""
+    """One over the distances; 0 where the direction is lost in rounding."""
     is_apart = distances > torch.finfo(distances.dtype).eps ** 0.5
     return torch.where(is_apart, 1 / distances, 0.0)
 

@@ -1,4 +1,4 @@
-"""What is done to rows of logits before a distillation loss compares them.
+"""Preprocessing of rows of logits before a distillation loss compares them.
 
 Every function works along the last dimension, takes ``(..., C)`` and returns the same shape.
 float16 and bfloat16 come back as float32, float32 and float64 as they are.
@@ -20,8 +20,9 @@ def at_least_float32(logits: Tensor) -> Tensor:
 def center_rows(logits: Tensor) -> Tensor:
     """Subtract from every row its mean: ``z - mean(z)``.
 
-    Centring takes away what all classes of a row share. It matters for sigmoid heads under CKD:
-    background rows are all near the same negative number, hence nearly parallel, until centred.
+    Centring removes what all classes of a row have in common. It matters for CKD on sigmoid heads:
+    all logits of background rows are near the same negative number, so these rows are nearly
+    parallel before centring.
 
     Args:
         logits: Shape (..., C).

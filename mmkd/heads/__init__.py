@@ -1,4 +1,4 @@
-"""One adapter per head family: a head's outputs become aligned pairs once, in one place."""
+"""Head adapters, one per family of heads: they align the outputs of student and teacher."""
 
 from . import point  # noqa: F401  (registers its adapters)
 from .anchor import AnchorHeadAdapter

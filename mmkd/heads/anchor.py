@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from mmkd.structures import Step
 
@@ -26,7 +27,7 @@ from .dense import (
 
 @register_head_adapter('AnchorHead')
 class AnchorHeadAdapter(SampledTargetsAdapter):
-    """RetinaNet and its kin (GHM, YOLOF): targets from ``_get_targets_single`` of MMDetection's AnchorHead."""
+    """RetinaNet and similar heads (GHM, YOLOF): targets from ``_get_targets_single`` of MMDetection's AnchorHead."""
 
     def __init__(self, student: nn.Module, teacher: nn.Module, path: str) -> None:
         super().__init__(student, teacher, path)
@@ -41,8 +42,9 @@ class AnchorHeadAdapter(SampledTargetsAdapter):
                     'both heads the same anchor_generator (scales, ratios, octave_base_scale)'
                 )
 
+    @override
     def static_assignment(self) -> str | None:
-        """See :meth:`DenseHeadAdapter.static_assignment`: of assigners that look at anchors and ground truth only."""
+        """A fingerprint if the assigner depends on anchors and ground truth only."""
         assigner, sampler = (
             getattr(self.student_head, part, None) for part in ('assigner', 'sampler')
         )
@@ -59,22 +61,23 @@ class AnchorHeadAdapter(SampledTargetsAdapter):
 
 @register_head_adapter('SABLRetinaHead')
 class SABLRetinaHeadAdapter(AnchorHeadAdapter):
-    """SABL on RetinaNet: AnchorHead's targets for one square per location; the buckets concern the boxes only.
+    """SABL on RetinaNet: AnchorHead's targets for one square per location; buckets matter to the boxes only.
 
-    A box is decoded from the best bucket of each side, whose offset gets the gradient; which bucket that is gets none.
+    A box is decoded from the best bucket of each side. The offset within the bucket has a gradient, the choice of the
+    bucket has none.
     """
 
     prior_generator: ClassVar[str | None] = 'square_anchor_generator'
 
     @classmethod
+    @override
     def read(cls, outputs: Sequence[Any]) -> DenseOutputs:
-        """See :meth:`DenseHeadAdapter.read`."""
         class_maps, box_maps = outputs
         return DenseOutputs(class_maps, list(zip(*box_maps, strict=True)))
 
     @classmethod
+    @override
     def decode(cls, head: Any, code: Sequence[Tensor], places: Places) -> Tensor:
-        """See :meth:`DenseHeadAdapter.decode`."""
         boxes, _ = head.bbox_coder.decode(places.priors, code)
         return boxes
 
@@ -83,7 +86,7 @@ class SABLRetinaHeadAdapter(AnchorHeadAdapter):
 class ATSSHeadAdapter(AnchorHeadAdapter):
     """ATSS (with DyHead too) and DDOD: ``_get_targets_single`` returns the anchors before the labels.
 
-    DDOD assigns for the classification first, then for the boxes; the first assignment is taken.
+    DDOD assigns twice, first for the classification, then for the boxes; the first assignment is used.
     """
 
     labels_at: ClassVar[int] = 1
@@ -96,18 +99,19 @@ class GFLHeadAdapter(ATSSHeadAdapter):
     distributions: ClassVar[bool] = True
 
     @classmethod
+    @override
     def decode(cls, head: Any, code: Sequence[Tensor], places: Places) -> Tensor:
-        """See :meth:`DenseHeadAdapter.decode`."""
         distances = head.integral(code[0]) * places.strides.repeat(1, 2)
         return head.bbox_coder.decode(head.anchor_center(places.priors), distances)
 
 
 @register_head_adapter('TOODHead')
 class TOODHeadAdapter(AnchorHeadAdapter):
-    """TOOD: targets from ``get_targets``, which serves both of its phases (ATSS at first, then task-aligned).
+    """TOOD: targets from ``get_targets``, which is called in both phases of training (first ATSS, then task-aligned).
 
-    In the first phase TOOD calls its base class's ``_get_targets_single`` past the instance, and in the second its own
-    returns no sampling; in both the regression target is the assigned ground truth's box, by which the object is found.
+    ``_get_targets_single`` cannot be tapped: the first phase calls that of the base class, and the second returns no
+    sampling result. In both phases the regression target is the box of the assigned ground truth, which identifies the
+    object.
 
     The class maps are probabilities sqrt(σ(a)·σ(b)), the head's own aligned score; samples are their logits, see
     :func:`mmkd.heads.dense.logits_of`.
@@ -122,11 +126,11 @@ class TOODHeadAdapter(AnchorHeadAdapter):
 
     @classmethod
     def decode(cls, head: Any, code: Sequence[Tensor], places: Places) -> Tensor:
-        """The box maps hold boxes already, in units of the stride."""
+        """The box maps hold decoded boxes, in units of the stride."""
         return code[0] * places.strides.repeat(1, 2)
 
+    @override
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
-        """See :meth:`DenseHeadAdapter.assignments`."""
         _, *levels = step.record('targets')[0]
         labels, weights, boxes = (torch.cat(level, dim=1) for level in levels[:3])
         assignments = []
@@ -141,14 +145,14 @@ class TOODHeadAdapter(AnchorHeadAdapter):
             assignments.append(Assignment(labels[image], weights[image], object_ids))
         return assignments
 
+    @override
     def num_foreground(self, step: Step) -> int | None:
-        """See :meth:`DenseHeadAdapter.num_foreground`."""
         return boxes_in_loss(self.student_head, step)
 
 
 @register_head_adapter('PAAHead')
 class PAAHeadAdapter(AnchorHeadAdapter):
-    """PAA: the labels and weights after its reassignment (``paa_reassign``), the objects from the assignment before.
+    """PAA: labels and weights after its reassignment (``paa_reassign``), objects from the assignment before.
 
     The reassignment turns positives into background or ignores them; it never makes a positive.
     """
@@ -158,8 +162,8 @@ class PAAHeadAdapter(AnchorHeadAdapter):
         'reassigned': 'bbox_head.paa_reassign()',
     }
 
+    @override
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
-        """See :meth:`DenseHeadAdapter.assignments`."""
         return [
             Assignment(
                 labels, weights, torch.where(self.is_foreground(labels), first.object_ids, -1)
@@ -169,8 +173,8 @@ class PAAHeadAdapter(AnchorHeadAdapter):
             )
         ]
 
+    @override
     def num_foreground(self, step: Step) -> int | None:
-        """See :meth:`DenseHeadAdapter.num_foreground`."""
         return sum(positives for *_, positives in step.record('reassigned'))
 
 
@@ -178,8 +182,8 @@ class PAAHeadAdapter(AnchorHeadAdapter):
 class FSAFHeadAdapter(AnchorHeadAdapter):
     """FSAF: the positives that remain once each object has chosen its level (``reweight_loss_single``).
 
-    A prior whose object chose another level is ignored: FSAF takes its label out of the loss. FSAF weights every
-    class of a prior on its own, to ignore some; a sample's weight is the highest of them.
+    A prior whose object chose another level is ignored, as in FSAF's loss. FSAF has a weight for every class of a
+    prior, to ignore some of them; a sample's weight is the highest of these.
     """
 
     taps: Mapping[str, str] = {
@@ -187,8 +191,8 @@ class FSAFHeadAdapter(AnchorHeadAdapter):
         'selected': 'bbox_head.reweight_loss_single()',
     }
 
+    @override
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
-        """See :meth:`DenseHeadAdapter.assignments`."""
         images = len(outputs.class_maps[0])
         selected = torch.cat(
             [flags.view(images, -1) for _, _, flags in step.record('selected')], dim=1
@@ -205,25 +209,26 @@ class FSAFHeadAdapter(AnchorHeadAdapter):
             )
         return assignments
 
+    @override
     def num_foreground(self, step: Step) -> None:
-        """See :meth:`DenseHeadAdapter.num_foreground`: which levels objects chose stays on the device."""
+        """None: only the device knows which levels the objects chose."""
 
 
 @register_head_adapter('FreeAnchorRetinaHead')
 class FreeAnchorHeadAdapter(AnchorHeadAdapter):
-    """FreeAnchor: a hard label from its soft assignment.
+    """FreeAnchor: hard labels made from its soft assignment.
 
-    FreeAnchor has no labels: it maximises the likelihood of a bag of 50 anchors per object and spares from the negative
-    loss whatever localises an object. It computes P{a in A+}, (P, C), for that: how probably the box predicted at an
-    anchor localises an object of a class (1 at the best one, 0 below IoU 0.6). An anchor is a sample of its most
-    probable class if that probability is at least 1/2, else background. Its object is the one of that class whose
-    box is nearest to the predicted box. Every weight is 1.
+    FreeAnchor has no labels: it maximises the likelihood of a bag of 50 anchors per object, and its negative loss
+    leaves out anchors that localise an object. For that it computes P{a in A+}, (P, C): the probability that the box
+    predicted at an anchor localises an object of a class (1 at the best one, 0 below IoU 0.6). The label of an anchor
+    is its most probable class if that probability is at least 1/2, else background. Its object is the one of that class
+    whose box is nearest to the predicted box. Every weight is 1.
     """
 
     taps: Mapping[str, str] = {'head': 'bbox_head', 'bags': 'bbox_head.positive_loss_single()'}
 
+    @override
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
-        """See :meth:`DenseHeadAdapter.assignments`."""
         box_maps = [maps.detach() for maps in outputs.box_maps[0]]
         anchors = self.decoder(self.student_head, outputs, step.inputs).priors
         deltas = gather_rows(box_maps, None, channels=4).view(-1, len(anchors), 4)
@@ -243,5 +248,6 @@ class FreeAnchorHeadAdapter(AnchorHeadAdapter):
             assignments.append(Assignment(labels, probability.new_ones(len(labels)), object_ids))
         return assignments
 
+    @override
     def num_foreground(self, step: Step) -> None:
-        """See :meth:`DenseHeadAdapter.num_foreground`: its own step has no hard labels."""
+        """None: FreeAnchor's own step has no hard labels."""

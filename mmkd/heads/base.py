@@ -1,4 +1,4 @@
-"""What a head adapter is, and which family serves a head."""
+"""The base class of head adapters, and the registry that finds the adapter of a head."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from mmkd.structures import (
     TEACHER,
@@ -26,36 +27,36 @@ from mmkd.structures import (
 )
 
 HEAD_PATHS = ('roi_head', 'bbox_head', 'head')
-"""Where detectors and classifiers keep the head that classifies."""
+"""Attributes under which detectors and classifiers keep the head that classifies."""
 
 _ADAPTERS: dict[str, type[HeadAdapter]] = {}
 _Adapter = TypeVar('_Adapter', bound='type[HeadAdapter]')
 
 
 class HeadAdapter(ABC):
-    """Turns the outputs of one head family, of student and teacher, into sample tables.
+    """Turns the outputs of the heads of student and teacher into sample tables; a subclass serves a family of heads.
 
-    A subclass names in ``taps`` what it needs to see of the student's own training step, checks in its constructor
-    that teacher and student can be aligned at all, and builds the tables in :meth:`tables`.
+    A subclass lists in ``taps`` what it needs from the student's training step, checks in its constructor that student
+    and teacher can be aligned, and builds the tables in :meth:`tables`.
 
     Args:
         student: The student, whose head is at ``path``.
         teacher: The teacher's network.
-        path: Name of the head's attribute.
-        teacher_path: Name of the teacher's head; default ``path`` too.
+        path: Attribute of the student's head.
+        teacher_path: Attribute of the teacher's head; default: ``path``.
 
-    A subclass may take options, as keyword-only arguments; a recipe sets them in ``model.head``.
+    Options of a subclass are keyword-only arguments; a recipe sets them in ``model.head``.
 
     Raises:
         ValueError: Teacher and student cannot be aligned.
     """
 
     taps: Mapping[str, str]
-    """Tap name to the module (``'bbox_head'``) or method (``'bbox_head.f()'``) of the student it listens to."""
+    """Tap name to the module (``'bbox_head'``) or method (``'bbox_head.f()'``) of the student that it records."""
     teacher: str = TEACHER
     """Name of the teacher."""
     has_labels: ClassVar[bool] = True
-    """Whether the student's own step may say which class a sample is of."""
+    """Whether samples may have labels from the student's own step."""
 
     def __init__(
         self, student: nn.Module, teacher: nn.Module, path: str, teacher_path: str | None = None
@@ -67,34 +68,34 @@ class HeadAdapter(ABC):
 
     @property
     def activation(self) -> Activation:
-        """What turns a row of the student's logits into probabilities; known before the first step."""
+        """What turns a row of the student's logits into probabilities."""
         return 'sigmoid' if self.student_head.use_sigmoid_cls else 'softmax'
 
     @property
     def num_logits(self) -> int:
-        """C, the logits of one sample of the student, background included where it has one."""
+        """C, the number of the student's logits per sample, with background if it has one."""
         return int(self.student_head.cls_out_channels)
 
     @property
     def num_classes(self) -> int:
-        """The student's foreground classes; the label of the background."""
+        """Number of the student's foreground classes; also the label of background."""
         return int(self.student_head.num_classes)
 
     @property
     def num_teacher_classes(self) -> int:
-        """The teacher's foreground classes; see :class:`mmkd.structures.ClassMap` for where they differ."""
+        """Number of the teacher's foreground classes; see :class:`mmkd.structures.ClassMap`."""
         return int(self.teacher_head.num_classes)
 
     @classmethod
     def aligns_with(cls, teacher: type[HeadAdapter]) -> bool:
-        """Whether a teacher whose head ``teacher`` serves can teach a student whose head this class serves."""
+        """Whether heads that this class serves can learn from heads that the adapter ``teacher`` serves."""
         return teacher is cls
 
     def check_boxes(self, distributions: bool = False) -> None:
         """Check that student and teacher predict boxes that can be paired, before a loss on boxes is used.
 
         Args:
-            distributions: The loss compares the distributions of the sides of a box.
+            distributions: Whether the loss compares the distributions of the sides of a box.
 
         Raises:
             ValueError: They don't; the message names the fix.
@@ -105,11 +106,11 @@ class HeadAdapter(ABC):
         )
 
     def leave_out_boxes(self) -> None:  # noqa: B027
-        """Called if no loss asks for boxes: what only those of the teacher come from need not run."""
+        """Called if no loss asks for boxes: the teacher need not compute its own."""
 
     def answer(self, request: HeadRequest[Any], step: Step) -> list[Any]:
-        """The pairs that a loss asks for, one per sample table or, of class maps, per level."""
-        # Crossed logits are the teacher's head's: the student's own layers are not in them.
+        """The pairs that a loss asks for: one per sample table, or per level for class maps."""
+        # Crossed logits come from the teacher's head, without the student's extra layer.
         undo = step.sources.undo if request.crossed is None else None
         if isinstance(request, ClassMaps):
             maps = self.class_maps(step)
@@ -126,14 +127,14 @@ class HeadAdapter(ABC):
         return pairs
 
     def learn_from(self, teacher: str) -> None:
-        """Set the name of the teacher, in a recipe that has several."""
+        """Set the name of the teacher, if a recipe has several."""
         self.teacher = teacher
 
     def to_store(self, request: Request[Any]) -> Holding:
         """What a store has to hold of the teacher to answer a request.
 
         Raises:
-            ValueError: It cannot, as the request is for more than the teacher says of an image by itself.
+            ValueError: No store can: the answer depends on more than the teacher and the image.
         """
         raise ValueError(
             f"what is asked of {type(self.teacher_head).__name__} depends on the student's own outputs: no store "
@@ -147,18 +148,18 @@ class HeadAdapter(ABC):
         data_samples: Sequence[Any],
         holding: Holding,
     ) -> list[StoredRows]:
-        """What a store keeps of a live teacher on a batch, image by image.
+        """The rows that a store keeps of a live teacher for a batch, image by image.
 
         Args:
             teacher: The teacher on the batch.
             student: The student.
             data_samples: The batch's data samples.
-            holding: How much is kept.
+            holding: How much to keep.
         """
         raise NotImplementedError(f'{type(self).__name__} stores nothing')
 
     def sample_tables(self, step: Step) -> list[SampleTable]:
-        """The step's tables, made once."""
+        """The step's tables, built once."""
         return step.once(self, lambda: self.tables(step))
 
     def teacher_pass(self, step: Step) -> TeacherPass:
@@ -166,7 +167,7 @@ class HeadAdapter(ABC):
         return step.teachers[self.teacher]
 
     def class_map_levels(self) -> list[tuple[int, int]]:
-        """Channels and stride of every level of :meth:`class_maps`, known before the first step.
+        """Channels and stride of every level of :meth:`class_maps`.
 
         Raises:
             ValueError: The heads do not have class logits as maps.
@@ -181,7 +182,7 @@ class HeadAdapter(ABC):
         raise NotImplementedError(f'{type(self).__name__} has no class maps')
 
     def _on_rows(self, function: Callable[[Tensor], Tensor], maps: Tensor) -> Tensor:
-        """``function`` of the (S, C) rows of (B, A*C, H, W) class maps, as such maps."""
+        """Apply ``function``, which takes (S, C) rows, to (B, A*C, H, W) class maps."""
         rows = maps.unflatten(1, (-1, self.num_logits)).movedim(2, -1)
         changed = function(rows.flatten(0, -2)).view(rows.shape)
         return changed.movedim(-1, 2).flatten(1, 2)
@@ -191,28 +192,28 @@ class HeadAdapter(ABC):
         """The step's candidate samples: one table per set of predictions (stages, decoder layers)."""
 
     def student_tables(self, step: Step) -> list[SampleTable]:
-        """Likewise for a teacher whose outputs come from elsewhere: the tables' own teacher will not be asked."""
+        """Tables for their student's side only: their teacher will not be asked."""
         return self.tables(step)
 
 
 class DerivedAdapter(HeadAdapter, ABC):
-    """An adapter over the adapter ``own`` of the student's own head, which says what the student's rows are."""
+    """An adapter that wraps ``own``, the adapter of the student's head, and gets the student's rows from it."""
 
     own: HeadAdapter
 
     @property
+    @override
     def activation(self) -> Activation:
-        """See :attr:`HeadAdapter.activation`."""
         return self.own.activation
 
     @property
+    @override
     def num_logits(self) -> int:
-        """See :attr:`HeadAdapter.num_logits`."""
         return self.own.num_logits
 
     @property
+    @override
     def num_classes(self) -> int:
-        """See :attr:`HeadAdapter.num_classes`."""
         return self.own.num_classes
 
 
@@ -237,7 +238,7 @@ def adapter_class(head: nn.Module) -> type[HeadAdapter] | None:
 
 
 def adapter_of(kind: type) -> type[HeadAdapter] | None:
-    """Likewise for a class of heads."""
+    """Like :func:`adapter_class`, for a class of heads."""
     names = (cls.__name__ for cls in kind.__mro__)
     return next((_ADAPTERS[name] for name in names if name in _ADAPTERS), None)
 

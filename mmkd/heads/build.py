@@ -1,4 +1,4 @@
-"""Which source answers what the losses ask of a pair."""
+"""Builds the sources that answer the losses' requests."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def build_sources(
     requests: Mapping[str, Sequence[Request[Any]]],
     head: Mapping[str, Any] | None = None,
 ) -> Sources:
-    """The sources of all that the losses ask for; equal requests share theirs.
+    """Build the sources for all requests; equal requests share a source.
 
     Args:
         student: The student.
         teachers: The teachers' networks by name.
-        requests: Name of a loss to what it asks for.
+        requests: Name of a loss to its requests.
         head: Options of the head adapters, see :func:`build_head_adapter`.
 
     Raises:
-        ValueError: There is no such teacher, or the pair cannot give what is asked; the message names the loss.
+        ValueError: There is no such teacher, or the pair cannot answer a request; the message names the loss.
         TypeError: A head adapter has no such option.
     """
     sources: dict[Hashable, Any] = {}
@@ -114,10 +114,10 @@ def _add_source(
 def build_head_adapter(
     student: nn.Module, teacher: nn.Module, options: Mapping[str, Any] | None = None
 ) -> HeadAdapter:
-    """The adapter of the student's head: its own, else its family's (the nearest base class that has one).
+    """Build the adapter of the student's head: that of its class, else of the nearest base class that has one.
 
-    Where the teacher's head is of another family and the teacher is a two-stage detector, its RoI head scores the
-    student's boxes: :class:`mmkd.heads.RoITeacherAdapter`.
+    If the teacher is a two-stage detector and its head is of another family, its RoI head scores the student's boxes:
+    :class:`mmkd.heads.RoITeacherAdapter`.
 
     Args:
         student: The student.

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from mmkd.structures import (
     Activation,
@@ -31,7 +32,7 @@ class ClassifierTable(SampleTable):
 
     Attributes:
         student_rows: (B, C) logits of the student.
-        run_teacher: Gives the teacher's (B, C) logits.
+        run_teacher: Computes the teacher's (B, C) logits.
     """
 
     student_rows: Tensor
@@ -42,16 +43,16 @@ class ClassifierTable(SampleTable):
         """(B, C) logits of the teacher."""
         return self.run_teacher()
 
+    @override
     def student_logits(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.student_logits`."""
         return self.student_rows[index]
 
+    @override
     def teacher_logits(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.teacher_logits`."""
         return self.teacher_rows[index]
 
+    @override
     def teacher_confidence(self) -> Tensor:
-        """See :meth:`SampleTable.teacher_confidence`."""
         return self.highest_foreground(self.teacher_rows)
 
 
@@ -59,23 +60,22 @@ class ClassifierTable(SampleTable):
 class ClassifierAdapter(HeadAdapter):
     """Classifiers of one label per image: linear, stacked, ViT, Conformer, LeViT, EfficientFormer and other heads.
 
-    The student's logits are those that its own step computed. The teacher's are what its head predicts with, in eval
-    mode, on the same pixels: Mixup and CutMix have mixed them before. Teacher and student may have different heads of
-    this family. A head with two classifiers is read as it predicts: Conformer's logits are the sum of its branches',
-    those of a teacher with a distillation token the mean of its classifiers'.
+    The student's logits come from its own training step. The teacher's are computed in eval mode on the same pixels,
+    after Mixup and CutMix. Teacher and student may have different heads of this family. A head with two classifiers
+    counts as in prediction: Conformer's logits are the sum of its branches', those of a teacher with a distillation
+    token the mean of its classifiers'.
 
-    A sample's label is its ``gt_label``. After Mixup and CutMix, which leave a soft label (``gt_score``), it is the
-    class with the largest share: losses that look at a sample's own class (DKD, NKD, AEKT) need a single one. KD, DIST
-    and CKD need none and see the mixed images as they are. Label smoothing belongs to the student's own loss and
-    changes no label. Every weight is 1, and no image shows the object of another: copies of one image in a batch
-    (repeated augmentation) are different samples to CKD, negatives of each other.
+    A sample's label is its ``gt_label``. Mixup and CutMix leave a soft label (``gt_score``); then it is the class with
+    the largest share, because some losses (DKD, NKD, AEKT) need a single class. KD, DIST and CKD need none. Label
+    smoothing is a part of the student's own loss and changes no label. Every weight is 1. No two images show the same
+    object, not even copies of one image in a batch (repeated augmentation): to CKD they are negatives of each other.
 
-    CKD contrasts the images of one forward pass, of all processes unless ``gather=False``: gradient accumulation adds
-    no negatives. With a single image it is exactly 0. Where a head starts at zero (ViT), logits have no direction: CKD
-    gives no gradient until the student's own loss has moved them, in the first step.
+    CKD contrasts the images of one forward pass, of all processes unless ``gather=False``; gradient accumulation adds
+    no negatives. With a single image it is exactly 0. If a head starts at zero (ViT), its logits have no direction, and
+    CKD has no gradient until the student's own loss has moved them in the first step.
 
     Raises:
-        ValueError: Single-label against multi-label head, or a head that cannot be distilled.
+        ValueError: One head is single-label and the other multi-label, or a head cannot be distilled.
     """
 
     taps: Mapping[str, str] = {'logits': 'head'}
@@ -109,27 +109,27 @@ class ClassifierAdapter(HeadAdapter):
 
     @property
     def activation(self) -> Activation:
-        """Softmax for one label per image, sigmoid for several: what the head predicts with, whatever its loss is."""
+        """Softmax for one label per image, sigmoid for several, as in prediction; the head's loss may differ."""
         return self.probabilities
 
     @property
+    @override
     def num_logits(self) -> int:
-        """See :attr:`HeadAdapter.num_logits`."""
         return self._num_classes
 
     @property
+    @override
     def num_classes(self) -> int:
-        """See :attr:`HeadAdapter.num_classes`."""
         return self._num_classes
 
     @property
+    @override
     def num_teacher_classes(self) -> int:
-        """See :attr:`HeadAdapter.num_teacher_classes`."""
         return self._num_teacher_classes
 
     @classmethod
     def aligns_with(cls, teacher: type[HeadAdapter]) -> bool:
-        """With every classifier; the constructor looks closer."""
+        """Any classifier; the constructor checks the rest."""
         return issubclass(teacher, ClassifierAdapter)
 
     def tables(self, step: Step) -> list[SampleTable]:
@@ -154,10 +154,12 @@ class ClassifierAdapter(HeadAdapter):
         output = step.record('logits')[0]
         return _prediction(output)
 
+    @override
     def to_store(self, request: Request[Any]) -> Holding:
-        """See :meth:`HeadAdapter.to_store`: the logits of every image."""
+        """The logits of every image."""
         return Holding()
 
+    @override
     def teacher_rows(
         self,
         teacher: TeacherPass,
@@ -165,7 +167,6 @@ class ClassifierAdapter(HeadAdapter):
         data_samples: Sequence[Any],
         holding: Holding,
     ) -> list[StoredRows]:
-        """See :meth:`HeadAdapter.teacher_rows`."""
         return [{'logits': row.half()} for row in self._teacher_logits(teacher).split(1)]
 
     def _teacher_logits(self, teacher: TeacherPass) -> Tensor:
@@ -180,7 +181,7 @@ class ClassifierAdapter(HeadAdapter):
         return teacher.outputs(compute, restore)
 
     def labels(self, data_samples: Sequence[Any]) -> Tensor | None:
-        """(B,) class of every image, or None where an image may have several."""
+        """(B,) class of every image; None if images may have several."""
         if 'gt_score' in data_samples[0]:
             return torch.stack([sample.gt_score for sample in data_samples]).argmax(dim=1)
         return torch.cat([sample.gt_label for sample in data_samples])
@@ -188,10 +189,10 @@ class ClassifierAdapter(HeadAdapter):
 
 @register_head_adapter('MultiLabelClsHead')
 class MultiLabelAdapter(ClassifierAdapter):
-    """Classifiers of several labels per image: sigmoid, and no label that a sample could be said to have.
+    """Classifiers of several labels per image: sigmoid, and samples without a label.
 
-    Losses that need a sample's own class say so in the first step; ``mmkd.QFLKDLoss(average='samples')`` and
-    ``mmkd.CKDLoss`` need none.
+    Losses that need a sample's class raise an error; ``mmkd.QFLKDLoss(average='samples')`` and ``mmkd.CKDLoss`` need
+    none.
     """
 
     probabilities: ClassVar[Activation] = 'sigmoid'
@@ -204,15 +205,15 @@ class MultiLabelAdapter(ClassifierAdapter):
 class DeiTAdapter(ClassifierAdapter):
     """DeiT with a class token and a distillation token, each with a classifier of its own.
 
-    The student's own loss sees the mean of the two, as MMPretrain has it (which warns that it does not distil: this
-    is what happens here). The teacher teaches the classifier on the distillation token, as in DeiT (Touvron et al.,
-    arXiv 2012.12877).
+    The student's own loss is computed from the mean of the two, as in MMPretrain (whose warning that it does not distil
+    can be ignored: here it does). The teacher teaches the classifier on the distillation token, as in DeiT (Touvron et
+    al., arXiv 2012.12877).
 
     Args:
         student: See :class:`HeadAdapter`.
         teacher: See :class:`HeadAdapter`.
         path: See :class:`HeadAdapter`.
-        token: What the teacher teaches: ``'distillation'``, or ``'mean'`` for the mean of both classifiers' logits.
+        token: Which logits the teacher teaches: ``'distillation'``, or ``'mean'`` for the mean of both classifiers.
 
     Raises:
         ValueError: See :class:`ClassifierAdapter`; or ``token`` is unknown.
@@ -234,22 +235,22 @@ class DeiTAdapter(ClassifierAdapter):
 
 @register_head_adapter('ArcFaceClsHead')
 class ArcFaceAdapter(ClassifierAdapter):
-    """ArcFace: scaled cosines without the margin, which the student's own loss adds to the labelled class."""
+    """ArcFace: scaled cosines, without the margin that the student's own loss adds to the labelled class."""
 
     taps: Mapping[str, str] = {'cosines': 'head.norm_product'}
 
+    @override
     def student_logits(self, step: Step) -> Tensor:
-        """See :meth:`ClassifierAdapter.student_logits`."""
         return self.student_head.scale * step.record('cosines')[0]
 
 
 def _prediction(output: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """(B, C) logits of what a head's forward gives; Conformer's gives the two that it predicts with the sum of."""
+    """(B, C) logits from a head's outputs; Conformer has two, whose sum it predicts with."""
     return output if isinstance(output, Tensor) else torch.stack(output).sum(dim=0)
 
 
 def _num_classes(model: Any, head: Any, role: str) -> int:
-    """Classes of a classifier: what its head says, or its backbone (VGG, LeNet), else its head's last layer."""
+    """Number of classes, from the head, the backbone (VGG, LeNet), or the width of the head's last layer."""
     for owner in (head, getattr(model, 'backbone', None)):
         number = getattr(owner, 'num_classes', None)
         if isinstance(number, int) and number > 0:

@@ -1,4 +1,4 @@
-"""The student's features through the rest of the teacher's head (CrossKD)."""
+"""Passes the student's features through the rest of the teacher's head (CrossKD)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
+from typing_extensions import override
 
+from mmkd.functional.compat import autocast_dtype
 from mmkd.structures import FeaturePair, SampleTable, Step
 
 from .base import DerivedAdapter, HeadAdapter
@@ -18,21 +20,21 @@ _TOWERS = ('cls_convs', BOX_TOWER)
 
 
 class CrossedHeadAdapter(DerivedAdapter):
-    """The tables of a dense head, in which the *teacher's* head has computed the student's side.
+    """Tables of a dense head whose student outputs are computed by the *teacher's* head.
 
-    What the first ``layer`` convolutions of the student's head output, of both towers, goes through the remaining
-    convolutions and the last layers of the teacher's head, in eval mode. The gradient flows through these into the
-    student; the teacher's weights get none. Labels, weights and objects are the student's own.
+    The outputs of the first ``layer`` convolutions of the student's head, in both towers, go through the remaining
+    convolutions and the last layers of the teacher's head, in eval mode. The gradient flows back through these layers
+    into the student; the teacher's weights get none. Labels, weights and objects are the student's own.
 
     Args:
         own: The adapter of the pair.
         student: The student.
         teacher: The teacher's network.
-        path: Name of the student's head.
-        layer: Convolutions of each tower that are the student's.
+        path: Attribute of the student's head.
+        layer: Number of convolutions in each tower that are the student's.
 
     Raises:
-        ValueError: A head has no such towers, or the two differ in depth, width or normalisation.
+        ValueError: A head has no such towers, or the towers differ in depth, width or normalisation.
     """
 
     own: DenseHeadAdapter
@@ -60,20 +62,20 @@ class CrossedHeadAdapter(DerivedAdapter):
         self.taps = {**own.taps, **{f'crossed at {tower}': tower for tower in self._towers}}
 
     @property
+    @override
     def num_teacher_classes(self) -> int:
-        """See :attr:`HeadAdapter.num_teacher_classes`."""
         return self.own.num_teacher_classes
 
+    @override
     def check_boxes(self, distributions: bool = False) -> None:
-        """See :meth:`HeadAdapter.check_boxes`."""
         self.own.check_boxes(distributions)
 
+    @override
     def class_maps(self, step: Step) -> list[FeaturePair]:
-        """See :meth:`HeadAdapter.class_maps`."""
         return self.own.class_maps(step)
 
     def tables(self, step: Step) -> list[SampleTable]:
-        """The one table of the pair's own adapter, with the crossed outputs in place of the student's."""
+        """The table of the pair's own adapter, with crossed outputs as the student's."""
         (table,) = self.own.sample_tables(step)
         assert isinstance(table, DenseTable)
         teacher = self.teacher_pass(step)
@@ -85,7 +87,7 @@ class CrossedHeadAdapter(DerivedAdapter):
         def run(network: Any) -> Any:
             rest = self._rest(network.get_submodule(self.teacher_path))
             # The student's step may run under autocast where the teacher's head does not.
-            autocast = torch.is_autocast_enabled(step.inputs.device.type)
+            autocast = autocast_dtype(step.inputs.device.type) is not None
             dtype = next(rest.parameters()).dtype
             return family.run(rest, features if autocast else [each.to(dtype) for each in features])
 
@@ -100,7 +102,7 @@ class CrossedHeadAdapter(DerivedAdapter):
         ]
 
     def _rest(self, head: Any) -> Any:
-        """A head without the first convolutions of its towers; it reads both towers' features, one behind the other."""
+        """A head without the first convolutions of its towers; its input is both towers' features, concatenated."""
         rest = {name: list(getattr(head, name)[self.layer :]) for name in _TOWERS}
         if not self.own.teacher_boxes:
             rest[BOX_TOWER] = []
@@ -110,7 +112,7 @@ class CrossedHeadAdapter(DerivedAdapter):
 
 
 class _Half(nn.Module):
-    """One tower's channels of what goes into both."""
+    """Selects the channels of one tower."""
 
     def __init__(self, which: int) -> None:
         super().__init__()
@@ -122,7 +124,7 @@ class _Half(nn.Module):
 
 
 def _towers(head: Any, layer: int) -> dict[str, Any]:
-    """Depth of the towers, and width and normalisation at the cut."""
+    """Depth of both towers, and width and normalisation at the cut."""
     described = {}
     for name in _TOWERS:
         convolutions = getattr(head, name, None)

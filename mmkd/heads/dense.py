@@ -1,7 +1,7 @@
-"""Dense heads: one logit vector per anchor or point of every feature level.
+"""Dense heads, which have one logit vector per anchor or point of every feature level.
 
-Here is what all of them share. How a family assigns targets is in :mod:`mmkd.heads.anchor` and
-:mod:`mmkd.heads.point`.
+This is the part that all of them share. The families differ in how they assign targets, see :mod:`mmkd.heads.anchor`
+and :mod:`mmkd.heads.point`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import torch
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
+from typing_extensions import override
 
 from mmkd.structures import (
     Activation,
@@ -37,15 +38,15 @@ from .base import HeadAdapter, adapter_class
 from .features import as_it_computes
 
 BOX_TOWER = 'reg_convs'
-"""Where dense heads keep the convolutions that only their boxes are computed from, in most families."""
+"""Attribute of the convolutions that only the boxes are computed from, in most families."""
 
 BOX_LOSS: Mapping[str, str] = {'box_loss': 'bbox_head.loss_bbox.forward(...)'}
-"""Tap on the boxes that a head's loss compares with their targets, see :func:`boxes_in_loss`."""
+"""Tap on the boxes that enter a head's box loss, see :func:`boxes_in_loss`."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What the student's own head assigned to the P priors of one image.
+    """The targets that the student's head assigned to the P priors of one image.
 
     Attributes:
         labels: (P,) class, ``num_classes`` for background.
@@ -60,14 +61,14 @@ class Assignment:
 
 @dataclass(frozen=True)
 class DenseOutputs:
-    """What a dense head outputs for a batch.
+    """The outputs of a dense head for a batch.
 
     Attributes:
-        class_maps: Logits, (B, A*C, H, W) a level.
-        box_maps: Encoded boxes, (B, A*D, H, W) a level, for each part of the code; most heads have one part.
-        objectness: Logits of a separate objectness, (B, A, H, W) a level, for heads whose class maps are trained
-            under it and mean nothing without it; else None.
-        probabilities: The class maps hold sigmoid probabilities in place of logits.
+        class_maps: Logits, (B, A*C, H, W) per level.
+        box_maps: Encoded boxes, (B, A*D, H, W) per level, for each part of the code; most heads have one part.
+        objectness: Logits of a separate objectness, (B, A, H, W) per level, if the class maps are only meaningful
+            together with it; else None.
+        probabilities: The class maps hold sigmoid probabilities instead of logits.
     """
 
     class_maps: Sequence[Tensor]
@@ -82,7 +83,7 @@ class DenseOutputs:
         return [*self.class_maps, *boxes, *(self.objectness or ())]
 
     def cut(self, sizes: Sequence[Sequence[int]]) -> DenseOutputs:
-        """Without the cells beyond these heights and widths, a level: those of a network that pads more."""
+        """Cut each level to a height and width: the other network may pad less."""
 
         def cut(levels: Sequence[Tensor]) -> list[Tensor]:
             return [
@@ -100,15 +101,15 @@ class DenseOutputs:
 
 @dataclass(frozen=True)
 class DenseRows:
-    """What a store keeps of the outputs of a dense head: M of the samples of a batch.
+    """Stored outputs of a dense head for M of the samples of a batch.
 
     Attributes:
-        index: (M,) which samples, ascending.
-        rank: (M,) place of a sample among those of its image, 0 for the one that the teacher is most confident of; on
-            the host, so that nothing waits for how many are picked.
+        index: (M,) indices of these samples, ascending.
+        rank: (M,) rank of a sample within its image by the teacher's confidence, starting at 0. On the host, so that
+            picking samples need not wait for the device.
         logits: (M, C) logits.
         confidence: (M,) see :meth:`SampleTable.teacher_confidence`.
-        code: (M, D) rows of each part of the boxes' code; empty where no boxes are kept.
+        code: (M, D) rows of each part of the boxes' code; empty if no boxes are stored.
     """
 
     index: Tensor
@@ -118,19 +119,19 @@ class DenseRows:
     code: Sequence[Tensor]
 
     def pick(self, rows: Tensor, index: Tensor) -> Tensor:
-        """(S, D) of the (M, D) ``rows`` those of the (S,) samples ``index``; NaN for samples that are not kept."""
+        """(S, D) rows of the (S,) samples ``index``, from (M, D) ``rows``; NaN for samples that are not stored."""
         at = torch.searchsorted(self.index, index).clamp(max=len(self.index) - 1)
         return torch.where((self.index[at] == index)[:, None], rows[at], torch.nan)
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where S samples of a dense head lie.
+    """Positions of S samples of a dense head.
 
     Attributes:
         priors: (S, 4) xyxy anchors or (S, 2) points in input pixels.
         levels: (S,) feature levels.
-        strides: (S, 2) pixels from a cell to the next, along x and y.
+        strides: (S, 2) pixels from one cell to the next, along x and y.
     """
 
     priors: Tensor
@@ -143,9 +144,9 @@ class DenseTable(SampleTable):
     """Samples of a dense head, in MMDetection's order: image, level, row, column, prior of the location.
 
     Attributes:
-        student: What the student's head output.
-        run_teacher: Gives what the teacher's head outputs, of the same shapes, or what a store kept of it.
-        channels: C, logits of one prior.
+        student: The outputs of the student's head.
+        run_teacher: Computes the outputs of the teacher's head, of the same shapes, or reads the stored ones.
+        channels: C, the number of logits per prior.
         student_decoder: Decodes the student's boxes.
         teacher_decoder: Decodes the teacher's boxes.
     """
@@ -158,7 +159,7 @@ class DenseTable(SampleTable):
 
     @cached_property
     def teacher(self) -> DenseOutputs | DenseRows:
-        """What the teacher's head outputs; it runs when this is first read."""
+        """The outputs of the teacher's head, which runs when this is first read."""
         outputs = self.run_teacher()
         if isinstance(outputs, DenseRows):
             return outputs
@@ -173,16 +174,16 @@ class DenseTable(SampleTable):
             )
         return outputs
 
+    @override
     def student_logits(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.student_logits`."""
         return self._logits(self.student, index)
 
+    @override
     def teacher_logits(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.teacher_logits`."""
         return self._logits(self.teacher, index)
 
     def teacher_confidence(self) -> Tensor:
-        """(N,) the highest foreground probability, times the probability of an object where the head has one."""
+        """(N,) the highest foreground probability, times the objectness if the head has one."""
         if isinstance(self.teacher, DenseRows):
             confidence = self.teacher.confidence.new_zeros(len(self))
             return confidence.index_copy(0, self.teacher.index, self.teacher.confidence)
@@ -194,15 +195,15 @@ class DenseTable(SampleTable):
             confidence = confidence * torch.cat(objectness, dim=1).sigmoid()
         return confidence.flatten()
 
+    @override
     def teacher_top(self, k: int) -> Tensor:
-        """See :meth:`SampleTable.teacher_top`."""
         if isinstance(self.teacher, DenseRows):
             kept = (self.teacher.rank < k).nonzero().flatten()
             return self.teacher.index[kept.to(self.teacher.index.device, non_blocking=True)]
         return super().teacher_top(k)
 
     def student_confidence(self, index: Tensor) -> Tensor:
-        """(S,) likewise of the student, see :meth:`SampleTable.student_confidence`."""
+        """(S,) the same of the student, see :meth:`SampleTable.student_confidence`."""
         confidence = super().student_confidence(index)
         if self.student.objectness is not None:
             objectness = gather_rows(self.student.objectness, self._chosen(index), channels=1)[:, 0]
@@ -211,37 +212,37 @@ class DenseTable(SampleTable):
 
     @property
     def priors(self) -> Tensor | None:
-        """(P, 4) anchors of one image in input pixels, None for heads of points."""
+        """(P, 4) anchors of one image in input pixels; None for heads with points."""
         priors = self.student_decoder.priors
         return priors if priors.shape[1] == 4 else None
 
     def boxes(self, index: Tensor) -> Tensor | None:
-        """(S, 4) the samples' anchors, None for heads of points."""
+        """(S, 4) the samples' anchors; None for heads with points."""
         return None if self.priors is None else self.priors[index % len(self.priors)]
 
+    @override
     def cells(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.cells`."""
         return self.places(index)[:, :3]
 
     def places(self, index: Tensor) -> Tensor:
-        """(S, 4) level, row, column and prior of the location of samples, which no padding changes."""
+        """(S, 4) level, row, column, and index of the prior at that location; independent of padding."""
         grid = _Grid.of(self.student.class_maps, self.channels)
         return grid.places(index % grid.size)
 
+    @override
     def student_boxes(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.student_boxes`."""
         return self.student_decoder(self._box_code(self.student, index), index)
 
+    @override
     def teacher_boxes(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.teacher_boxes`."""
         return self.teacher_decoder(self._box_code(self.teacher, index), index)
 
+    @override
     def student_distributions(self, index: Tensor) -> Tensor | None:
-        """See :meth:`SampleTable.student_distributions`."""
         return self._distributions(self.student, self.student_decoder, index)
 
+    @override
     def teacher_distributions(self, index: Tensor) -> Tensor | None:
-        """See :meth:`SampleTable.teacher_distributions`."""
         return self._distributions(self.teacher, self.teacher_decoder, index)
 
     def _distributions(
@@ -253,7 +254,7 @@ class DenseTable(SampleTable):
         return code.unflatten(1, (4, -1))
 
     def _box_code(self, outputs: DenseOutputs | DenseRows, index: Tensor) -> list[Tensor]:
-        """(S, D) rows of each part of the boxes' code, in float32: pixels of a large image need more than 16 bits."""
+        """(S, D) rows of each part of the boxes' code. In float32: 16 bits are too few for pixels of a large image."""
         if isinstance(outputs, DenseRows):
             return [outputs.pick(part, index) for part in outputs.code]
         priors = [maps.shape[1] // self.channels for maps in outputs.class_maps]
@@ -263,11 +264,11 @@ class DenseTable(SampleTable):
         ]
 
     def _chosen(self, index: Tensor) -> Tensor | None:
-        """None in place of the index of all samples: their rows need not be looked up."""
+        """The index, or None for all samples, whose rows need not be looked up."""
         return None if index is self.everything else index
 
     def rows(self, holding: Holding) -> list[StoredRows]:
-        """What a store keeps of the teacher, image by image, the sample that it is most confident of first."""
+        """The teacher's rows for a store, image by image, in descending order of its confidence."""
         index = self.everything
         if holding.top is not None:
             picked = self.is_foreground() if holding.positives else torch.zeros_like(index).bool()
@@ -298,7 +299,7 @@ class DenseTable(SampleTable):
         return logits_of(rows) if outputs.probabilities else rows
 
     def _confidence(self, maps: Tensor, probabilities: bool) -> Tensor:
-        """(B, A, H, W) highest foreground probability in the teacher's (B, A*C, H, W) maps, in the order of memory."""
+        """(B, A, H, W) highest foreground probability in the teacher's (B, A*C, H, W) maps."""
         logits = maps.unflatten(1, (-1, self.channels))
         if self.activation == 'softmax':
             return logits.float().softmax(dim=2)[:, :, : self.num_classes].amax(dim=2)
@@ -307,11 +308,11 @@ class DenseTable(SampleTable):
 
 
 class DenseHeadAdapter(HeadAdapter):
-    """Common part of heads that output one class map per level; families differ in how they assign targets.
+    """The base class for heads that output one class map per level; families differ in how they assign targets.
 
-    The teacher may have another dense head than the student, a GFL or a TOOD for an FCOS: labels come from the
-    student's assignment and samples are compared cell by cell. Classes, strides, priors per location and activation
-    have to be the same; of two anchor heads the anchors too.
+    Student and teacher may have different dense heads, such as FCOS and GFL or TOOD: labels come from the student's
+    assignment, and samples are compared cell by cell. Strides, priors per location and activation have to be the same,
+    and if both have anchors, the anchors.
     """
 
     taps: Mapping[str, str] = {
@@ -322,13 +323,13 @@ class DenseHeadAdapter(HeadAdapter):
     boxes_at: ClassVar[int] = 1
     """Position of the box maps in the head's outputs."""
     distributions: ClassVar[bool] = False
-    """The box maps hold a distribution for each side of a box."""
+    """Whether the box maps hold a distribution for each side of a box."""
     prior_generator: ClassVar[str | None] = 'prior_generator'
-    """Attribute of the head that knows strides and priors per location, None for heads that have none."""
+    """Attribute of the head's generator of priors, None for heads that have none."""
     objectness_at: ClassVar[int | None] = None
     """Position of the objectness maps in the head's outputs, None for heads without a separate objectness."""
     probabilities: ClassVar[bool] = False
-    """The head applies the sigmoid itself: its class maps are probabilities."""
+    """Whether the head applies the sigmoid itself, so that its class maps are probabilities."""
 
     teacher_boxes: bool = True
     """Whether the teacher's head computes its boxes."""
@@ -361,20 +362,21 @@ class DenseHeadAdapter(HeadAdapter):
                 )
 
     @classmethod
+    @override
     def aligns_with(cls, teacher: type[HeadAdapter]) -> bool:
-        """See :meth:`HeadAdapter.aligns_with`; what else has to agree is checked with the heads at hand."""
+        """Any dense head, as far as the classes tell; ``__init__`` compares the rest."""
         return issubclass(teacher, DenseHeadAdapter)
 
     @property
+    @override
     def activation(self) -> Activation:
-        """See :attr:`HeadAdapter.activation`."""
         return _activation(self.student_head)
 
     def tables(self, step: Step) -> list[SampleTable]:
         """One table of all priors of all levels and images.
 
         Raises:
-            RuntimeError: The captured targets do not cover the class maps.
+            RuntimeError: The recorded targets do not match the class maps.
         """
         teacher = self.teacher_pass(step)
         outputs = self.student_outputs(step)
@@ -384,8 +386,8 @@ class DenseHeadAdapter(HeadAdapter):
         if counts != expected:
             raise RuntimeError(
                 f'{type(self.student_head).__name__} assigned targets to {counts} priors of the images, '
-                f'its class maps have {expected}: it assigns otherwise than the family that '
-                f'{type(self).__name__} serves, and needs a head adapter of its own '
+                f'its class maps have {expected}: it does not assign as the family that '
+                f'{type(self).__name__} serves does, and needs a head adapter of its own '
                 '(mmkd.heads.register_head_adapter)'
             )
         return [
@@ -407,12 +409,12 @@ class DenseHeadAdapter(HeadAdapter):
             )
         ]
 
+    @override
     def leave_out_boxes(self) -> None:
-        """See :meth:`HeadAdapter.leave_out_boxes`."""
         self.teacher_boxes = not _classes_stand_alone(self.teacher_family, self.teacher_head)
 
+    @override
     def class_map_levels(self) -> list[tuple[int, int]]:
-        """See :meth:`HeadAdapter.class_map_levels`."""
         generator = self.generator(self.student_head)
         if generator is None:
             return super().class_map_levels()
@@ -423,8 +425,9 @@ class DenseHeadAdapter(HeadAdapter):
             )
         ]
 
+    @override
     def to_store(self, request: Request[Any]) -> Holding:
-        """See :meth:`HeadAdapter.to_store`: the rows that the teacher is most confident of."""
+        """The samples that the teacher is most confident of, and the positives if asked for."""
         if not isinstance(request, Logits | Boxes):
             raise ValueError('whole maps are not stored: take a loss on logits')
         top = getattr(request.samples, 'teacher_top', None)
@@ -445,10 +448,11 @@ class DenseHeadAdapter(HeadAdapter):
         return Holding(top, isinstance(request, Boxes), positives=positives)
 
     def static_assignment(self) -> str | None:
-        """What tells the student's assignment from others; None if it follows from more than the ground truth."""
+        """A fingerprint of the student's assignment; None if it depends on more than the ground truth."""
         return None
 
     @torch.no_grad()
+    @override
     def teacher_rows(
         self,
         teacher: TeacherPass,
@@ -456,11 +460,10 @@ class DenseHeadAdapter(HeadAdapter):
         data_samples: Sequence[Any],
         holding: Holding,
     ) -> list[StoredRows]:
-        """See :meth:`HeadAdapter.teacher_rows`."""
         self.teacher_boxes |= holding.boxes
         images, _, *size = teacher.inputs.shape
         shapes = self._map_shapes(student, (size[0], size[1]))
-        blank = teacher.inputs.new_zeros(1)  # of the student only the shapes are looked at
+        blank = teacher.inputs.new_zeros(1)  # of the student, only the shapes are used
         outputs = DenseOutputs([blank.expand(images, *shape) for shape in shapes], [])
         count = self.priors_per_image(outputs)
         table = DenseTable(
@@ -481,25 +484,26 @@ class DenseHeadAdapter(HeadAdapter):
         return table.rows(holding)
 
     def positive_rows(self, step: Step, holding: Holding) -> list[StoredRows]:
-        """See :meth:`HeadAdapter.teacher_rows`, of a step of the student, whose assignment is wanted."""
+        """Like :meth:`teacher_rows`, but after a step of the student, whose assignment defines the positives."""
         self.teacher_boxes |= holding.boxes
         (table,) = self.sample_tables(step)
         assert isinstance(table, DenseTable)
         return table.rows(holding)
 
     def _map_shapes(self, student: Any, size: tuple[int, int]) -> list[tuple[int, ...]]:
-        """Shapes of the student's class maps, without the batch, for inputs of a size."""
+        """Shapes of the student's class maps for inputs of a size, without the batch dimension."""
         if size not in self._shapes:
             with evaluating(student):
                 images = next(student.parameters()).new_zeros(
                     2, 3, *size
-                )  # GroupNorm takes no single value
+                )  # GroupNorm fails on a single value
                 outputs = self.run(self.student_head, student.extract_feat(images))
             self._shapes[size] = [tuple(level.shape[1:]) for level in outputs.class_maps]
         return self._shapes[size]
 
+    @override
     def class_maps(self, step: Step) -> list[FeaturePair]:
-        """See :meth:`HeadAdapter.class_maps`; of (B, A*C, H, W) maps the channels of an anchor stand together."""
+        """(B, A*C, H, W) maps; the C channels of an anchor are consecutive."""
         (table,) = self.sample_tables(step)
         assert isinstance(table, DenseTable)
         assert isinstance(table.teacher, DenseOutputs)
@@ -515,8 +519,8 @@ class DenseHeadAdapter(HeadAdapter):
             for number, ((_, stride), student, teacher) in enumerate(levels)
         ]
 
+    @override
     def check_boxes(self, distributions: bool = False) -> None:
-        """See :meth:`HeadAdapter.check_boxes`."""
         if not distributions:
             return
         for role, family, head in (
@@ -537,39 +541,39 @@ class DenseHeadAdapter(HeadAdapter):
 
     @abstractmethod
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
-        """What the student's head assigned, one item per image, read from the taps."""
+        """The assignment of the student's head, one item per image, read from the taps."""
 
     def num_foreground(self, step: Step) -> int | None:
-        """How many samples of the batch :meth:`assignments` makes positive; None if the student's step did not tell.
+        """Number of positives in :meth:`assignments`; None if the student's step left it on the device only.
 
-        What the step brought to the host costs nothing; to ask the device would make the host wait for it.
+        To ask the device would make the host wait.
         """
         return None
 
     def student_outputs(self, step: Step) -> DenseOutputs:
-        """What the student's head output in its own training step."""
+        """The outputs of the student's head in its training step."""
         return self.read(step.record('head')[0])
 
     @classmethod
     def run(cls, head: Any, features: Sequence[Tensor]) -> DenseOutputs:
-        """What a head of this family outputs for its neck's feature maps."""
+        """The outputs of a head of this family for feature maps of its neck."""
         return cls.read(head(features))
 
     @classmethod
     def read(cls, outputs: Sequence[Any]) -> DenseOutputs:
         """The parts of a head's forward result that the table needs.
 
-        Training and eval may differ in the others, and in the code of the boxes, which :meth:`decode` knows.
+        The other parts may differ between training and eval mode; so may the code of the boxes, see :meth:`decode`.
         """
         objectness = None if cls.objectness_at is None else outputs[cls.objectness_at]
         return DenseOutputs(outputs[0], [outputs[cls.boxes_at]], objectness, cls.probabilities)
 
     @classmethod
     def decode(cls, head: Any, code: Sequence[Tensor], places: Places) -> Tensor:
-        """Boxes of samples, as the head's own prediction decodes them, but not clipped to the image.
+        """Decode boxes of samples as in the head's prediction, but without clipping to the image.
 
         Args:
-            head: A head of this family, in training mode if ``code`` is of a training step, else in eval mode.
+            head: A head of this family, in the mode (training or eval) in which ``code`` was computed.
             code: (S, D) rows of each part of its box maps.
             places: The samples' priors.
 
@@ -586,13 +590,13 @@ class DenseHeadAdapter(HeadAdapter):
         inputs: Tensor,
         teacher: TeacherPass | None = None,
     ) -> BoxDecoder:
-        """What decodes the boxes of a head of this family.
+        """A decoder for the boxes of a head of this family.
 
         Args:
             head: The head.
-            outputs: What a head output on ``inputs``, for the sizes of its maps.
+            outputs: A head's outputs on ``inputs``; only the sizes of the maps are used.
             inputs: (B, 3, H, W) pixels.
-            teacher: The teacher on the batch if the head is its.
+            teacher: The teacher on the batch, if the head is the teacher's.
         """
         sizes = [(level.shape[-2], level.shape[-1]) for level in outputs.class_maps]
         size = (inputs.shape[-2], inputs.shape[-1])
@@ -603,7 +607,7 @@ class DenseHeadAdapter(HeadAdapter):
         """The head's generator of priors, or None.
 
         Raises:
-            ValueError: The head has none, though its family does: its priors are not a fixed grid.
+            ValueError: The head lacks the one that its family has: its priors are not a fixed grid.
         """
         if cls.prior_generator is None:
             return None
@@ -619,17 +623,17 @@ class DenseHeadAdapter(HeadAdapter):
     def grid(
         cls, head: Any, sizes: Sequence[tuple[int, int]], device: torch.device
     ) -> list[Tensor]:
-        """Priors of one image as a head of this family makes them: (n, 4) anchors or (n, 2) points a level.
+        """Priors of one image: (n, 4) anchors or (n, 2) points per level.
 
         Args:
             head: The head.
-            sizes: Height and width of its maps, a level.
-            device: Where the priors should be.
+            sizes: Height and width of its maps, per level.
+            device: Device of the priors.
         """
         return cls.generator(head).grid_priors(sizes, device=device)
 
     def priors_per_image(self, outputs: DenseOutputs) -> int:
-        """P."""
+        """P, the number of priors per image."""
         return sum(level[0].numel() for level in outputs.class_maps) // self.num_logits
 
     def is_foreground(self, labels: Tensor) -> Tensor:
@@ -637,14 +641,16 @@ class DenseHeadAdapter(HeadAdapter):
         return (labels >= 0) & (labels < self.num_classes)
 
     def spread(self, values: Tensor, mask: Tensor, fill: int) -> Tensor:
-        """(P,) ``values``, in order, where the (P,) ``mask`` is, ``fill`` elsewhere."""
+        """(P,) ``values``, in order, where the (P,) ``mask`` is true; ``fill`` elsewhere."""
         if not len(values):
             return torch.full(mask.shape, fill, device=mask.device)
-        order = (mask.cumsum(0) - 1).clamp(0, len(values) - 1)  # a mask as an index would wait
+        order = (mask.cumsum(0) - 1).clamp(
+            0, len(values) - 1
+        )  # to index with a mask would wait for the device
         return torch.where(mask, values[order].long(), fill)
 
     def _run_teacher(self, teacher: TeacherPass, student: DenseOutputs) -> DenseOutputs | DenseRows:
-        """The teacher's outputs, of the student's classes and cells."""
+        """The teacher's outputs, with the student's classes and cells."""
 
         def compute(model: Any, features: tuple[Tensor, ...]) -> DenseOutputs | DenseRows:
             head = model.get_submodule(self.teacher_path)
@@ -656,7 +662,7 @@ class DenseHeadAdapter(HeadAdapter):
         return teacher.outputs(compute, lambda images: self._restored(images, student))
 
     def _restored(self, images: Sequence[StoredRows], student: DenseOutputs) -> DenseRows:
-        """The stored rows of a batch at their places in the student's maps, which the batch's padding moves."""
+        """The stored rows of a batch; their indices depend on the batch's padding."""
         grid = _Grid.of(student.class_maps, self.num_logits)
         index = torch.cat(
             [grid.index(image['places']) + n * grid.size for n, image in enumerate(images)]
@@ -682,7 +688,7 @@ class DenseHeadAdapter(HeadAdapter):
     def aligned(
         self, outputs: DenseOutputs, teacher: TeacherPass, student: DenseOutputs
     ) -> DenseOutputs:
-        """What the teacher's head output, with the student's classes and cells."""
+        """Outputs of the teacher's head, converted to the student's classes and cells."""
         channels = self.num_teacher_classes + self.num_logits - self.num_classes
         class_maps = [
             teacher.classes.logits(level.unflatten(1, (-1, channels)), dim=2).flatten(1, 2)
@@ -690,22 +696,22 @@ class DenseHeadAdapter(HeadAdapter):
         ]
         box_maps = outputs.box_maps if self.teacher_boxes else []
         outputs = replace(outputs, class_maps=class_maps, box_maps=box_maps)
-        if self.prior_generator is None:  # strides are not known to be equal
+        if self.prior_generator is None:  # the strides are not known
             return outputs
         return outputs.cut([level.shape[-2:] for level in student.class_maps])
 
 
 @dataclass
 class BoxDecoder:
-    """Decodes the boxes of one dense head; what does not depend on the samples is computed once, when first needed.
+    """Decodes the boxes of one dense head; what does not depend on the samples is computed once.
 
     Attributes:
         family: The head's adapter class.
         head: The head.
-        sizes: Height and width of its maps, a level.
-        input_size: Height and width of the pixels it saw.
-        device: Where the maps are.
-        teacher: The teacher on the batch if the head is its: eval mode may have another code of boxes.
+        sizes: Height and width of its maps, per level.
+        input_size: Height and width of the network's input in pixels.
+        device: Device of the maps.
+        teacher: The teacher on the batch, if the head is the teacher's: it decodes in eval mode.
     """
 
     family: type[DenseHeadAdapter]
@@ -717,7 +723,7 @@ class BoxDecoder:
 
     @cached_property
     def levels(self) -> list[Tensor]:
-        """(n, 4) anchors or (n, 2) points of one image, a level."""
+        """(n, 4) anchors or (n, 2) points of one image, per level."""
         return self.family.grid(self.head, self.sizes, self.device)
 
     @cached_property
@@ -755,10 +761,10 @@ class BoxDecoder:
 
 
 def boxes_in_loss(head: Any, step: Step) -> int | None:
-    """How many boxes a head's ``loss_bbox`` was given, recorded by :data:`BOX_LOSS`.
+    """Number of boxes that entered a head's ``loss_bbox``, recorded by :data:`BOX_LOSS`.
 
-    It is the number of positives where a head has one for each of them, as MMDetection's FCOS, FoveaBox and TOOD have.
-    A head derived from them that computes its loss itself may have others: None.
+    In MMDetection's FCOS, FoveaBox and TOOD this is the number of positives. A derived head with a ``loss_by_feat`` of
+    its own may differ: None.
     """
     if not type(head).loss_by_feat.__module__.startswith('mmdet.'):
         return None
@@ -767,26 +773,26 @@ def boxes_in_loss(head: Any, step: Step) -> int | None:
 
 
 class SampledTargetsAdapter(DenseHeadAdapter):
-    """Heads whose ``_get_targets_single`` returns labels, label weights and a ``SamplingResult`` for an image."""
+    """Heads whose ``_get_targets_single`` returns labels, label weights and a ``SamplingResult`` per image."""
 
     labels_at: ClassVar[int] = 0
     """Position of the (P,) labels in what ``_get_targets_single`` returns; their weights follow."""
     last_round: ClassVar[bool] = False
-    """Which targets belong to the classification where a head assigns twice: the first or the last ones."""
+    """If a head assigns twice: whether the last targets are for the classification, instead of the first."""
 
+    @override
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
-        """See :meth:`DenseHeadAdapter.assignments`."""
         return [self.assignment(targets) for targets in self._targets(step)]
 
+    @override
     def num_foreground(self, step: Step) -> int | None:
-        """See :meth:`DenseHeadAdapter.num_foreground`."""
         return sum(len(self._sampling(targets).pos_inds) for targets in self._targets(step))
 
     def assignment(self, targets: Sequence[Any]) -> Assignment:
-        """What ``_get_targets_single`` returned for an image."""
+        """The assignment in what ``_get_targets_single`` returned for an image."""
         labels, weights = targets[self.labels_at], targets[self.labels_at + 1]
         sampling = self._sampling(targets)
-        # pos_inds count only the priors inside the image; these keep their order among all priors.
+        # pos_inds are indices among the priors inside the image, in the order of all priors.
         order = sampling.pos_inds.argsort()
         objects = sampling.pos_assigned_gt_inds[order].long()
         positive = self.is_foreground(labels)
@@ -803,13 +809,13 @@ class SampledTargetsAdapter(DenseHeadAdapter):
 
 
 def with_towers(head: Any, towers: Mapping[str, Sequence[nn.Module]]) -> Any:
-    """A head with other modules in place of some of its towers of convolutions.
+    """A copy of a head with other modules as its towers of convolutions.
 
-    It shares everything else with ``head``, which stays as it is.
+    Everything else is shared with ``head``, which is not changed.
 
     Args:
         head: The head.
-        towers: Attribute to the modules that features shall go through.
+        towers: Attribute to the modules of that tower.
     """
     other = copy.copy(head)
     other._modules = dict(head._modules)
@@ -819,7 +825,7 @@ def with_towers(head: Any, towers: Mapping[str, Sequence[nn.Module]]) -> Any:
 
 
 def without_boxes(head: Any, instead: Sequence[nn.Module] = ()) -> Any:
-    """A head whose boxes mean nothing: features go through ``instead`` in place of the tower that these come from."""
+    """A copy of a head that does not compute boxes: the modules ``instead`` replace their tower."""
     tower = getattr(head, BOX_TOWER)
     if _has_levels(tower):
         instead = [nn.ModuleList(instead) for _ in tower]
@@ -827,16 +833,16 @@ def without_boxes(head: Any, instead: Sequence[nn.Module] = ()) -> Any:
 
 
 def fingerprint(*settings: Any) -> str:
-    """A short text that tells settings apart."""
+    """A short hash of settings."""
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def gather_rows(maps: Sequence[Tensor], index: Tensor | None, channels: int) -> Tensor:
-    """Rows of dense class maps at flat sample indices, without folding the maps themselves.
+    """Rows of dense class maps at flat sample indices, without copying the maps.
 
     Args:
-        maps: (B, A*C, H, W) a level; A may differ from level to level.
+        maps: (B, A*C, H, W) per level; A may differ from level to level.
         index: (S,) indices in the order image, level, row, column, prior; None for all.
         channels: C.
 
@@ -854,7 +860,7 @@ def gather_rows(maps: Sequence[Tensor], index: Tensor | None, channels: int) -> 
         width, priors = level.shape[2:4]
         cell = (within - start).clamp(0, size - 1)
         found = level[image, cell // (width * priors), cell // priors % width, cell % priors]
-        # Rows of other levels are overwritten: to select them first would wait for their number.
+        # Rows of other levels are overwritten. Selecting first would wait for their number.
         rows = found if rows is None else torch.where((within >= start)[:, None], found, rows)
         start += size
     assert rows is not None
@@ -864,8 +870,8 @@ def gather_rows(maps: Sequence[Tensor], index: Tensor | None, channels: int) -> 
 def logits_of(probabilities: Tensor) -> Tensor:
     """Logits of sigmoid probabilities, log p - log(1 - p), in at least float32.
 
-    Finite for every p in [0, 1]: p below the smallest normal number of the type counts as that number (a logit of -87
-    in float32), p that rounds to 1 as the largest number below 1 (a logit of 16.6). The gradient is 0 there.
+    Finite for every p in [0, 1]: p is clamped to the smallest normal number of the dtype (a logit of -87 in float32)
+    and to the largest number below 1 (a logit of 16.6). Beyond these limits the gradient is 0.
     """
     if probabilities.dtype in (torch.float16, torch.bfloat16):
         probabilities = probabilities.float()
@@ -875,19 +881,19 @@ def logits_of(probabilities: Tensor) -> Tensor:
 
 
 def nearest_object(targets: Tensor, candidates: Tensor, allowed: Tensor) -> Tensor:
-    """Which ground truth a captured regression target was made from.
+    """Find the ground truth that a recorded regression target was computed from.
 
-    Heads of points keep no index of the assigned ground truth, only the regression target they made from it. The same
-    target is therefore made from every ground truth, and the one that equals it (up to rounding) is the assigned one.
+    Heads with points do not keep the index of the assigned ground truth, only its regression target. So the target is
+    computed for every ground truth, and the one that equals it, up to rounding, is the assigned one.
 
     Args:
-        targets: (S, D) targets; those of negatives may be anything.
-        candidates: (S, G, D) what the target would be for each of the image's ground truths.
-        allowed: (S, G) ground truths that come into question, those of the prior's label.
+        targets: (S, D) targets; those of negatives may have any value.
+        candidates: (S, G, D) the target for each of the image's ground truths.
+        allowed: (S, G) whether the ground truth has the prior's label.
 
     Returns:
-        (S,) indices of ground truths. Among equal ones (two objects with the same box and label) the first. Those of
-        negatives mean nothing: to look for the positives alone would make the device wait for their number.
+        (S,) indices of ground truths. Of objects with the same box and label, the first. Values of negatives are
+        meaningless: selecting the positives first would make the host wait for their number.
     """
     if not candidates.shape[1]:  # argmin has nothing to choose from
         return torch.zeros(len(targets), dtype=torch.long, device=targets.device)
@@ -896,10 +902,10 @@ def nearest_object(targets: Tensor, candidates: Tensor, allowed: Tensor) -> Tens
 
 
 def _classes_stand_alone(family: type[DenseHeadAdapter], head: Any) -> bool:
-    """Whether a head outputs the same but for its boxes if the tower of these is left out.
+    """Whether leaving out the tower of the boxes changes no other outputs of a head.
 
-    It is tried: some heads, such as VFNet's and RepPoints's, look for the classes where the boxes are. As weights may
-    be zero and gradients stopped, neither the values nor the graph alone would tell.
+    Found by trying, because some heads, such as VFNet's and RepPoints's, classify at the predicted boxes. Both values
+    and gradients are compared: weights may be zero, and gradients stopped.
     """
     tower, generator = getattr(head, BOX_TOWER, None), family.generator(head)
     if not isinstance(tower, nn.ModuleList) or generator is None:
@@ -948,10 +954,10 @@ class _Grid:
     """The samples of one image on a head's maps.
 
     Attributes:
-        starts: Number of the first sample, a level.
-        widths: Width of the map, a level.
-        priors: Priors per location, a level.
-        size: P, samples of all levels.
+        starts: Index of the first sample, per level.
+        widths: Width of the map, per level.
+        priors: Number of priors per location, per level.
+        size: P, the number of samples of all levels.
     """
 
     starts: list[int]
@@ -971,7 +977,7 @@ class _Grid:
         return cls(starts, [maps.shape[-1] for maps in class_maps], priors, sum(counts))
 
     def places(self, index: Tensor) -> Tensor:
-        """(S, 4) level, row, column and prior of the location of samples of one image."""
+        """(S, 4) level, row, column, and index of the prior there, of samples of one image."""
         starts, widths, priors = (
             torch.tensor(each).to(index.device, non_blocking=True)
             for each in (self.starts, self.widths, self.priors)
@@ -983,7 +989,7 @@ class _Grid:
         return torch.stack(columns, dim=1)
 
     def index(self, places: Tensor) -> Tensor:
-        """(S,) what :meth:`places` says where.
+        """(S,) indices of the samples at these places, the inverse of :meth:`places`.
 
         Raises:
             ValueError: A place is outside of the maps.
@@ -1002,7 +1008,7 @@ class _Grid:
 
 
 def _fold(maps: Tensor, channels: int) -> Tensor:
-    """(B, A*C, H, W) as a view (B, H, W, A, C)."""
+    """View (B, A*C, H, W) as (B, H, W, A, C)."""
     batch, _, height, width = maps.shape
     return maps.view(batch, -1, channels, height, width).permute(0, 3, 4, 1, 2)
 

@@ -1,4 +1,4 @@
-"""Features of any module of student and teacher, paired by the strides of their levels."""
+"""Pairs the features of any module of student and teacher by the strides of their levels."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from mmkd.structures import (
 )
 
 PROBE_SIZES = (128, 384, 224)
-"""Pixels of the blank image: the stride of most detectors' deepest level; SSD's convolutions need more; many
-classifiers take images of one size."""
+"""Sizes of the blank image, in pixels, in the order in which they are tried: 128 is the stride of most detectors'
+deepest level, SSD needs more, and many classifiers take 224 only."""
 _WITHIN_EXTRACT_FEAT = ('backbone', 'neck')
 
 
 class FeatureSource:
-    """Pairs what a module of each network outputs, by stride; a level that only one of them has is left out.
+    """Pairs the outputs of a module of each network by stride. Levels that only one of them has are left out.
 
-    Maps (B, C, H, W) and pooled features (B, C) are told apart by their rank, before the first step.
+    The outputs are maps (B, C, H, W) or pooled features (B, C).
 
     Args:
         student: The student.
         teacher: The teacher's network.
-        request: Whose outputs.
+        request: Names the modules.
 
     Attributes:
-        channels: Channels of student and teacher, one pair per common level, shallow to deep.
-        strides: Pixels of the input per cell, one per common level; None for pooled features.
+        channels: Channels of student and teacher for each common level, shallow to deep.
+        strides: Input pixels per cell for each common level; None for pooled features.
 
     Raises:
-        ValueError: A network has no such module, it outputs something else than features, or no level is common.
+        ValueError: A network has no such module, the module's outputs are no features, or no level is common.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, request: Features) -> None:
@@ -74,14 +74,14 @@ class FeatureSource:
         self.taps: Mapping[str, str] = {self._tap: tap_path(request.at)}
 
     def to_store(self, request: Features) -> Holding:
-        """Nothing: feature maps are too large to be kept."""
+        """Raise an error: feature maps are too large to be stored."""
         raise ValueError(f'features at {request.at!r} are not stored')
 
     def answer(self, request: Features, step: Step) -> list[FeaturePair]:
         """One pair per common level, of equal height and width.
 
-        Where the two differ by what one network pads more or by rounding, both are cut to the cells that both have:
-        padding is at the right and the bottom.
+        If sizes differ, because one network pads more or rounds differently, both maps are cut to the cells that both
+        have: padding is on the right and at the bottom.
         """
         ours = flat(step.record(self._tap))
         theirs = step.teachers[request.teacher].features_at(_teacher_path(request))
@@ -98,16 +98,16 @@ class FeatureSource:
 
 
 def tap_path(at: str) -> str:
-    """What a tap listens to for the features at ``at``."""
+    """The tap that records the features at ``at``."""
     return 'head.pre_logits()' if at == PRE_LOGITS else at
 
 
 def teacher_taps(requests: Sequence[Any], teacher: str) -> tuple[list[str], bool]:
-    """What the requests ask of a teacher's modules.
+    """The teacher's modules whose outputs the requests ask for.
 
     Returns:
-        The paths of the modules whose outputs they ask for, its neck not counted, and whether all that they ask of the
-        teacher is within its backbone and neck and ends with one of these.
+        Their paths, without the neck; and whether these are all in backbone or neck and nothing else is asked of the
+        teacher.
     """
     asked = [request for request in requests if request.teacher == teacher]
     paths = [_teacher_path(request) for request in asked if isinstance(request, Features)]
@@ -116,10 +116,10 @@ def teacher_taps(requests: Sequence[Any], teacher: str) -> tuple[list[str], bool
 
 
 def run_to(network: Any, path: str, features: Any) -> None:
-    """Run what computes the outputs at ``path`` of a network whose ``extract_feat`` gave ``features``.
+    """Run a network from the ``features`` of its ``extract_feat`` as far as the module at ``path``.
 
     Raises:
-        ValueError: It is in a head that does not compute from these features alone.
+        ValueError: The module is in a head that needs more than these features.
     """
     if path == PRE_LOGITS:
         network.head.pre_logits(features)
@@ -134,7 +134,7 @@ def run_to(network: Any, path: str, features: Any) -> None:
 
 
 def flat(outputs: Sequence[Any]) -> list[Tensor]:
-    """Levels of what calls of a module output: one call with all of them, or one call per level."""
+    """The levels in a module's outputs, from one call with all levels or one call per level."""
     levels: list[Tensor] = []
     for output in outputs:
         if isinstance(output, Tensor):
@@ -151,7 +151,7 @@ def _teacher_path(request: Features) -> str:
 
 
 def _levels(maps: Sequence[Tensor], size: int) -> dict[tuple[int, int], int]:
-    """Stride of a level (0 for pooled features), and how many levels before it have the same, to its position."""
+    """Key of each level to its position: its stride (0 if pooled), and the number of earlier levels of that stride."""
     strides = [size // level.shape[-1] if level.dim() == 4 else 0 for level in maps]
     return {
         (stride, strides[:position].count(stride)): position
@@ -161,15 +161,15 @@ def _levels(maps: Sequence[Tensor], size: int) -> dict[tuple[int, int], int]:
 
 @torch.no_grad()
 def _probe(model: Any, path: str, role: str) -> tuple[list[Tensor], dict[tuple[int, int], int]]:
-    """Outputs at a path for a blank image; modules do not say alike how many channels and which strides these have.
+    """Outputs at a path for a blank image: modules have no common attribute for channels and strides.
 
-    In eval mode: it changes no running statistics.
+    Runs in eval mode, so that no running statistics change.
 
     Returns:
-        The outputs, and the position of each level by its stride as :func:`_levels` says it.
+        The outputs, and the levels as :func:`_levels` returns them.
 
     Raises:
-        ValueError: There is no such module, it outputs no features, or the network takes images of none of the sizes.
+        ValueError: There is no such module, its outputs are no features, or the network fails on all image sizes.
     """
     _check_path(model, path, role)
     reference = next(model.parameters())

@@ -1,4 +1,4 @@
-"""From the weights of a training checkpoint to those of the plain student."""
+"""Extracts the plain student's weights from a training checkpoint."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from mmkd.losses.serial import class_layers
 from .base import HEAD_PATHS
 
 DISTILL_PREFIX = 'distill.'
-"""What the names of weights begin with that a distillation adds to the student's."""
+"""Prefix of weights that a distillation adds to the student's."""
 _TASK_LAYER = re.compile(rf'{re.escape(DISTILL_PREFIX)}[^.]+\.{TASK_LAYER}\.offset')
-"""Of a loss of the student's; a peer has losses of its own, under its name."""
+"""Matches losses of the student; those of a peer are below the peer's name."""
 
 
 def plain_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a plain student has of the weights of a distillation: without ``distill.*``, with AEKT's task layer in it.
+    """The plain student's weights: without ``distill.*``, and with AEKT's task layer folded in.
 
-    The serial layer of ``mmkd.AEKTLoss(serial='distill_then_task')`` is folded into the class layers of the student's
-    head. Weights of a plain model come back as they are, without the second names that training may have given some: in
-    the first step DDQ makes branches of its head a part of its decoder, too, which a new model does not know.
+    The task layer of ``mmkd.AEKTLoss(serial='distill_then_task')`` is folded into the class layers of the student's
+    head. Weights of a plain model are returned unchanged, except for duplicates under second names: in its first step,
+    DDQ also makes branches of its head a part of its decoder, where a new model does not have them.
 
     Args:
-        model: A plain student of the architecture that was trained; it is not changed.
+        model: A plain student of the same architecture; it is not changed.
         weights: Name to weight; names may begin with ``module.``, as in the moving averages of MMEngine's EMAHook.
 
     Returns:
-        The student's weights under the names they had.
+        The student's weights under their original names.
 
     Raises:
-        ValueError: There is a task layer, and the class layers of the head are not found or of another size.
+        ValueError: There is a task layer, but the class layers of the head are not found or have another size.
     """
     names = {key.removeprefix('module.'): key for key in weights}
     plain = {
@@ -57,7 +57,7 @@ def plain_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, 
 
 
 def _second_names(model: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
-    """Names that the model does not know, of weights that it has by the same name in another part."""
+    """Names that the model lacks, of weights that it has under the same name in another part."""
     known = {name.partition('.')[2]: name for name in model.state_dict() if name in weights}
     found = []
     for name in weights.keys() - model.state_dict().keys():
@@ -68,7 +68,7 @@ def _second_names(model: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
 
 
 def _class_layers(model: nn.Module, num_logits: int) -> list[str]:
-    """Names, all that each has, of the class layers of a model."""
+    """All names of the class layers of a model."""
     path = next((path for path in HEAD_PATHS if hasattr(model, path)), None)
     head = model if path is None else model.get_submodule(path)
     layers = list(class_layers(head, num_logits).values())

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from mmkd.structures import Step
 
@@ -26,37 +27,37 @@ from .dense import (
 
 @register_head_adapter('RTMDetHead')
 class RTMDetHeadAdapter(SampledTargetsAdapter):
-    """RTMDet, tiny to x: ATSS's form of targets (points before the labels) with the sampling at the end."""
+    """RTMDet, tiny to x: targets as ATSS returns them, points before labels, with the sampling result last."""
 
     labels_at: ClassVar[int] = 1
 
 
 @register_head_adapter('RepPointsHead')
 class RepPointsHeadAdapter(SampledTargetsAdapter):
-    """RepPoints: the targets of the refinement stage, which its classification learns from."""
+    """RepPoints: the targets of the refinement stage, which train its classification."""
 
     last_round: ClassVar[bool] = True
     boxes_at: ClassVar[int] = -1
 
     @classmethod
     def decode(cls, head: Any, code: Sequence[Tensor], places: Places) -> Tensor:
-        """The box around the refined points, in strides from the cell; eval mode gives it in place of the points."""
-        points = head.training and len(code[0])  # MMDetection's method refuses none at all
+        """The box around the refined points, in strides from the cell; in eval mode the head outputs the box itself."""
+        points = head.training and len(code[0])  # MMDetection's method fails on no points
         offsets = head.points2bbox(code[0]) if points else code[0][:, :4]
         return offsets * places.strides.repeat(1, 2) + places.priors.repeat(1, 2)
 
 
 class RegressedTargetsAdapter(DenseHeadAdapter):
-    """Heads that keep a label and a regression target per point, but not which object they are of.
+    """Heads that keep a label and a regression target per point, but not the index of the object.
 
-    The object is the one of the same label that gives the captured regression target, see
+    The object is the one with the same label and the recorded regression target, see
     :func:`mmkd.heads.dense.nearest_object`. Every weight is 1.
     """
 
     taps: Mapping[str, str] = {**DenseHeadAdapter.taps, **BOX_LOSS}
 
+    @override
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
-        """See :meth:`DenseHeadAdapter.assignments`."""
         points = self.decoder(self.student_head, outputs, step.inputs)
         assignments = []
         for sample, targets in zip(step.data_samples, step.record('targets'), strict=True):
@@ -73,12 +74,12 @@ class RegressedTargetsAdapter(DenseHeadAdapter):
             )
         return assignments
 
+    @override
     def num_foreground(self, step: Step) -> int | None:
-        """See :meth:`DenseHeadAdapter.num_foreground`."""
         return boxes_in_loss(self.student_head, step)
 
     def flat_targets(self, targets: Sequence[Any]) -> tuple[Tensor, Tensor]:
-        """(P,) labels and (P, 4) regression targets of an image, of what ``_get_targets_single`` returned."""
+        """(P,) labels and (P, 4) regression targets in what ``_get_targets_single`` returned for an image."""
         return targets[0], targets[1]
 
     def encode(self, sides: Tensor, levels: Tensor) -> Tensor:
@@ -95,25 +96,25 @@ class RegressedTargetsAdapter(DenseHeadAdapter):
 class FCOSHeadAdapter(RegressedTargetsAdapter):
     """FCOS, NAS-FCOS and heads derived from them: regression targets are the distances to the box's sides.
 
-    With ``norm_on_bbox`` the head outputs distances in strides in training, in pixels in eval mode.
+    With ``norm_on_bbox`` the head outputs distances in strides in training mode, in pixels in eval mode.
     """
 
     @classmethod
+    @override
     def decode(cls, head: Any, code: Sequence[Tensor], places: Places) -> Tensor:
-        """See :meth:`DenseHeadAdapter.decode`."""
         in_strides = head.training and getattr(
             head, 'norm_on_bbox', False
         )  # VFNet has no such option
         distances = code[0] * places.strides.repeat(1, 2) if in_strides else code[0]
         return head.bbox_coder.decode(places.priors, distances)
 
+    @override
     def static_assignment(self) -> str | None:
-        """See :meth:`DenseHeadAdapter.static_assignment`."""
         head = self.student_head
         if type(self) is not FCOSHeadAdapter:
             return None
         return fingerprint(
-            type(head)._get_targets_single.__qualname__,  # a derived head may assign otherwise
+            type(head)._get_targets_single.__qualname__,  # a derived head may assign differently
             [list(limits) for limits in head.regress_ranges],
             head.center_sampling,
             head.center_sample_radius,
@@ -123,24 +124,26 @@ class FCOSHeadAdapter(RegressedTargetsAdapter):
 
 @register_head_adapter('FoveaHead')
 class FoveaHeadAdapter(RegressedTargetsAdapter):
-    """FoveaBox: targets come as maps, regression targets are log-distances in units of the level's edge length."""
+    """FoveaBox: targets are maps; regression targets are log-distances in units of the level's edge length."""
 
+    @override
     def flat_targets(self, targets: Sequence[Any]) -> tuple[Tensor, Tensor]:
-        """See :meth:`RegressedTargetsAdapter.flat_targets`."""
         labels, regression = targets
         return (
             torch.cat([level.flatten() for level in labels]),
             torch.cat([level.reshape(-1, 4) for level in regression]),
         )
 
+    @override
     def encode(self, sides: Tensor, levels: Tensor) -> Tensor:
-        """See :meth:`RegressedTargetsAdapter.encode`; the limits are FoveaBox's own."""
+        """Log-distances, with FoveaBox's own limits."""
         edges = _edges(self.student_head, sides)[levels]
         return (sides / edges[:, None, None]).clamp(1 / 16, 16).log()
 
     @classmethod
+    @override
     def decode(cls, head: Any, code: Sequence[Tensor], places: Places) -> Tensor:
-        """See :meth:`DenseHeadAdapter.decode`; the head's own decoder cannot do without clipping."""
+        """Written out here, because the head's own decoder always clips to the image."""
         edges = _edges(head, code[0])[places.levels]
         from_corner, to_corner = (code[0].exp() * edges[:, None]).chunk(2, dim=1)
         return torch.cat([places.priors - from_corner, places.priors + to_corner], dim=1)
@@ -152,14 +155,14 @@ class VFNetHeadAdapter(RTMDetHeadAdapter, FCOSHeadAdapter):
 
     boxes_at: ClassVar[int] = -1
 
+    @override
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
-        """See :meth:`DenseHeadAdapter.assignments`."""
         if self.student_head.use_atss:
             return super().assignments(step, outputs)
         return FCOSHeadAdapter.assignments(self, step, outputs)
 
+    @override
     def num_foreground(self, step: Step) -> int | None:
-        """See :meth:`DenseHeadAdapter.num_foreground`."""
         if self.student_head.use_atss:
             return super().num_foreground(step)
         return FCOSHeadAdapter.num_foreground(self, step)
@@ -167,20 +170,20 @@ class VFNetHeadAdapter(RTMDetHeadAdapter, FCOSHeadAdapter):
 
 @register_head_adapter('AutoAssignHead')
 class AutoAssignHeadAdapter(DenseHeadAdapter):
-    """AutoAssign: a hard label from its centre prior.
+    """AutoAssign: hard labels made from its centre prior.
 
-    AutoAssign has no labels: every point inside an object's box is positive and negative at once, to a degree that its
-    confidence and a learned Gaussian around the object's centre, the centre prior G in [0, 1], decide. A point is a
-    sample of the object with the highest G if that is at least 1/2, else background. Every weight is 1.
+    AutoAssign has no labels: every point inside an object's box is positive and negative at once. Its confidence and a
+    learned Gaussian around the object's centre, the centre prior G in [0, 1], decide to which degree. A point belongs
+    to the object with the highest G if that is at least 1/2, else it is background. Every weight is 1.
 
-    The class maps are trained times an objectness only, so the teacher's confidence is their product.
+    The class maps are only trained multiplied by an objectness, so the teacher's confidence is their product.
     """
 
     taps: Mapping[str, str] = {'head': 'bbox_head', 'center_prior': 'bbox_head.center_prior'}
     objectness_at: ClassVar[int | None] = 2
 
+    @override
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
-        """See :meth:`DenseHeadAdapter.assignments`."""
         assignments = []
         for sample, (prior, _) in zip(step.data_samples, step.record('center_prior'), strict=True):
             labels_of = sample.gt_instances.labels
@@ -198,28 +201,28 @@ class AutoAssignHeadAdapter(DenseHeadAdapter):
 
 @register_head_adapter('YOLOXHead')
 class YOLOXHeadAdapter(DenseHeadAdapter):
-    """YOLOX: SimOTA's positives; the object is the one whose box is the captured box target.
+    """YOLOX: SimOTA's positives; the object is the one whose box is the recorded box target.
 
-    Only positives are in YOLOX's classification loss, so background has weight 0: what tells it apart is the
-    objectness, a map of its own. The samples are the class logits; the teacher's confidence is the product of class
-    and object probability, as in YOLOX's score.
+    Only positives enter YOLOX's classification loss, so background has weight 0: a separate map, the objectness, tells
+    objects from background. The samples are the class logits; the teacher's confidence is the product of class
+    probability and objectness, as in YOLOX's score.
     """
 
     objectness_at: ClassVar[int | None] = 2
 
     @classmethod
+    @override
     def decode(cls, head: Any, code: Sequence[Tensor], places: Places) -> Tensor:
-        """See :meth:`DenseHeadAdapter.decode`."""
         return head._bbox_decode(torch.cat([places.priors, places.strides], dim=1), code[0])
 
+    @override
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
-        """See :meth:`DenseHeadAdapter.assignments`."""
         assignments = []
         for sample, targets in zip(step.data_samples, step.record('targets'), strict=True):
             positive, scores, _, boxes, *_ = targets
             objects = sample.gt_instances
             if len(boxes):
-                # The target of a positive is its IoU at its class: a row of zeros where the IoU is 0.
+                # The target of a positive is its IoU at its class. With an IoU of 0 the whole row is 0.
                 allowed = scores[:, objects.labels] > 0
                 allowed |= ~allowed.any(dim=1, keepdim=True)
                 of = nearest_object(boxes, objects.bboxes[None].expand(len(boxes), -1, -1), allowed)
@@ -234,8 +237,8 @@ class YOLOXHeadAdapter(DenseHeadAdapter):
             )
         return assignments
 
+    @override
     def num_foreground(self, step: Step) -> int | None:
-        """See :meth:`DenseHeadAdapter.num_foreground`."""
         return sum(len(boxes) for _, _, _, boxes, *_ in step.record('targets'))
 
 
@@ -243,9 +246,9 @@ class YOLOXHeadAdapter(DenseHeadAdapter):
 class CenterNetHeadAdapter(DenseHeadAdapter):
     """CenterNet: the cells that hold an object's centre are positive, all others background; every weight is 1.
 
-    Cells where the heatmap's target is 1 are the centres. Where two objects share a cell, the label is that of the one
-    whose size and offset the cell's captured regression targets hold. The logits are taken before the sigmoid that is
-    part of the head's forward. The code of a box is its centre's offset within the cell and its size, in cells.
+    Centres are the cells where the heatmap's target is 1. If two objects share a cell, the label is that of the object
+    with the size and offset in the recorded regression targets. The logits are taken before the sigmoid in the head's
+    forward. The code of a box is its centre's offset within the cell and its size, in cells.
     """
 
     taps: Mapping[str, str] = {
@@ -257,18 +260,18 @@ class CenterNetHeadAdapter(DenseHeadAdapter):
     prior_generator: ClassVar[str | None] = None
 
     @property
+    @override
     def num_logits(self) -> int:
-        """See :attr:`HeadAdapter.num_logits`."""
         return self.num_classes
 
+    @override
     def student_outputs(self, step: Step) -> DenseOutputs:
-        """See :meth:`DenseHeadAdapter.student_outputs`."""
         boxes = [step.record('offsets'), step.record('sizes')]
         return DenseOutputs(step.record('head'), boxes)
 
     @classmethod
+    @override
     def run(cls, head: Any, features: Sequence[Tensor]) -> DenseOutputs:
-        """See :meth:`DenseHeadAdapter.run`."""
         boxes = [
             [branch(level) for level in features] for branch in (head.offset_head, head.wh_head)
         ]
@@ -278,7 +281,7 @@ class CenterNetHeadAdapter(DenseHeadAdapter):
     def grid(
         cls, head: Any, sizes: Sequence[tuple[int, int]], device: torch.device
     ) -> list[Tensor]:
-        """(n, 2) column and row of every cell, a level."""
+        """(n, 2) column and row of every cell, per level."""
         return [
             torch.cartesian_prod(
                 torch.arange(height, dtype=torch.float, device=device),
@@ -288,15 +291,15 @@ class CenterNetHeadAdapter(DenseHeadAdapter):
         ]
 
     @classmethod
+    @override
     def decode(cls, head: Any, code: Sequence[Tensor], places: Places) -> Tensor:
-        """See :meth:`DenseHeadAdapter.decode`."""
         offsets, sizes = code
         center = places.priors + offsets
         corners = torch.cat([center - sizes / 2, center + sizes / 2], dim=1)
         return corners * places.strides.repeat(1, 2)
 
+    @override
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
-        """See :meth:`DenseHeadAdapter.assignments`."""
         targets, _ = step.record('targets')[0]
         heatmaps = targets['center_heatmap_target'].flatten(2)
         sizes, offsets = (targets[key].flatten(2) for key in ('wh_target', 'offset_target'))
@@ -331,10 +334,10 @@ class CenterNetHeadAdapter(DenseHeadAdapter):
 
 @register_head_adapter('CenterNetUpdateHead')
 class CenterNetUpdateHeadAdapter(DenseHeadAdapter):
-    """CenterNet of CenterNet2: its positives, up to 9 cells around an object's centre that predict its box well.
+    """CenterNet of CenterNet2: positives are up to 9 cells around an object's centre that predict its box well.
 
-    Labels are those of ``add_cls_pos_inds``, which its classification loss takes as positives; the object is the one
-    whose 3x3 cells around the centre hold the positive. A cell positive for several objects keeps one of them. Every
+    Labels come from ``add_cls_pos_inds``, the positives of its classification loss. The object is the one with this
+    positive among the 3x3 cells around its centre; a cell that is positive for several objects keeps one of them. Every
     weight is 1: the heatmap's Gaussian only softens the loss of the negatives.
     """
 
@@ -346,12 +349,12 @@ class CenterNetUpdateHeadAdapter(DenseHeadAdapter):
 
     @classmethod
     def decode(cls, head: Any, code: Sequence[Tensor], places: Places) -> Tensor:
-        """The head outputs distances in strides in training, in pixels in eval mode."""
+        """The head outputs distances in strides in training mode, in pixels in eval mode."""
         distances = code[0] * places.strides.repeat(1, 2) if head.training else code[0]
         return head.bbox_coder.decode(places.priors, distances)
 
+    @override
     def assignments(self, step: Step, outputs: DenseOutputs) -> list[Assignment]:
-        """See :meth:`DenseHeadAdapter.assignments`."""
         images, priors = len(outputs.class_maps[0]), self.priors_per_image(outputs)
         device = outputs.class_maps[0].device
         labels = torch.full((images * priors,), self.num_classes, device=device)
@@ -382,7 +385,7 @@ def _sides(points: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _edges(head: Any, like: Tensor) -> Tensor:
-    """Edge lengths that FoveaBox's levels are for."""
+    """Edge lengths of FoveaBox's levels."""
     return torch.tensor(head.base_edge_list).to(like, non_blocking=True)
 
 
@@ -391,7 +394,7 @@ def _image_major(index: Tensor, shapes: Sequence[Sequence[int]]) -> Tensor:
 
     Args:
         index: (S,) indices.
-        shapes: (B, C, H, W) a level.
+        shapes: (B, C, H, W) of every level.
     """
     images = shapes[0][0]
     sizes = [height * width for _, _, height, width in shapes]

@@ -1,4 +1,4 @@
-"""Query heads: one logit vector per query; a pair is the two queries that were matched with the same object."""
+"""Query heads, with one logit vector per query. A pair is the two queries matched with the same object."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torchvision.ops import box_convert
+from typing_extensions import override
 
 from mmkd.structures import (
     Activation,
@@ -28,12 +29,12 @@ from .base import HeadAdapter, adapter_class, register_head_adapter
 
 @dataclass(frozen=True)
 class Matches:
-    """The M predictions of one network that its own assigner matched with objects of one image.
+    """M predictions of a network that its own assigner matched with objects of an image.
 
     Attributes:
         logits: (M, C) classification logits.
         boxes: (M, 4) predicted xyxy boxes in pixels of the network's input.
-        labels: (M,) classes of the objects, in the numbers of the network.
+        labels: (M,) classes of the objects, as the network numbers them.
         object_ids: (M,) indices of the objects among the image's ground truths.
     """
 
@@ -59,49 +60,49 @@ class QueryTable(SampleTable):
     student_box_rows: Tensor
     teacher_box_rows: Tensor
 
+    @override
     def student_logits(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.student_logits`."""
         return self.student_rows[index]
 
+    @override
     def teacher_logits(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.teacher_logits`."""
         return self.teacher_rows[index]
 
+    @override
     def teacher_confidence(self) -> Tensor:
-        """See :meth:`SampleTable.teacher_confidence`."""
         return self.highest_foreground(self.teacher_rows)
 
     def boxes(self, index: Tensor) -> Tensor:
         """(S, 4) boxes that the student's matched queries predict, without gradient."""
         return self.student_box_rows[index].detach()
 
+    @override
     def student_boxes(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.student_boxes`."""
         return self.student_box_rows[index]
 
+    @override
     def teacher_boxes(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.teacher_boxes`."""
         return self.teacher_box_rows[index]
 
 
 class QueryHeadAdapter(HeadAdapter):
-    """Common part of heads that predict a set: query i of the student has nothing to do with query i of the teacher.
+    """The base class for heads that predict a set: query i of the student is unrelated to query i of the teacher.
 
-    What aligns them is the ground truth. Each network's own assigner matches every object of an image with one query;
-    the student's match is the one its own loss just used. The two queries of an object are a pair, so a table has one
-    sample per object, whatever the numbers of queries. An object that one of the two could not match, because an
-    image has more objects than queries, has no pair. Unmatched queries have no counterpart and are never samples.
+    The ground truth aligns them. Each network's own assigner matches every object of an image with one query; for the
+    student this is the match that its own loss used. The two queries of an object are a pair, so a table has one sample
+    per object, and the numbers of queries may differ. If an image has more objects than queries, unmatched objects have
+    no pair. Unmatched queries have no counterpart and are never samples.
 
     Args:
         student: The student, whose head is at ``path``.
         teacher: The teacher's network, whose head is at ``path`` too.
-        path: Name of the head's attribute.
-        layers: ``'last'`` gives one table, of the last decoder layer (or stage) of each network; ``'all'`` one per
-            layer, the first with the first and so on, which needs equally many.
+        path: Attribute of the head.
+        layers: ``'last'``: one table, of the last decoder layer (or stage) of each network. ``'all'``: one table per
+            layer; both networks need the same number of layers.
 
     Raises:
-        ValueError: Activation, with ``'all'`` the number of layers, or the padding of the input differ;
-            the teacher has no assigner; ``layers`` is something else.
+        ValueError: Activation, padding of the input or, with ``'all'``, the number of layers differ; the teacher has no
+            assigner; ``layers`` is unknown.
     """
 
     assigner_name: ClassVar[str]
@@ -150,27 +151,27 @@ class QueryHeadAdapter(HeadAdapter):
             )
 
     @property
+    @override
     def activation(self) -> Activation:
-        """See :attr:`HeadAdapter.activation`."""
         return _activation(self.classifier(self.student_head))
 
     @property
+    @override
     def num_classes(self) -> int:
-        """See :attr:`HeadAdapter.num_classes`."""
         return int(self.classifier(self.student_head).num_classes)
 
     @property
+    @override
     def num_teacher_classes(self) -> int:
-        """See :attr:`HeadAdapter.num_teacher_classes`."""
         return int(self.classifier(self.teacher_head).num_classes)
 
     @property
+    @override
     def num_logits(self) -> int:
-        """See :attr:`HeadAdapter.num_logits`."""
         return self.num_classes + (self.activation == 'softmax')
 
+    @override
     def check_boxes(self, distributions: bool = False) -> None:
-        """See :meth:`HeadAdapter.check_boxes`."""
         if distributions:
             raise ValueError(
                 f'{type(self.student_head).__name__} predicts boxes as four numbers, not as distributions: use '
@@ -189,22 +190,22 @@ class QueryHeadAdapter(HeadAdapter):
 
     @abstractmethod
     def student_matches(self, step: Step) -> list[list[Matches]]:
-        """Matches of every wanted layer, in turn of every image, read from the taps."""
+        """Matches of every wanted layer, for each image, read from the taps."""
 
     @abstractmethod
     def teacher_matches(
         self, teacher: Any, features: Sequence[Tensor], step: Step
     ) -> list[list[Matches]]:
-        """Matches of every wanted layer, in turn of every image.
+        """Matches of every wanted layer, for each image.
 
         Args:
             teacher: The teacher's network.
-            features: What its ``extract_feat`` gave for the step's images.
+            features: The output of its ``extract_feat`` for the step's images.
             step: The step.
         """
 
     def stored_matches(self, images: list[StoredRows], step: Step) -> list[list[Matches]]:
-        """Matches of every wanted layer, in turn of every image, of what a store kept of each image."""
+        """Matches of every wanted layer, for each image, from stored rows."""
         raise NotImplementedError(f'{type(self).__name__} stores nothing')
 
     def tables(self, step: Step) -> list[SampleTable]:
@@ -218,7 +219,7 @@ class QueryHeadAdapter(HeadAdapter):
         return [self._table(ours, theirs, teacher.classes) for ours, theirs in layers]
 
     def student_tables(self, step: Step) -> list[SampleTable]:
-        """One table per wanted layer, of the objects that the student matched; as the teacher's, its own matches."""
+        """One table per wanted layer, of the objects that the student matched, with itself as the teacher."""
         return [self._table(ours, ours, ClassMap()) for ours in self.student_matches(step)]
 
     def wanted(self, num_layers: int) -> range:
@@ -252,16 +253,16 @@ class QueryHeadAdapter(HeadAdapter):
 
 @register_head_adapter('DETRHead')
 class DETRHeadAdapter(QueryHeadAdapter):
-    """DETR and its kin: Conditional, DAB and Deformable DETR, DINO, DDQ.
+    """DETR and detectors derived from it: Conditional, DAB and Deformable DETR, DINO, DDQ.
 
     The student's head calls its assigner once per image for every decoder layer, then, in two-stage variants, for the
-    encoder's proposals. It shows the assigner the matching queries only: denoising queries (DINO, DDQ) and dense ones
-    (DDQ) have their targets by construction. Hence what the assigner saw and answered is all that a pair needs.
+    encoder's proposals. Only matching queries go through the assigner: denoising queries (DINO, DDQ) and dense ones
+    (DDQ) have their targets by construction. So the assigner's inputs and outputs are all that a pair needs.
 
     The teacher runs in eval mode, where it has no denoising or dense queries.
     """
 
-    # Of two taps of one method, the one on its arguments first.
+    # The tap on the arguments has to come before the one on the results.
     taps: Mapping[str, str] = {
         'predictions': 'bbox_head.assigner.assign(...)',
         'assignments': 'bbox_head.assigner.assign()',
@@ -291,11 +292,11 @@ class DETRHeadAdapter(QueryHeadAdapter):
 
     @classmethod
     def count_layers(cls, detector: Any, head: Any) -> int:
-        """Decoder layers whose queries reach the head."""
+        """Number of decoder layers whose queries reach the head."""
         return detector.decoder.num_layers if detector.decoder.return_intermediate else 1
 
+    @override
     def student_matches(self, step: Step) -> list[list[Matches]]:
-        """See :meth:`QueryHeadAdapter.student_matches`."""
         predictions, assignments = step.record('predictions'), step.record('assignments')
         return [
             [
@@ -331,17 +332,19 @@ class DETRHeadAdapter(QueryHeadAdapter):
             range(layer * images, (layer + 1) * images) for layer in self.wanted(self.num_layers)
         ]
 
+    @override
     def teacher_matches(
         self, teacher: Any, features: Sequence[Tensor], step: Step
     ) -> list[list[Matches]]:
-        """See :meth:`QueryHeadAdapter.teacher_matches`."""
         layers = self.teacher_predictions(teacher, features, step.data_samples)
         return [self._match(layer, step) for layer in layers]
 
+    @override
     def to_store(self, request: Request[Any]) -> Holding:
-        """See :meth:`HeadAdapter.to_store`: all queries and their boxes, to be matched in training."""
+        """All queries and their boxes, which are matched in training."""
         return Holding(boxes=True, layers=self.layers)
 
+    @override
     def teacher_rows(
         self,
         teacher: TeacherPass,
@@ -349,7 +352,6 @@ class DETRHeadAdapter(QueryHeadAdapter):
         data_samples: Sequence[Any],
         holding: Holding,
     ) -> list[StoredRows]:
-        """See :meth:`HeadAdapter.teacher_rows`."""
         features = teacher.features
         layers = teacher.run(lambda model: self.teacher_predictions(model, features, data_samples))
         rows = []
@@ -369,8 +371,8 @@ class DETRHeadAdapter(QueryHeadAdapter):
             )
         return rows
 
+    @override
     def stored_matches(self, images: list[StoredRows], step: Step) -> list[list[Matches]]:
-        """See :meth:`QueryHeadAdapter.stored_matches`."""
         return [self._match(layer, step) for layer in self.stored_predictions(images, step)]
 
     def stored_predictions(self, images: list[StoredRows], step: Step) -> list[list[InstanceData]]:
@@ -391,10 +393,12 @@ class DETRHeadAdapter(QueryHeadAdapter):
     def teacher_predictions(
         self, teacher: Any, features: Sequence[Tensor], data_samples: Sequence[Any]
     ) -> list[list[InstanceData]]:
-        """Logits and boxes, in pixels, of the teacher's queries: of every wanted layer, in turn of every image."""
+        """Logits and boxes, in pixels, of the teacher's queries, for every wanted layer and image."""
         head = teacher.get_submodule(self.teacher_path)
         queries = teacher.forward_transformer(features, data_samples)
-        logits, boxes = (values.float() for values in head(**queries))  # costs need the range
+        logits, boxes = (
+            values.float() for values in head(**queries)
+        )  # matching costs need float32's range
         layers: list[list[InstanceData]] = []
         for layer in self.wanted(len(logits)):
             layers.append([])
@@ -411,7 +415,7 @@ class DETRHeadAdapter(QueryHeadAdapter):
         return layers
 
     def _match(self, predictions: Sequence[InstanceData], step: Step) -> list[Matches]:
-        """What the teacher's assigner matches of the predictions of every image."""
+        """Match the predictions of every image with the teacher's assigner."""
         classes = self.teacher_pass(step).classes
         matches = []
         for found, sample in zip(predictions, step.data_samples, strict=True):
@@ -430,7 +434,7 @@ class DETRHeadAdapter(QueryHeadAdapter):
 
 @register_head_adapter('SparseRoIHead')
 class SparseRoIHeadAdapter(QueryHeadAdapter):
-    """Sparse R-CNN and QueryInst: queries are learnt proposals, layers are the stages of the RoI head."""
+    """Sparse R-CNN and QueryInst: queries are learned proposals, layers are the stages of the RoI head."""
 
     taps: Mapping[str, str] = {'stages': 'roi_head.bbox_loss()'}
     assigner_name = 'bbox_assigner'
@@ -442,18 +446,18 @@ class SparseRoIHeadAdapter(QueryHeadAdapter):
 
     @classmethod
     def count_layers(cls, detector: Any, head: Any) -> int:
-        """Stages of the RoI head."""
+        """Number of stages of the RoI head."""
         return head.num_stages
 
+    @override
     def student_matches(self, step: Step) -> list[list[Matches]]:
-        """See :meth:`QueryHeadAdapter.student_matches`."""
         stages = step.record('stages')
         return [_stage_matches(stages[stage]) for stage in self.wanted(len(stages))]
 
+    @override
     def teacher_matches(
         self, teacher: Any, features: Sequence[Tensor], step: Step
     ) -> list[list[Matches]]:
-        """See :meth:`QueryHeadAdapter.teacher_matches`."""
         head = teacher.get_submodule(self.teacher_path)
         classes = self.teacher_pass(step).classes
         proposals = teacher.rpn_head.predict(features, step.data_samples)
@@ -493,7 +497,7 @@ def _teachers_objects(sample: Any, classes: ClassMap) -> Any:
 
 
 def _matches(predictions: Any, objects: Any, assignment: Any) -> Matches:
-    """Of the queries of one image, those that an assigner gave an object; it counts objects from 1, 0 is none."""
+    """The queries of an image that an assigner matched. ``gt_inds`` counts objects from 1; 0 is no object."""
     query = (assignment.gt_inds > 0).nonzero().flatten()
     object_ids = assignment.gt_inds[query] - 1
     return Matches(
@@ -505,7 +509,7 @@ def _matches(predictions: Any, objects: Any, assignment: Any) -> Matches:
 
 
 def _stage_matches(outputs: Mapping[str, Any]) -> list[Matches]:
-    """Matches of every image, of what ``SparseRoIHead.bbox_loss`` returns."""
+    """Matches of every image, from the output of ``SparseRoIHead.bbox_loss``."""
     images = zip(
         outputs['cls_score'],
         outputs['decoded_bboxes'].view(*outputs['cls_score'].shape[:2], 4),
@@ -529,7 +533,7 @@ def _pick(matches: Sequence[Matches], field: str, kept: Sequence[Tensor]) -> Ten
 
 
 def _distinct_queries(head: Any, layer: int, image: int) -> Tensor | slice:
-    """The queries that DDQ's decoder kept as distinct before this layer, the ones its loss and its prediction use."""
+    """The distinct queries that DDQ's decoder selected before this layer: its loss and prediction use only these."""
     if layer == 0 or not hasattr(head, 'cache_dict'):
         return slice(None)
     masks = head.cache_dict['distinct_query_mask'][layer - 1]

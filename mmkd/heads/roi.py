@@ -9,30 +9,31 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from mmkd.structures import Activation, SampleTable, Step, TeacherPass
 
 from .base import HeadAdapter, register_head_adapter
 
 UNSUPPORTED = {
-    'MultiInstanceRoIHead': 'each RoI predicts a set of objects, so that there is no one logit vector of a RoI',
-    'TridentRoIHead': 'its backbone repeats the batch for every branch in training and for none in evaluation, '
-    "so that the student's RoIs name images that the teacher's features do not have",
+    'MultiInstanceRoIHead': 'each RoI predicts a set of objects, so a RoI has no single logit vector',
+    'TridentRoIHead': 'its backbone repeats the batch for every branch in training but not in evaluation, '
+    "so the student's RoIs refer to images that the teacher's features do not have",
 }
 """RoI heads of the family that cannot be distilled, and why."""
 
 
 BoxCode = Tensor | Sequence[Tensor]
-"""(S, 4) or (S, classes * 4) encoded boxes as a box head predicts them; of buckets (SABL) a pair."""
+"""(S, 4) or (S, classes * 4) encoded boxes as a box head predicts them; a pair for buckets (SABL)."""
 
 
 @dataclass(frozen=True)
 class RoIOutputs:
-    """What a stage of the teacher outputs at S RoIs.
+    """The outputs of a stage of the teacher at S RoIs.
 
     Attributes:
         logits: (S, C) logits of the student's classes.
-        code: The encoded boxes, None where the logits are those of several stages.
+        code: The encoded boxes; None if the logits are the mean of several stages.
     """
 
     logits: Tensor
@@ -43,16 +44,16 @@ class RoIOutputs:
 class RoITable(SampleTable):
     """Samples of one box head: the RoIs of one stage, image by image, positives first within an image.
 
-    Where a box head predicts a box for every class, the box of a sample is that of its label, for background that of
-    the teacher's best class.
+    If a box head predicts a box for every class, the box of a sample is that of its label; for background, that of the
+    teacher's best class.
 
     Attributes:
         student_rows: (N, C) logits of the student.
         student_code: The student's encoded boxes at all RoIs.
         rois: (N, 5) index of the image and xyxy box in input pixels.
-        run_teacher: What the teacher outputs at (S, 5) RoIs.
-        decode_student: Gives boxes of (S, 5) RoIs, their code and (S,) classes.
-        decode_teacher: Likewise of the teacher, of the student's classes.
+        run_teacher: Computes the teacher's outputs at (S, 5) RoIs.
+        decode_student: Decodes the student's boxes from (S, 5) RoIs, their code and (S,) classes.
+        decode_teacher: Decodes the teacher's boxes; classes are the student's.
     """
 
     student_rows: Tensor
@@ -64,7 +65,7 @@ class RoITable(SampleTable):
 
     @cached_property
     def teacher_outputs(self) -> RoIOutputs:
-        """What the teacher outputs at all RoIs; kept, so that other samplers find it."""
+        """The teacher's outputs at all RoIs, cached for other samplers."""
         return self.run_teacher(self.rois)
 
     @property
@@ -72,20 +73,21 @@ class RoITable(SampleTable):
         """(N, C) logits of the teacher at all RoIs."""
         return self.teacher_outputs.logits
 
+    @override
     def student_logits(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.student_logits`."""
         return self.student_rows[index]
 
+    @override
     def teacher_logits(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.teacher_logits`. Only the rows asked for are computed, unless all are known."""
+        """Computed for the samples asked for only, unless all are known."""
         if not len(index):
             return self.student_rows.detach()[index]
         if 'teacher_outputs' in self.__dict__ or len(index) == len(self):
             return self.teacher_rows[index]
         return self.run_teacher(self.rois[index]).logits
 
+    @override
     def teacher_confidence(self) -> Tensor:
-        """See :meth:`SampleTable.teacher_confidence`."""
         if not len(self):
             return self.weights
         return self.highest_foreground(self.teacher_rows)
@@ -94,13 +96,13 @@ class RoITable(SampleTable):
         """(S, 4) the RoIs."""
         return self.rois[index, 1:5]
 
+    @override
     def student_boxes(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.student_boxes`."""
         code = _code_at(self.student_code, index)
         return self.decode_student(self.rois[index], code, self._box_classes(index))
 
+    @override
     def teacher_boxes(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.teacher_boxes`."""
         if not len(index):
             return self.student_boxes(index).detach()
         code = self.teacher_outputs.code
@@ -110,7 +112,7 @@ class RoITable(SampleTable):
         )
 
     def _box_classes(self, index: Tensor) -> Tensor:
-        """(S,) the class of which a sample's box is meant."""
+        """(S,) the class whose box is the sample's."""
         assert self.labels is not None
         labels = self.labels[index]
         best = self.teacher_logits(index)[:, : self.num_classes].argmax(dim=1)
@@ -119,17 +121,17 @@ class RoITable(SampleTable):
 
 @register_head_adapter('StandardRoIHead', 'CascadeRoIHead')
 class RoIHeadAdapter(HeadAdapter):
-    """Faster R-CNN and its kin, cascades included: one table per stage.
+    """Faster R-CNN and detectors derived from it, including cascades: one table per stage.
 
-    Stage k of the teacher scores the RoIs of the student's stage k. A teacher with another number of stages scores the
-    RoIs of each with the mean of all its stages, see :func:`roi_logits`.
+    Stage k of the teacher scores the RoIs of the student's stage k. If the teacher has another number of stages, the
+    mean of all its stages scores the RoIs of each, see :func:`roi_logits`.
 
-    The logits, RoIs, labels and weights are the arguments of the call ``bbox_head.loss(...)`` of the student's own
-    step, the matched ground truths those of ``bbox_head.get_targets(...)``. The student's head is not run again, the
-    teacher's RPN never.
+    Logits, RoIs, labels and weights are the arguments of ``bbox_head.loss(...)`` in the student's own step, matched
+    ground truths those of ``bbox_head.get_targets(...)``. The student's head does not run again, and the teacher's RPN
+    never runs.
 
     Raises:
-        ValueError: A kind of classifier that gives other scores, or a head of :data:`UNSUPPORTED`.
+        ValueError: A head's classifier is of another kind, or the head is one of :data:`UNSUPPORTED`.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, path: str) -> None:
@@ -145,27 +147,27 @@ class RoIHeadAdapter(HeadAdapter):
         }
 
     @property
+    @override
     def activation(self) -> Activation:
-        """See :attr:`HeadAdapter.activation`."""
         return _activation(self._box_heads[0])
 
     @property
+    @override
     def num_classes(self) -> int:
-        """See :attr:`HeadAdapter.num_classes`."""
         return int(self._box_heads[0].num_classes)
 
     @property
+    @override
     def num_teacher_classes(self) -> int:
-        """See :attr:`HeadAdapter.num_teacher_classes`."""
         return self.scores.num_classes
 
     @property
+    @override
     def num_logits(self) -> int:
-        """See :attr:`HeadAdapter.num_logits`."""
         return int(self._box_heads[0].fc_cls.out_features)
 
+    @override
     def check_boxes(self, distributions: bool = False) -> None:
-        """See :meth:`HeadAdapter.check_boxes`."""
         theirs = _per_stage(self.teacher_head.bbox_head)
         for role, heads in (('student', self._box_heads), ('teacher', theirs)):
             for head in heads:
@@ -186,7 +188,7 @@ class RoIHeadAdapter(HeadAdapter):
             )
 
     def tables(self, step: Step) -> list[SampleTable]:
-        """One table of the sampled RoIs per stage; those of a later stage are what the student refined."""
+        """One table of the sampled RoIs per stage; RoIs of later stages are refined by the student."""
         teacher = self.scores.on(self.teacher_pass(step))
         tables: list[SampleTable] = []
         for stage in range(len(self._box_heads)):
@@ -203,7 +205,7 @@ class RoIHeadAdapter(HeadAdapter):
         return _per_stage(self.student_head.bbox_head)
 
     def _table(self, step: Step, stage: int, teacher: RoIScorer) -> RoITable:
-        # Samplers such as OHEM rate candidates by the same method, but element by element.
+        # Samplers such as OHEM call the same method to rate candidates, without reduction.
         calls = step.record(f'loss_{stage}')
         loss = next((call for call in calls if call.get('reduction_override') is None), None)
         if loss is None:
@@ -232,16 +234,16 @@ class RoIHeadAdapter(HeadAdapter):
 
 @torch.no_grad()
 def roi_logits(teacher: nn.Module, features: Sequence[Tensor], rois: Tensor) -> Tensor:
-    """Class logits of a two-stage detector at given boxes, whoever proposed them; its RPN is not asked.
+    """Class logits of a two-stage detector at given boxes, without its RPN.
 
-    A cascade scores the boxes as they are with every stage; its logits are the mean over the stages, as MMDetection
-    averages them in prediction.
+    Every stage of a cascade scores the given boxes; the logits are the mean over the stages, as in MMDetection's
+    prediction.
 
     Args:
         teacher: A two-stage detector, in eval mode.
-        features: What its ``extract_feat`` gives for a batch of B images.
-        rois: (S, 5) index of the image in the batch and xyxy box in pixels of the detector's input; RoIAlign takes none
-            whose sides are in the wrong order.
+        features: The output of its ``extract_feat`` for a batch of B images.
+        rois: (S, 5) index of the image in the batch and xyxy box in pixels of the detector's input. Boxes need x1 <= x2
+            and y1 <= y2.
 
     Returns:
         (S, C) logits without gradient; softmax heads have the background in the last column.
@@ -252,18 +254,18 @@ def roi_logits(teacher: nn.Module, features: Sequence[Tensor], rois: Tensor) -> 
 
 
 class RoIScores:
-    """A two-stage teacher as what scores the boxes of a student, of whatever kind its head is.
+    """A two-stage teacher that scores the boxes of a student with any head.
 
     Args:
         teacher: The teacher's network, with a ``roi_head``.
         activation: What turns a row of the student's logits into probabilities.
 
     Attributes:
-        num_classes: The teacher's foreground classes.
-        num_stages: Its stages.
+        num_classes: Number of the teacher's foreground classes.
+        num_stages: Number of its stages.
 
     Raises:
-        ValueError: The teacher's classifier cannot be read, or gives scores that say nothing of the student's.
+        ValueError: The teacher's classifier is not supported, or its scores cannot be compared with the student's.
     """
 
     def __init__(self, teacher: Any, activation: Activation) -> None:
@@ -287,7 +289,7 @@ class RoIScores:
 
 @dataclass
 class RoIScorer:
-    """A two-stage teacher on the images of one step; whatever several stages share is computed once."""
+    """A two-stage teacher on the images of one step; what its stages share is computed once."""
 
     scores: RoIScores
     images: TeacherPass
@@ -302,7 +304,7 @@ class RoIScorer:
 
     @cached_property
     def context(self) -> dict[str, Tensor]:
-        """See :func:`_context`."""
+        """What HTC and SCNet add to the features of every RoI; made once per batch."""
         features = self.features
         return self.images.run(lambda model: _context(model.roi_head, features))
 
@@ -311,10 +313,10 @@ class RoIScorer:
         return self.outputs(rois).logits
 
     def outputs(self, rois: Tensor, stage: int | None = None) -> RoIOutputs:
-        """What the teacher outputs at boxes, logits of the student's classes and with the student's meaning.
+        """The teacher's outputs at boxes, for the student's classes and activation.
 
-        A softmax teacher's scores for a sigmoid student are the log-odds of each class,
-        ``log p_c - log(1 - p_c) = z_c - logsumexp of the other logits``, background included: their sigmoid is the
+        For a sigmoid student, a softmax teacher's scores are the log-odds of each class,
+        ``log p_c - log(1 - p_c) = z_c - logsumexp of the other logits``, including background: their sigmoid is the
         teacher's probability.
 
         Args:
@@ -335,7 +337,7 @@ class RoIScorer:
         return RoIOutputs(logits, outputs.code)
 
     def decode(self, rois: Tensor, code: BoxCode, classes: Tensor, stage: int) -> Tensor:
-        """(S, 4) boxes of (S, 5) RoIs, their code by a stage and (S,) classes, in the student's numbers."""
+        """(S, 4) boxes from (S, 5) RoIs, their code from a stage, and (S,) classes as the student numbers them."""
         theirs = self.images.classes.labels(classes)
         return self.images.run(
             lambda model: _decode(_per_stage(model.roi_head.bbox_head)[stage], rois, code, theirs)
@@ -359,7 +361,7 @@ def _forward(
     stages: Sequence[int],
     context: Mapping[str, Tensor],
 ) -> RoIOutputs:
-    """What the RoI head's own forward gives, which knows what is special about it; logits are the stages' mean."""
+    """The output of the RoI head's own ``_bbox_forward``; logits are the mean of the stages."""
     cascade = isinstance(roi_head.bbox_head, nn.ModuleList)
     results = [
         roi_head._bbox_forward(*[stage] * cascade, features, rois, **context) for stage in stages
@@ -379,7 +381,7 @@ def _context(roi_head: Any, features: Sequence[Tensor]) -> dict[str, Tensor]:
 
 
 def _object_ids(sampled: Any) -> Tensor:
-    """(n,) ground truth of the RoIs of one image, -1 for background; MMDetection lines up positives first."""
+    """(n,) ground truth of the RoIs of one image, -1 for background; positives come first."""
     negatives = sampled.pos_assigned_gt_inds.new_full((len(sampled.neg_inds),), -1)
     return torch.cat([sampled.pos_assigned_gt_inds, negatives])
 
@@ -390,7 +392,7 @@ def _per_stage(modules: Any) -> list[Any]:
 
 
 def check_roi_head(role: str, roi_head: Any) -> None:
-    """Whether the logits of a RoI head can be distilled.
+    """Check that the logits of a RoI head can be distilled.
 
     Raises:
         ValueError: They cannot; the message says why.
@@ -416,7 +418,7 @@ def check_roi_head(role: str, roi_head: Any) -> None:
 def _log_odds(logits: Tensor) -> Tensor:
     """(S, C) softmax logits to the log-odds of every class against all others, in at least float32.
 
-    For the largest logit the sum over the others is taken without it: 1 - p would be 0 where p rounds to 1.
+    For the largest logit, the others are summed directly, because 1 - p is 0 if p rounds to 1.
     """
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
@@ -430,7 +432,7 @@ def _log_odds(logits: Tensor) -> Tensor:
 def _check_strides(
     roi_head: Any, features: Sequence[Tensor], size: Sequence[int], divisor: int
 ) -> None:
-    """Whether the RoI extractors read the maps at the scale that these have, up to rounding and padding."""
+    """Check that the strides of the RoI extractors are those of the maps, up to rounding and padding."""
     for extractor in _per_stage(roi_head.bbox_roi_extractor):
         strides = extractor.featmap_strides
         fits = len(strides) <= len(features) and all(

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from mmkd.structures import SampleTable, Step
 
@@ -21,13 +22,13 @@ _MOST_ROIS = 2048
 
 @dataclass
 class ScoredBoxes(SampleTable):
-    """Some of a student's samples, with the teacher's scores of the boxes that the student predicts there.
+    """Some of a student's samples, with the teacher's scores for the boxes that the student predicts there.
 
     Attributes:
         table: The student's own samples, whose teacher is never asked.
-        places: (N,) which of them are samples here.
+        places: (N,) indices of these samples in ``table``.
         rois: (N, 5) index of the image, and box in input pixels.
-        score: (S, 5) RoIs to the teacher's (S, C) logits.
+        score: Computes the teacher's (S, C) logits at (S, 5) RoIs.
     """
 
     table: SampleTable
@@ -37,23 +38,24 @@ class ScoredBoxes(SampleTable):
 
     @cached_property
     def teacher_rows(self) -> Tensor:
-        """(N, C) logits of the teacher at all boxes; kept, so that other samplers find them."""
+        """(N, C) logits of the teacher at all boxes, cached for other samplers."""
         return self._score(self.rois)
 
+    @override
     def student_logits(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.student_logits`."""
         return self.table.student_logits(self.places[index])
 
+    @override
     def teacher_logits(self, index: Tensor) -> Tensor:
-        """See :meth:`SampleTable.teacher_logits`. Only the rows asked for are computed, unless all are known."""
+        """Computed for the samples asked for only, unless all are known."""
         if not len(index):
             return self.student_logits(index).detach()
         if 'teacher_rows' in self.__dict__ or len(index) == len(self):
             return self.teacher_rows[index]
         return self._score(self.rois[index])
 
+    @override
     def teacher_confidence(self) -> Tensor:
-        """See :meth:`SampleTable.teacher_confidence`."""
         return self.highest_foreground(self.teacher_rows) if len(self) else self.weights
 
     def boxes(self, index: Tensor) -> Tensor:
@@ -67,32 +69,32 @@ class ScoredBoxes(SampleTable):
 class RoITeacherAdapter(DerivedAdapter):
     """A student whose head predicts boxes, dense or of queries, with a two-stage teacher.
 
-    Labels, weights, objects and the student's logits are those that the adapter of the student's own head gives. The
-    teacher's logits are what its RoI head says of the box that the student predicts for a sample; its RPN is not
-    asked. A cascade scores the box with every stage; the mean of the logits counts.
+    Labels, weights, objects and the student's logits come from the adapter of the student's own head. The teacher's
+    logits are the scores of its RoI head for the box that the student predicts at a sample; its RPN does not run. In a
+    cascade, every stage scores the box, and the logits are averaged.
 
-    A two-stage teacher has a softmax over classes and background. For a sigmoid student its logits are the log-odds
-    of each class, ``log p_c - log(1 - p_c)``, whose sigmoid is p_c: every loss for sigmoid heads compares what it
-    means to compare. A softmax student with background has the same columns as the teacher.
+    A two-stage teacher has a softmax over classes and background. For a sigmoid student its logits are converted to the
+    log-odds of each class, ``log p_c - log(1 - p_c)``, whose sigmoid is p_c. A softmax student with background has the
+    same columns as the teacher.
 
-    A RoI head cannot score each of 100,000 anchors. The samples are those that the student's assignment made positive,
-    and the ``candidates`` of each image that the student itself is most confident of. Samplers choose among these.
+    A RoI head cannot score each of 100,000 anchors. The samples are the student's positives and, of each image, the
+    ``candidates`` that the student itself is most confident of. Samplers choose among these.
 
-    A sample whose box has no area within the image is none of them, as an RPN proposes no such box: its sides are in
-    the wrong order, which heads that regress them freely (RTMDet, CenterNet) predict early in training, or one on the
-    other, where a head cuts distances off at 0 (FCOS, CenterNet2's), or all of it is outside.
+    Samples whose box has no area within the image are left out, as an RPN would not propose such boxes. Early in
+    training, heads that regress sides freely (RTMDet, CenterNet) predict them in the wrong order; heads that clip
+    distances at 0 (FCOS, CenterNet2's) predict boxes of no width or height; others lie outside of the image.
 
     Args:
         student: See :class:`HeadAdapter`.
         teacher: A detector with a ``roi_head``.
-        path: Name of the student's head.
-        family: The adapter of the student's head.
-        candidates: Samples of an image that the student is most confident of; an image with fewer gives all it has.
+        path: Attribute of the student's head.
+        family: Adapter class of the student's head.
+        candidates: Number of samples per image that the student is most confident of; all if there are fewer.
         options: Options of ``family``.
 
     Raises:
-        ValueError: The student predicts no boxes; the teacher's scores cannot be read; ``candidates`` is not a number
-            of samples.
+        ValueError: The student predicts no boxes, the teacher's scores are not supported, or ``candidates`` is not a
+            number of samples.
     """
 
     def __init__(
@@ -111,7 +113,7 @@ class RoITeacherAdapter(DerivedAdapter):
                 f'model.head.candidates: {candidates!r} is not a number of samples per image: give a whole number, 1 '
                 'or more'
             )
-        # A family checks and reads two heads. Only its student's side is wanted, so that it gets the student twice.
+        # An adapter compares two heads. Here only its student side is used, so the student is also its teacher.
         self.own = family(student, student, path, **options)
         self.own.check_boxes()
         self.taps = self.own.taps
@@ -119,31 +121,31 @@ class RoITeacherAdapter(DerivedAdapter):
         self.candidates = candidates
 
     @property
+    @override
     def num_teacher_classes(self) -> int:
-        """See :attr:`HeadAdapter.num_teacher_classes`."""
         return self.scores.num_classes
 
+    @override
     def learn_from(self, teacher: str) -> None:
-        """See :meth:`HeadAdapter.learn_from`."""
         super().learn_from(teacher)
         self.own.learn_from(teacher)
 
+    @override
     def class_map_levels(self) -> list[tuple[int, int]]:
-        """See :meth:`HeadAdapter.class_map_levels`."""
         raise ValueError(
             f'the teacher scores the boxes of the {type(self.student_head).__name__} and has no class maps: use a loss '
             "on logits, or maps of the neck, at='neck'"
         )
 
     def check_boxes(self, distributions: bool = False) -> None:
-        """The teacher's boxes are not compared with the student's."""
+        """Raise an error: the teacher has no boxes of its own here."""
         raise ValueError(
             f'the teacher scores the boxes of the {type(self.student_head).__name__} and predicts none of its own '
             'for them: use a loss on logits or features'
         )
 
     def tables(self, step: Step) -> list[SampleTable]:
-        """The tables of the student's own head, without the samples that are no candidates."""
+        """The tables of the student's own head, reduced to the candidates."""
         scorer = self.scores.on(self.teacher_pass(step))
         tables: list[SampleTable] = []
         for table in self.own.student_tables(step):
@@ -199,7 +201,7 @@ def _rois(table: SampleTable, places: Tensor, image_sizes: Tensor) -> Tensor:
 
     Args:
         table: A student's samples.
-        places: (S,) which of them.
+        places: (S,) indices of some of them.
         image_sizes: (B, 2) width and height of the images in pixels.
     """
     boxes = table.student_boxes(places).float()

@@ -1,4 +1,4 @@
-"""Queries that both networks of a pair get: the teacher's own, and random ones (KD-DETR)."""
+"""Queries that both networks answer: the teacher's own, and random ones (KD-DETR)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.ops import box_convert
+from typing_extensions import override
 
 from mmkd.structures import BoxPairs, Holding, Request, Sampler, SampleTable, Step, TeacherPass
 from mmkd.structures.taps import Taps
@@ -24,12 +25,12 @@ _TAP = {'decoder': 'forward_decoder(...)'}
 
 @dataclass(frozen=True)
 class QueryForm:
-    """What the queries of a kind of detector are.
+    """What a query consists of in a kind of detector.
 
     Attributes:
-        inputs: The inputs of the decoder that make a query, which both networks get.
-        places: The one that says where a query looks, in parts of the image; None where that is learnt with the query.
-        unbounded: ``places`` are given before their sigmoid.
+        inputs: The inputs of the decoder that make up a query; both networks get the same.
+        places: The input with the reference points, relative to the image size; None if positions are learned, too.
+        unbounded: Whether ``places`` are given before the sigmoid.
     """
 
     inputs: tuple[str, ...]
@@ -38,7 +39,7 @@ class QueryForm:
 
     @property
     def learnt(self) -> bool:
-        """Whether a query has learnt numbers, as many as the decoder is wide."""
+        """Whether a query contains learned vectors, whose length is the width of the decoder."""
         return any(name != self.places for name in self.inputs)
 
 
@@ -52,42 +53,44 @@ _FORMS = {
 }
 _TWO_STAGE = QueryForm(('reference_points',), 'reference_points')
 _OTHERS = ('DDQDETR',)
-"""Derived from one of these, with queries of another kind."""
+"""Derived from one of these, but with other queries."""
 
 
 @dataclass
 class SharedQueryTable(QueryTable):
-    """The answers of both networks to the same queries, of one decoder layer; weights are the teacher's confidence."""
+    """Both networks' answers to the same queries in one decoder layer; weights are the teacher's confidence."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.weights = self.teacher_confidence()
 
+    @override
     def box_pairs(self, sampler: Sampler, image_sizes: Tensor) -> BoxPairs:
-        """See :meth:`SampleTable.box_pairs`; losses on boxes weigh by the teacher's confidence themselves."""
+        """With weights 1, because losses on boxes already weigh by the teacher's confidence."""
         pairs = super().box_pairs(sampler, image_sizes)
         return replace(pairs, weights=torch.ones_like(pairs.weights))
 
 
 class SharedQueryAdapter(DerivedAdapter):
-    """Asks both decoders the same queries (KD-DETR, CVPR 2024), so that rows need no matching.
+    """Gives both decoders the same queries (KD-DETR, CVPR 2024), so that they need no matching.
 
-    The teacher's own queries go through its decoder, as they always do, and on their own through the student's, whose
-    keys and values are those of its training step. Random ones go through both on their own, too. The gradient flows
+    The teacher's own queries go through its decoder as usual, and in a separate pass through the student's, with the
+    keys and values of its training step. Random queries go through both in a separate pass, too. The gradient flows
     through the student's decoder into its encoder.
 
-    Both get the same places to look at, and the teacher's learnt contents, if any; a random place has the content of
-    one of the teacher's queries (ours). In DAB-DETR and in a two-stage Deformable DETR a query is a place and nothing
-    else. A row has no label and no object, and as its weight the teacher's confidence.
+    Both networks get the same reference points and, if queries have learned contents, the teacher's. The content of a
+    random query is that of one of the teacher's queries (our choice, not the paper's). In DAB-DETR and two-stage
+    Deformable DETR, a query is a reference point only. Samples have no label and no object; their weight is the
+    teacher's confidence.
 
     Args:
         own: The adapter of the pair.
         student: The student.
         teacher: The teacher's network.
-        random: Random queries of each image.
+        random: Number of random queries per image.
 
     Raises:
-        ValueError: The queries of one of the networks mean nothing to the other.
+        ValueError: The two networks' queries are not of the same kind.
     """
 
     own: DETRHeadAdapter
@@ -99,8 +102,8 @@ class SharedQueryAdapter(DerivedAdapter):
         if not isinstance(own, DETRHeadAdapter):
             kind = type(head_of_another_kind(own)).__name__
             raise ValueError(
-                f'samples=mmkd.SharedQueries: {kind} has no queries that go through a decoder: only '
-                'DETR and its kin can share them: use another sampler'
+                f'samples=mmkd.SharedQueries: {kind} has no queries that go through a decoder, as '
+                'DETR and detectors derived from it have: use another sampler'
             )
         super().__init__(student, teacher, own.path)
         self.own = own
@@ -110,27 +113,27 @@ class SharedQueryAdapter(DerivedAdapter):
         if random and self.form.places is None:
             raise ValueError(
                 f'samples=mmkd.SharedQueries.random: the queries of {type(student).__name__} have no reference points '
-                'that could be drawn: set random=0'
+                'to draw at random: set random=0'
             )
         self.taps = {**own.taps, **_TAP}
 
     @property
+    @override
     def num_teacher_classes(self) -> int:
-        """See :attr:`HeadAdapter.num_teacher_classes`."""
         return self.own.num_teacher_classes
 
+    @override
     def check_boxes(self, distributions: bool = False) -> None:
-        """See :meth:`HeadAdapter.check_boxes`."""
         self.own.check_boxes(distributions)
 
+    @override
     def to_store(self, request: Request[Any]) -> Holding:
-        """See :meth:`HeadAdapter.to_store`."""
         raise ValueError(
-            "the teacher's decoder gives shared queries to the student's in every step: no store holds them"
+            'shared queries go through both decoders in every step: no store holds them'
         )
 
     def tables(self, step: Step) -> list[SampleTable]:
-        """One table per wanted decoder layer; images have all queries each, the random ones last."""
+        """One table per wanted decoder layer, with all queries of every image, the random ones last."""
         teacher = self.teacher_pass(step)
         features = teacher.features
         queries, theirs = teacher.run(lambda network: self._ask_teacher(network, features, step))
@@ -142,7 +145,7 @@ class SharedQueryAdapter(DerivedAdapter):
     def _ask_teacher(
         self, network: Any, features: Sequence[Tensor], step: Step
     ) -> tuple[list[Queries], list[Predictions]]:
-        """The queries, one set after the other, and what the teacher predicts for each."""
+        """The sets of queries, and the teacher's predictions for each."""
         head = network.get_submodule(self.teacher_path)
         taps = Taps(network, _TAP)
         try:
@@ -159,7 +162,7 @@ class SharedQueryAdapter(DerivedAdapter):
         return queries, predictions
 
     def _draw(self, own: Queries, generator: torch.Generator) -> Queries:
-        """Random queries: places anywhere in the image, of any size, with the contents of the teacher's in turn."""
+        """Random queries: reference points of any position and size, with the teacher's contents in turn."""
         form = self.form
         assert form.places is not None
         like = own[form.places]
@@ -173,14 +176,14 @@ class SharedQueryAdapter(DerivedAdapter):
     def _decode(
         self, network: Any, head: Any, inputs: Mapping[str, Any], queries: Queries
     ) -> Predictions:
-        """What a network predicts for queries, where its decoder had ``inputs`` for its own."""
+        """A network's predictions for queries; ``inputs`` are its decoder's inputs for its own queries."""
         like = inputs['memory']
         made = {name: each.to(like) for name, each in queries.items()}
         if self.form is _TWO_STAGE:
             embedded = network.get_proposal_pos_embed(made['reference_points'].logit(_EPSILON))
             embedded = network.pos_trans_norm(network.pos_trans_fc(embedded))
             made['query_pos'], made['query'] = embedded.chunk(2, dim=-1)
-        elif 'query' not in made:  # DAB-DETR's contents start from nothing
+        elif 'query' not in made:  # DAB-DETR's contents start at 0
             made['query'] = like.new_zeros(*made['query_pos'].shape[:2], like.shape[-1])
         arguments = {**inputs, **made}
         if 'dn_mask' in arguments:  # there is nothing to denoise
@@ -188,7 +191,7 @@ class SharedQueryAdapter(DerivedAdapter):
         return head(**network.forward_decoder(**arguments))
 
     def _layers(self, predictions: Sequence[Predictions]) -> list[Predictions]:
-        """(B, Q, C) logits and (B, Q, 4) boxes of every wanted layer, of all sets of queries."""
+        """(B, Q, C) logits and (B, Q, 4) boxes of every wanted layer, for all sets of queries."""
         logits, boxes = (torch.cat(each, dim=2).float() for each in zip(*predictions, strict=True))
         return [(logits[layer], boxes[layer]) for layer in self.own.wanted(len(logits))]
 
@@ -216,15 +219,15 @@ class SharedQueryAdapter(DerivedAdapter):
 
 
 def _in_pixels(boxes: Tensor, image_sizes: Tensor) -> Tensor:
-    """(B * Q, 4) xyxy boxes of (B, Q, 4) centres and sizes in parts of the images."""
+    """(B * Q, 4) xyxy boxes in pixels from (B, Q, 4) centres and sizes relative to the images."""
     return (box_convert(boxes, 'cxcywh', 'xyxy') * image_sizes.repeat(1, 2)[:, None]).flatten(0, 1)
 
 
 def _common_form(student: Any, teacher: Any) -> QueryForm:
-    """The form of the queries of both, if it is the same.
+    """The form of both networks' queries.
 
     Raises:
-        ValueError: It is not, or a query has learnt numbers, and the decoders differ in width.
+        ValueError: The forms differ, or queries contain learned vectors and the decoders differ in width.
     """
     forms = [_form(detector) for detector in (student, teacher)]
     for form, detector in zip(forms, (student, teacher), strict=True):
@@ -235,14 +238,14 @@ def _common_form(student: Any, teacher: Any) -> QueryForm:
             )
     if _family(student) != _family(teacher) or forms[0] is not forms[1]:
         raise ValueError(
-            f'samples=mmkd.SharedQueries: a query of the teacher ({type(teacher).__name__}) means nothing to the '
-            f'student ({type(student).__name__}), as the two are of different kinds (or stages): use another sampler'
+            f'samples=mmkd.SharedQueries: the student ({type(student).__name__}) cannot use queries of the teacher '
+            f'({type(teacher).__name__}): the two are of different kinds (or stages): use another sampler'
         )
     assert forms[0] is not None
     if forms[0].learnt and student.embed_dims != teacher.embed_dims:
         raise ValueError(
-            f"samples=mmkd.SharedQueries: embed_dims: the teacher's queries have {teacher.embed_dims} learnt numbers, "
-            f"the student's decoder is {student.embed_dims} wide: give both the same width, or use another sampler"
+            f"samples=mmkd.SharedQueries: embed_dims: the teacher's queries have width {teacher.embed_dims}, "
+            f"the student's decoder {student.embed_dims}: give both the same width, or use another sampler"
         )
     return forms[0]
 

@@ -1,4 +1,4 @@
-"""A network whose own training step is tapped for the losses that distil into it."""
+"""A network with taps on its training step, for the losses that distil into it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .features import teacher_taps
 
 
 class TappedNetwork:
-    """A student, the losses that distil into it, and the sources that answer these.
+    """A student, its distillation losses, and the sources that answer them.
 
     Args:
         network: The student.
@@ -24,10 +24,10 @@ class TappedNetwork:
         head: Options of the head adapters.
 
     Attributes:
-        sources: What answers the losses' requests.
+        sources: The sources that answer the losses' requests.
 
     Raises:
-        ValueError, TypeError: See :func:`mmkd.heads.build_sources`, and what the losses themselves refuse.
+        ValueError, TypeError: See :func:`mmkd.heads.build_sources`; or a loss does not suit the pair.
     """
 
     def __init__(
@@ -47,18 +47,18 @@ class TappedNetwork:
         self._taps = Taps(network, self.sources.taps)
 
     def paths(self, teacher: str) -> tuple[list[str], bool]:
-        """The modules of a teacher whose outputs the losses ask for, and whether they ask for nothing behind these."""
+        """The teacher's modules whose outputs are asked for, see :func:`teacher_taps`."""
         return teacher_taps(self._requests, teacher)
 
     def also_tap(self, paths: Mapping[str, str]) -> None:
-        """Record more than the losses ask for, for those whom this network teaches."""
+        """Record more than the losses ask for, because this network also teaches."""
         self.detach()
         self._taps = Taps(self.network, {**self.sources.taps, **paths})
 
     def loss(
         self, inputs: Tensor, data_samples: Sequence[Any] | None
     ) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-        """The network's own losses, and what the taps recorded of it."""
+        """The network's own losses, and the records of the taps."""
         with self._taps.recording() as records:
             return self.network.loss(inputs, data_samples), records
 
@@ -70,7 +70,7 @@ class TappedNetwork:
         teachers: Mapping[str, TeacherPass],
         progress: Progress,
     ) -> Step:
-        """The step that the losses look at."""
+        """The step that the losses are computed from."""
         return Step(inputs, data_samples or [], records, self.sources, teachers, progress)
 
     def detach(self) -> None:

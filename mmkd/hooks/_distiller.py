@@ -1,4 +1,4 @@
-"""What hooks that look at a distillation have in common."""
+"""Helpers of hooks that need a distiller."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from mmkd.distillers import Distiller
 
 
 def distiller_of(runner: Runner, hook: Hook) -> Distiller:
-    """The model that ``runner`` trains, out of what wraps it.
+    """The distiller that ``runner`` trains, without its wrappers.
 
     Raises:
-        ValueError: It is no distiller.
+        ValueError: The model is no distiller.
     """
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     if not isinstance(model, Distiller):
-        raise ValueError(  # MMEngine makes a traceback of a TypeError in a hook
-            f'{type(hook).__name__} looks at a distillation, but the model is a plain {type(model).__name__}: '
+        raise ValueError(  # MMEngine would print a traceback for a TypeError in a hook
+            f'{type(hook).__name__} needs a distillation, but the model is a plain {type(model).__name__}: '
             'take the hook out of custom_hooks, or train a recipe with a teacher'
         )
     return model
 
 
 def checked_interval(interval: int, hook: Hook) -> int:
-    """``interval`` itself.
+    """Return ``interval`` if it is valid.
 
     Raises:
         ValueError: It is less than 1.

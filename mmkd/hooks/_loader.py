@@ -1,4 +1,4 @@
-"""The batches of a data loader that is made already."""
+"""Changes the batches of an existing data loader."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ def sampler_of(loader: DataLoader) -> Any:
 
 
 def set_batch_sampler(loader: DataLoader, batch_sampler: Any) -> None:
-    """Let the next iterator over ``loader`` take its batches of indices from ``batch_sampler``."""
-    # A DataLoader refuses this once it is made; its iterator, which reads it, isn't.
+    """Make the next iterator over ``loader`` take its batches of indices from ``batch_sampler``."""
+    # A DataLoader rejects a change of this attribute after its creation, but its iterators read it.
     object.__setattr__(loader, 'batch_sampler', batch_sampler)
 
 
 class Passes:
-    """A batch sampler that tells when a pass over it begins, and whose next pass can begin in the middle.
+    """A batch sampler that reports the start of a pass, and whose next pass can start in the middle.
 
     Args:
         batch_sampler: The data loader's own.
-        begin: Called at the beginning of a pass, but not in the middle of one.
+        begin: Called at the start of a pass, but not of one that starts in the middle.
     """
 
     def __init__(self, batch_sampler: Any, begin: Callable[[], None]) -> None:
@@ -33,11 +33,11 @@ class Passes:
         self._rest: Callable[[], Iterator[list[int]]] | None = None
 
     def go_on(self, rest: Callable[[], Iterator[list[int]]]) -> None:
-        """Let the next pass consist of what ``rest`` gives, asked for when a data loader begins it."""
+        """Make the next pass consist of the batches of ``rest``, which is called when the pass starts."""
         self._rest = rest
 
     def __iter__(self) -> Iterator[list[int]]:
-        # Run at the first batch: a DataLoader makes two iterators when it starts workers and uses the second.
+        # Runs at the first batch: a DataLoader creates two iterators when it starts workers, and uses the second.
         rest, self._rest = self._rest, None
         if rest is None:
             self._begin()

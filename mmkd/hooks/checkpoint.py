@@ -16,24 +16,24 @@ from mmkd.registry import HOOKS
 
 @HOOKS.register_module()
 class WholeCheckpointHook(CheckpointHook):
-    """MMEngine's ``CheckpointHook``, whose files on a local disk are whole or not there.
+    """MMEngine's ``CheckpointHook``, but files on a local disk are written atomically.
 
-    A checkpoint is written beside its place and renamed, so a kill or a full disk leaves the earlier ones as they were;
-    and an old one (``max_keep_ckpts``, ``save_best``) is removed when the new one is there, where MMEngine removes it
-    before. All options are MMEngine's.
+    A checkpoint is written to a temporary file and renamed, so a kill or a full disk does not damage earlier ones. Old
+    ones (``max_keep_ckpts``, ``save_best``) are removed after the new one is written; MMEngine removes them before. All
+    options are MMEngine's.
     """
 
     file_backend: Any
 
     @classmethod
     def take_over(cls, hook: CheckpointHook) -> WholeCheckpointHook:
-        """The hook of a config as one of this class, with its options and state."""
+        """Convert the hook of a config to this class, with its options and state."""
         ours = cls.__new__(cls)
         ours.__dict__.update(hook.__dict__)
         return ours
 
     def before_train(self, runner: Runner) -> None:
-        """Choose how to write before MMEngine looks at the folder."""
+        """Choose the file backend before MMEngine uses the folder."""
         super().before_train(runner)
         if type(self.file_backend) is LocalBackend and self.file_client_args is None:
             self.backend_args = dict(backend='mmkd_whole_files')

@@ -17,15 +17,15 @@ from mmkd.utils.export import export_student
 class ExportStudentHook(Hook):
     """Writes the last and the best checkpoint as published students, see :func:`mmkd.utils.export.export_student`.
 
-    The best is there where ``default_hooks.checkpoint`` has ``save_best``; each metric of a list has its own. The
-    checkpoints of training stay as they are. One process writes.
+    There is a best one if ``default_hooks.checkpoint`` has ``save_best``, and one per metric if that is a list. The
+    training checkpoints are kept. Only one process writes.
 
     Args:
-        folder: Where to, within the run's ``work_dir``.
-        allow_pickle: Unpickle checkpoints that hold more than MMEngine puts there, such as a data set's own objects.
+        folder: Folder to write to, relative to the run's ``work_dir``.
+        allow_pickle: Unpickle checkpoints that hold more than MMEngine's own content, such as objects of a data set.
 
     Raises:
-        ValueError: ``folder`` leaves the ``work_dir``.
+        ValueError: ``folder`` is outside of the ``work_dir``.
     """
 
     priority = 'LOWEST'  # after CheckpointHook
@@ -58,11 +58,13 @@ class ExportStudentHook(Hook):
 
 
 def _checkpoints(runner: Runner) -> list[str]:
-    """The last and the best checkpoints that the run has saved and kept."""
+    """The last and the best checkpoints of the run that still exist."""
     found: list[str | None] = []
     for hook in runner.hooks:
         if isinstance(hook, CheckpointHook):
-            last = hook.last_ckpt or runner.message_hub.get_info('last_ckpt')  # of before a resume
+            last = hook.last_ckpt or runner.message_hub.get_info(
+                'last_ckpt'
+            )  # from before a resume
             best = getattr(hook, 'best_ckpt_path_dict', None) or {}
             found += [last, getattr(hook, 'best_ckpt_path', None), *best.values()]
     return [path for path in dict.fromkeys(found) if path is not None and Path(path).is_file()]

@@ -14,14 +14,14 @@ from mmkd.registry import HOOKS
 
 @HOOKS.register_module()
 class FiniteLossHook(Hook):
-    """Raises when the student's total loss is NaN or Inf, and instead of saving weights that are.
+    """Raises an error if the student's total loss is NaN or Inf, or if weights that are NaN or Inf would be saved.
 
-    The losses of the distillation are watched by the Distiller itself; this one covers the student's own. Weights can
-    be lost in a step whose loss was finite, or finite on the process that saves. A gradient scaler (``--amp``) skips
-    steps that overflow: there ``patience`` of them in a row are one too many.
+    The Distiller itself checks the distillation losses; this hook covers the student's own. Weights can become NaN in a
+    step with a finite loss, or with a loss that is finite only on the process that saves. A gradient scaler (``--amp``)
+    skips steps that overflow: with one, the error is raised after ``patience`` such steps in a row.
 
     Args:
-        patience: Steps in a row without a finite loss that a gradient scaler is left alone with.
+        patience: With a gradient scaler, the number of steps in a row without a finite loss that raises the error.
     """
 
     priority = 'VERY_HIGH'
@@ -33,7 +33,7 @@ class FiniteLossHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Look at the step's losses.
+        """Check the step's losses.
 
         Raises:
             FloatingPointError: The total is not finite; the message names its parts that are not.
@@ -54,7 +54,7 @@ class FiniteLossHook(Hook):
         raise _error(runner, ', '.join(parts))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Look at the weights.
+        """Check the weights.
 
         Raises:
             FloatingPointError: A trained weight is not finite.
@@ -71,8 +71,8 @@ class FiniteLossHook(Hook):
 def _error(runner: Runner, what: str) -> FloatingPointError:
     return FloatingPointError(
         f'{what} at iteration {runner.iter} (epoch {runner.epoch}). Lower the learning rate or '
-        'warm up longer (param_scheduler), or clip gradients (optim_wrapper.clip_grad); then go on with '
-        '--resume from the last checkpoint, which is from before'
+        'warm up longer (param_scheduler), or clip gradients (optim_wrapper.clip_grad); then continue with '
+        '--resume from the last checkpoint, which was saved before'
     )
 
 

@@ -1,4 +1,4 @@
-"""What each distillation loss does to the student, and how far the student agrees with its teacher by now."""
+"""Measures the effect of each distillation loss, and how far the student agrees with its teacher."""
 
 from __future__ import annotations
 
@@ -27,41 +27,41 @@ from ._distiller import checked_interval, distiller_of
 
 PREFIX = 'train/distill/'
 SHARED = ('backbone', 'neck')
-"""The parts of a student that every process reaches in every step."""
+"""The parts of a student that take part in every step of every process."""
 
 
 @HOOKS.register_module()
 class DistillMonitorHook(Hook):
-    """Measures every distillation loss now and then, and writes the numbers where MMEngine's visualisers find them.
+    """Measures every distillation loss at intervals and writes the numbers to MMEngine's log and visualisers.
 
-    In every ``interval``-th iteration, from that iteration's batch, of each loss whose weight is not 0:
+    In every ``interval``-th iteration, for each loss with a weight other than 0, on that iteration's batch:
 
     - ``distill/<loss>/value``: the loss without its weight;
     - ``distill/<loss>/grad_share``: the norm of its weighted gradient on the shared parameters, divided by the sum of
       the norms of the student's own loss and of all distillation losses; that of the student's own loss is
       ``distill/task_grad_share``, and all shares sum to 1;
-    - ``distill/<loss>/task_cosine``: the cosine of its gradient with that of the student's own loss: below 0 it works
-      against it;
-    - ``distill/<loss>/top1_agreement``, of losses on logits: how often student and teacher have the same highest
+    - ``distill/<loss>/task_cosine``: the cosine of its gradient with that of the student's own loss; below 0 the two
+      work against each other;
+    - ``distill/<loss>/top1_agreement``, for losses on logits: how often student and teacher have the same highest
       class, among the samples that the loss picks;
-    - ``distill/<loss>/matching_accuracy``, of losses on logits: how often the teacher's row is closer to the student's
-      row of the same sample than to the student's of any other (CKD's positive wins; samples of one object do not
-      compete). With several processes each compares its own samples.
+    - ``distill/<loss>/matching_accuracy``, for losses on logits: how often the teacher's row is closer to the student's
+      row of the same sample than to that of any other sample (as in CKD, where samples of the same object are left
+      out). With several processes, each compares its own samples.
 
-    ``distill/<loss>/weight`` is written for losses whose weight is 0 too. What was not measured the last time is taken
-    out of the log. With several processes, gradients and numbers are those of all of them together.
+    ``distill/<loss>/weight`` is also written for losses with weight 0. Numbers that the last measurement does not have
+    are removed from the log. With several processes, all numbers are averaged over them.
 
-    Training is not changed. A measured iteration costs one more backward pass of the shared parameters for each loss
-    and one for the student's own; the other iterations cost nothing.
+    Training is not changed. A measured iteration costs one additional backward pass to the shared parameters for each
+    loss, including the student's own; other iterations cost nothing.
 
     Args:
-        interval: Iterations from one measurement to the next.
-        parameters: The shared parameters by the beginning of their names in the student: ``'backbone'``, or
-            ``'backbone.layer4'``, or ``['backbone', 'neck']``. Frozen ones do not count.
-        max_samples: The matching accuracy looks at so many samples at most, evenly spaced over those that a loss picks.
+        interval: Number of iterations from one measurement to the next.
+        parameters: Prefixes of the shared parameters' names in the student: ``'backbone'``, ``'backbone.layer4'``, or
+            ``['backbone', 'neck']``. Frozen ones do not count.
+        max_samples: Largest number of samples for the matching accuracy, evenly spaced among those that a loss picks.
 
     Raises:
-        ValueError: ``interval`` is less than 1; no trainable parameter has such a name, or it is in a head and there
+        ValueError: ``interval`` is less than 1; no trainable parameter has such a name; or it is in a head and there
             are several processes.
         ValueError: The run has no distiller.
     """
@@ -80,7 +80,7 @@ class DistillMonitorHook(Hook):
         self._measure_gradients = True
 
     def before_train(self, runner: Runner) -> None:
-        """Check that there is something to measure."""
+        """Check the options, and whether gradients can be measured."""
         model = distiller_of(runner, self)
         self._shared_parameters(model)
         elsewhere = [name for name in self.parameters if name.split('.')[0] not in SHARED]
@@ -101,7 +101,7 @@ class DistillMonitorHook(Hook):
             )
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Ask for the record of the step that comes, in every ``interval``-th iteration."""
+        """Request the record of the next step, in every ``interval``-th iteration."""
         if self.every_n_train_iters(runner, self.interval):
             model = distiller_of(runner, self)
             model.observe_next_step(partial(self._write, runner, model))
@@ -119,7 +119,7 @@ class DistillMonitorHook(Hook):
         Args:
             model: The distiller.
             record: The step, see :meth:`Distiller.observe_next_step`.
-            scale: What a gradient scaler multiplies the loss by.
+            scale: Factor that a gradient scaler puts on the loss.
         """
         numbers = {f'{name}/weight': float(weight) for name, weight in record.weights.items()}
         for name, value in record.values.items():
@@ -160,7 +160,7 @@ class DistillMonitorHook(Hook):
         return numbers
 
     def _gradients(self, model: Distiller, record: StepRecord, scale: float) -> dict[str, float]:
-        """Shares and cosines; nothing where a gradient is not finite, as under a gradient scaler that is too high."""
+        """Shares and cosines; empty if a gradient is not finite, as when a gradient scaler's factor is too large."""
         parameters = self._shared_parameters(model)
         task, _ = model.parse_losses(dict(record.task))
         task_gradient, _ = gradient_of(task, parameters, scale)
@@ -189,7 +189,7 @@ def _mean(values: Tensor) -> Tensor:
 
 
 def _loss_scale(optim_wrapper: Any) -> float:
-    """What a gradient scaler multiplies the loss by, so that float16 gradients do not vanish."""
+    """Factor that a gradient scaler puts on the loss, so that float16 gradients do not underflow."""
     scaler = getattr(optim_wrapper, 'loss_scaler', None)
     return scaler.get_scale() if scaler is not None and scaler.is_enabled() else 1.0
 

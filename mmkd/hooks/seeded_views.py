@@ -1,4 +1,4 @@
-"""Brings the epoch to a data set of seeded views."""
+"""Tells a data set of seeded views the epoch."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from mmkd.registry import HOOKS
 
 @HOOKS.register_module()
 class SeededViewsHook(Hook):
-    """Lets the training loader ask :class:`~mmkd.datasets.seeded_views.SeededViews` for samples of the running epoch.
+    """Makes the training loader ask :class:`~mmkd.datasets.seeded_views.SeededViews` for samples of the current epoch.
 
-    An epoch is that of an ``EpochBasedTrainLoop``. In an ``IterBasedTrainLoop`` it is the number of passes over the
-    data that were begun before the sample: with ``InfiniteSampler`` its n-th sample of all processes, counted from
-    0, is of epoch n // number of samples. Both depend on nothing but the place in the run, so a resumed one goes on
-    with the same samples.
+    With an ``EpochBasedTrainLoop`` that is the loop's epoch. With an ``IterBasedTrainLoop`` it is the number of
+    complete passes over the data: the n-th sample that ``InfiniteSampler`` draws, counted from 0 over all processes, is
+    of epoch n // number of samples. Both depend only on the position in the run, so a resumed run continues with the
+    same samples.
 
     Raises:
         ValueError: ``train_dataloader.dataset`` is no SeededViews.
     """
 
-    priority = 'HIGHEST'  # before what skips batches of a resumed run
+    priority = 'HIGHEST'  # before the hooks that skip batches of a resumed run
 
     def before_train(self, runner: Runner) -> None:
-        """Let the indices of the training loader carry their epoch."""
+        """Add the epoch to the indices of the training loader."""
         loader, loop = runner.train_dataloader, runner.train_loop
         if not isinstance(getattr(loader.dataset, 'seeded_views', None), SeededViews):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""What a run is about to do, in one block of the log."""
+"""Logs what a run is about to do."""
 
 from __future__ import annotations
 
@@ -21,17 +21,20 @@ from .teacher_check import TeacherCheckHook
 
 @HOOKS.register_module()
 class StartReportHook(Hook):
-    """Logs, before the first step, what is distilled, and how good the teacher is on a few validation images.
+    """Logs, before the first step, what is distilled, and the teacher's score on a few validation images.
 
-    One block: the teachers' files, their classes, the adapters of their heads, each loss with its weight and samples,
-    and the hooks that run. A teacher that does no better on the images than the untrained student is warned of: it
-    has the wrong weights, classes or preprocessing, or the images are too few. :class:`TeacherCheckHook` looks at the
-    whole validation set; where it is there, at a resumed run, without a validation set, where the teacher learns beside
-    the student and where no loss will ever have a weight, nothing is scored here. Training ends with the same weights
-    with and without this hook.
+    The report lists the teachers' files and classes, the adapters of their heads, each loss with its weight and
+    samples, and the hooks. It warns of a teacher that scores no better than the untrained student: either its weights,
+    classes or preprocessing are wrong, or the images are too few. :class:`TeacherCheckHook` evaluates the whole
+    validation set.
+
+    The teacher is not scored if :class:`TeacherCheckHook` is used, the run is resumed or has no validation set, the
+    teacher learns beside the student, or every weight is 0 until the end. The hook does not change the result of
+    training.
 
     Args:
-        images: Validation images that the teacher is scored on, in whole batches of every process; 0 for none.
+        images: Number of validation images to score the teacher on, rounded up to whole batches of every process; 0
+            for none.
     """
 
     priority = 'VERY_LOW'
@@ -56,7 +59,7 @@ class StartReportHook(Hook):
             print_log(warning, 'current', logging.WARNING)
 
     def report(self, runner: Runner) -> tuple[dict[str, str], list[str]]:
-        """The parts of the distillation by name, and what is to be warned of."""
+        """The parts of the distillation by name, and warnings."""
         model = distiller_of(runner, self)
         parts = describe(model, Progress.current())
         warnings: list[str] = []
@@ -71,7 +74,7 @@ class StartReportHook(Hook):
             and runner.iter == 0
             and runner.val_loop is not None
             and model.teacher.can_predict
-            # One that learns beside the student is its equal now.
+            # A teacher that learns beside the student is no better yet.
             and isinstance(model.teacher, FrozenTeacher)
             and not any(isinstance(hook, TeacherCheckHook) for hook in runner.hooks)
             and not all(loss.is_over(progress) for loss in model.distill_losses.values())
@@ -82,7 +85,7 @@ class StartReportHook(Hook):
         batches = math.ceil(self.images / ((loader.batch_size or 1) * get_world_size()))
         try:
             text, warnings = TeacherCheckHook(min(batches, len(loader))).check(runner)
-        except Exception as error:  # a look at the teacher must not end a run that would do without
+        except Exception as error:  # a run that can train must not end here
             return f'the teacher could not be scored: {type(error).__name__}: {error}', []
         hint = (
             f'(Seen on {self.images} images or a few more: add '

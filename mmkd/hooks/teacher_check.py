@@ -1,4 +1,4 @@
-"""Is the teacher any good? Asked once, before training."""
+"""Evaluates the teacher before training."""
 
 from __future__ import annotations
 
@@ -27,30 +27,29 @@ from ._distiller import distiller_of
 class TeacherCheckHook(Hook):
     """Evaluates the teacher once, before training, on the run's validation set, and logs its score.
 
-    A teacher with the wrong weights, classes or preprocessing makes no error, only a bad student. Here it predicts
-    as it would on its own: its own normalisation, its own test settings, with its classes brought to the data set's.
-    A warning says if it is not better than the student is at that moment, or far below what it should be.
+    A teacher with wrong weights, classes or preprocessing causes no error, only a bad student. Here it predicts with
+    its own normalisation and test settings, and its classes are mapped to those of the data set. The hook warns if the
+    score is not above the student's at that moment, or far below the expected one.
 
-    The evaluation has a data loader and an evaluator of its own and leaves the random numbers, the message hub and the
-    validation as they were: training ends with the same weights with and without this hook. A resumed run skips it.
+    The evaluation has its own data loader and evaluator, and changes neither random numbers nor message hub nor
+    validation: the hook does not change the result of training. A resumed run skips it.
 
     It costs one pass of the teacher, and one of the student, over the validation set.
 
     Args:
-        num_batches: Look at so many batches of each process only; None for all. Metrics that read an annotation file
-            count the images seen only.
-        metric: Name of the score, higher is better; default the first that the evaluator gives, such as
+        num_batches: Number of batches per process; None for all. Metrics that read an annotation file then count only
+            the images of these batches.
+        metric: Name of the score; higher is better. Default: the first one of the evaluator, such as
             ``coco/bbox_mAP`` or ``accuracy/top1``.
-        expected: The score that the teacher should have, in the evaluator's unit (COCO's mAP is at most 1, accuracies
-            are at most 100).
-        tolerance: A score below ``expected * (1 - tolerance)`` is warned of.
-        compare_student: Evaluate the student's start too.
+        expected: The teacher's known score, in the evaluator's unit (COCO's mAP is at most 1, accuracies at most 100).
+        tolerance: Warn of a score below ``expected * (1 - tolerance)``.
+        compare_student: Also evaluate the student before training.
 
     Attributes:
-        scores: ``'teacher'`` and ``'student'`` to all that the evaluator gave; empty before training.
+        scores: ``'teacher'`` and ``'student'`` to all scores of the evaluator; empty before training.
 
     Raises:
-        ValueError: The run has no validation set, or its evaluator gives no such metric.
+        ValueError: The run has no validation set, or its evaluator has no such metric.
         ValueError: The run has no distiller.
     """
 
@@ -90,17 +89,17 @@ class TeacherCheckHook(Hook):
             print_log(f'teacher check: {warning}', 'current', logging.WARNING)
 
     def check(self, runner: Runner) -> tuple[str, list[str]]:
-        """Evaluate the teacher, and the student if asked for, on the run's validation set.
+        """Evaluate the teacher, and the student if wanted, on the run's validation set.
 
         Returns:
-            The scores in words, and what is wrong with them.
+            A sentence with the scores, and warnings.
         """
         model = distiller_of(runner, self)
         model.match_classes()
         with (
             isolated_rng(),
             quiet_evaluation(),
-        ):  # the evaluator would print tables that do not say whose they are
+        ):  # the evaluator's tables would not say which network they are of
             self.scores['teacher'] = self._evaluate(runner, model.predict_teacher)
             if self.compare_student:
                 self.scores['student'] = self._evaluate(runner, _predict_in_eval(model))
@@ -162,7 +161,7 @@ class TeacherCheckHook(Hook):
 
 
 def _own_loader(loader: DataLoader) -> DataLoader:
-    """Another loader over the same data: workers of the run's own, which may be kept, draw no number for this."""
+    """A second loader over the same data, so that workers of the run's own draw no random numbers for this."""
     return DataLoader(
         loader.dataset,
         batch_sampler=loader.batch_sampler,
@@ -175,7 +174,7 @@ def _own_loader(loader: DataLoader) -> DataLoader:
 
 
 def _own_evaluator(runner: Runner) -> Evaluator:
-    """A new one from the run's config, so that nothing is left in the one that validates."""
+    """A second evaluator from the run's config, so that the one for validation is not changed."""
     config = runner._val_evaluator
     if isinstance(config, Evaluator):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Is a stored teacher of this data?"""
+"""Checks that stored teachers were made from the training data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ._distiller import distiller_of
 
 @HOOKS.register_module()
 class TeacherStoreHook(Hook):
-    """Compares the training data with what the stored teachers of the recipe were made from, before the first step.
+    """Checks, before the first step, that the stored teachers were made from this training data.
 
     After the last one it waits for the comparison of that step's pixels, which on a GPU arrives a step later.
     `tools/train.py` adds it. Without stored teachers it does nothing.

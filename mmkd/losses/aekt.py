@@ -24,33 +24,34 @@ class AEKTLoss(LogitLoss):
     """AEKT, reconstructed from its abstract and analysis (Park, Lee: arXiv 2409.01679).
 
     The full equations are not public; see :func:`mmkd.functional.aekt_loss` for the form used here, and docs/aekt.md.
-    The target is what the student's own assignment says; a sample counts with its weight in the student's own loss.
+    Samples are weighted as in the student's own loss.
 
-    On softmax heads background is a class like any other. On sigmoid heads, where it has none, the target is by default
-    the teacher's, and the target term is binary: ``σ(t_y / τ)`` against ``σ(s_y / τ)``.
+    On softmax heads the default target is the class that the student's own assignment gave, which may be background.
+    Sigmoid heads have no logit for background: there the default target is the teacher's class, and the target term is
+    binary, ``σ(t_y / τ)`` against ``σ(s_y / τ)``.
 
-    A serial layer, :class:`mmkd.losses.serial.SerialLayer`, can stand between task and distillation; by default there
-    is none, as it did not help where it was compared (docs/aekt.md). All stages of a cascade and all layers of a
-    decoder share it. Of the student's logits s
+    A serial layer, :class:`mmkd.losses.serial.SerialLayer`, can separate task and distillation. The default is none: it
+    did not help where it was compared (docs/aekt.md). All stages of a cascade and all layers of a decoder share it.
+    With the student's logits s,
 
-    - ``serial='task_then_distill'`` shows the loss ``W s + b``, and the task's own loss s. The layer is a part of the
-      loss: the student without it is the plain student.
-    - ``serial='distill_then_task'`` shows the task's own loss (and the predictions) ``z = W s + b``, and this loss,
-      like all others on the student's logits and class maps, ``s = W^-1 (z - b)``. Losses on boxes are weighted by the
-      confidence of what is predicted, z. The layer is a part of the student: it is folded into the
-      head's class layers at export, and until then a checkpoint is not the plain student's. It learns in the steps in
+    - ``serial='task_then_distill'`` computes this loss on ``W s + b`` and the task's own loss on s. The layer is a part
+      of the loss: without it, the student is the plain student.
+    - ``serial='distill_then_task'`` computes the task's own loss and the predictions from ``z = W s + b``; this loss,
+      like all others on the student's logits and class maps, is computed on ``s = W^-1 (z - b)``. Losses on boxes are
+      weighted by the confidence of the predictions, z. The layer is a part of the student and is folded into the head's
+      class layers at export; until then, checkpoints are not those of the plain student. It is trained in steps in
       which this loss has a weight above 0.
 
     Args:
         serial: ``'none'``, ``'task_then_distill'`` or ``'distill_then_task'``.
         gather: Ratios are relative to the mean of the samples of all processes; False: of this process's.
         **options: See :class:`mmkd.losses.LogitLoss` and :func:`mmkd.functional.aekt_loss`. As for DKD a warm-up helps,
-            ``weight=dict(type='LinearWarmup', end=20)``. On sigmoid heads the samples are by default those
-            that the teacher is most confident of, ``mmkd.TeacherTopK``, and ``rows`` other than ``'raw'`` are refused.
+            ``weight=dict(type='LinearWarmup', end=20)``. On sigmoid heads the default samples are those
+            that the teacher is most confident of, ``mmkd.TeacherTopK``, and ``rows`` has to be ``'raw'``.
 
     Raises:
-        ValueError: An option is unknown or out of its range, or (by :meth:`attach`) means nothing on this head, or (in
-            the first step) the head gives no labels.
+        ValueError: An option is unknown or out of its range, (in :meth:`attach`) does not suit this head, or (in the
+            first step) the head has no labels.
     """
 
     function = staticmethod(aekt_loss)
@@ -67,10 +68,10 @@ class AEKTLoss(LogitLoss):
         self.serial = serial
 
     def attach(self, sources: Sources) -> None:
-        """Make the serial layer for the student's head, and check the options against it.
+        """Build the serial layer for the student's head, and check that the options suit it.
 
         Raises:
-            ValueError: An option means nothing on this head, or ``'distill_then_task'`` finds no class layers in it.
+            ValueError: An option does not suit this head, or ``'distill_then_task'`` finds no class layers in it.
         """
         super().attach(sources)
         head = sources.of(self.requests()[0])
@@ -90,11 +91,11 @@ class AEKTLoss(LogitLoss):
             sources.undo = self.task_layer.invert
 
     def begin_step(self, active: bool) -> None:
-        """Let the layer in the student's head learn only while this loss does: off means off."""
+        """Train the layer in the student's head only while this loss has a weight."""
         if self.serial == 'distill_then_task':
             self.task_layer.learns = active
 
     def student_logits(self, pairs: LogitPairs) -> Tensor:
-        """(S, C) the student's logits, behind the serial layer where that one is the loss's."""
+        """(S, C) the student's logits, after the serial layer if that is a part of the loss."""
         logits = super().student_logits(pairs)
         return self.serial_layer(logits) if self.serial == 'task_then_distill' else logits

@@ -1,4 +1,4 @@
-"""What every distillation loss has: a weight that may follow a schedule, requests, and the options of its function."""
+"""The base class of distillation losses: weight, requests, and the options of their function."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .schedules import Schedule, build_weight, is_over
 class DistillLoss(nn.Module, ABC):
     """A distillation loss: one scalar of a step, weighted by the Distiller.
 
-    A subclass says in :meth:`requests` what it asks of a step and in :meth:`forward` what it makes of the answers.
-    Where the loss is a function of :mod:`mmkd.functional`, ``function`` names it: the parameters that the function has
-    beside tensors are then options of the class, with the function's defaults, checks and documentation.
+    A subclass says in :meth:`requests` what it asks of a step, and computes the loss in :meth:`forward`. If the loss is
+    a function of :mod:`mmkd.functional`, set ``function``: those of its parameters that are not tensors become options
+    of the class, with the function's defaults, checks and documentation.
 
     Args:
         weight: A number, or a schedule such as ``dict(type='LinearWarmup', end=20, by_epoch=True)``, or a share of the
             gradient, ``dict(type='mmkd.GradientShare', share=0.2)``.
-        teacher: Name of the teacher, in a recipe that has several.
+        teacher: Name of the teacher, if a recipe has several.
         **options: Options of ``function``.
 
     Raises:
@@ -45,9 +45,9 @@ class DistillLoss(nn.Module, ABC):
     )
     """Parameters of a function that a step gives; the others are options of the recipe."""
     gathers: ClassVar[bool] = False
-    """The loss relates the samples of a batch to each other: it is computed on those of all processes.
+    """Whether the loss compares samples of a batch with each other, and so needs those of all processes.
 
-    Logits, labels and weights, or features, are gathered; images, objects and boxes of pairs stay this process's.
+    Logits, labels and weights, or features, are gathered; images, objects and boxes remain those of this process.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class DistillLoss(nn.Module, ABC):
         self.options = {name: each.default for name, each in known.items()} | options
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Have ``inspect.signature`` show the options of the class, its bases and its function."""
+        """Make ``inspect.signature`` show the options of the class, its bases and its function."""
         super().__init_subclass__(**kwargs)
         parameters: dict[str, inspect.Parameter] = {}
         for kind in cls.__mro__:
@@ -86,55 +86,55 @@ class DistillLoss(nn.Module, ABC):
         cls.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
 
     def weight(self, progress: Progress) -> float:
-        """The weight at this point of training; of a :class:`mmkd.losses.GradientShare` the share."""
+        """The current weight; for a :class:`mmkd.losses.GradientShare`, the current share."""
         return self._schedule(progress)
 
     @property
     def schedule(self) -> Schedule:
-        """What the weight follows."""
+        """The schedule of the weight."""
         return self._schedule
 
     def is_over(self, progress: Progress) -> bool:
-        """Whether the weight is 0 from this point of training on, for ever."""
+        """Whether the weight stays 0 from here on."""
         return is_over(self._schedule, progress)
 
     @abstractmethod
     def requests(self) -> tuple[Request[Any], ...]:
-        """What the loss asks of every step; which sources answer is settled before the first one."""
+        """The loss's requests, the same in every step."""
 
     def attach(self, sources: Sources) -> None:
-        """Check that the loss means something on this pair and make what it trains, if anything.
+        """Check that the loss suits the pair, and create its trainable layers, if any.
 
         The Distiller calls it once, before the optimizer is built.
 
         Args:
-            sources: What answers the requests.
+            sources: The sources that answer the requests.
 
         Raises:
-            ValueError: The loss means nothing on this pair; the message names the one to use instead.
+            ValueError: The loss does not suit this pair; the message names one that does.
         """
 
     def begin_step(self, active: bool) -> None:
-        """Called before the student's own step; ``active`` is whether the weight is not 0 in it."""
+        """Called before the student's own step; ``active`` says whether the weight is other than 0."""
 
     @abstractmethod
     def forward(self, step: Step) -> Tensor:
         """The unweighted scalar loss of a step.
 
-        With several processes the same value on all of them: the loss of the whole batch. Each has the gradient of
-        its own share, whose mean over the processes is the value's.
+        With several processes, all return the same value, the loss of the whole batch. Each has the gradient of its own
+        share; the mean of these over the processes is the gradient of the value.
         """
 
     def _takes(self, parameter: str) -> bool:
-        """Whether the function has a parameter."""
+        """Whether the function has this parameter."""
         return parameter in inspect.signature(_function(type(self))).parameters
 
     def _call(self, *tensors: Any, **given: Any) -> Tensor:
-        """The function's value."""
+        """Call the function with the options."""
         return _function(type(self))(*tensors, **(self.options | given))
 
     def _check_options(self, *tensors: Any, **given: Any) -> None:
-        """Compute the loss of no samples, so that a wrong option is an error now and not in a later step."""
+        """Compute the loss of no samples, so that a wrong option is an error now and not in the first step."""
         try:
             self._call(*tensors, **given)
         except ValueError as error:
@@ -142,24 +142,24 @@ class DistillLoss(nn.Module, ABC):
 
 
 def full_precision(values: Tensor) -> torch.autocast:
-    """Only the loss leaves autocast: the teacher, which runs when its outputs are first asked for, stays in it."""
+    """Disable autocast for the loss. The teacher, which runs when its outputs are first read, is not affected."""
     return torch.autocast(values.device.type, enabled=False)
 
 
 def idle(module: nn.Module) -> Tensor | None:
-    """A zero with all that a module trains in its graph, for the steps in which it does not run: DDP wants it there.
+    """A zero that depends on all trainable parameters of a module that does not run in this step; DDP needs them.
 
-    None where it trains nothing.
+    None if there are none.
     """
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     return torch.stack([parameter.sum() for parameter in trained]).sum() * 0.0 if trained else None
 
 
 def share(weights: Tensor) -> Tensor:
-    """What this process's mean, weighted by ``weights``, is multiplied by to be its share of the mean of all.
+    """The factor that turns this process's weighted mean into its share of the mean over all processes' samples.
 
-    It is the sum of its weights, divided by the mean of the processes' sums; the mean of the shares over the processes
-    is then the weighted mean over the samples of all.
+    It is the sum of its weights, divided by the average of that sum over the processes. The average of the shares over
+    the processes is then the weighted mean over all samples.
     """
     total = weights.sum()
     mean = mean_over_processes(total)
@@ -172,7 +172,7 @@ def _function(kind: type[DistillLoss]) -> Callable[..., Tensor]:
 
 
 def _function_options(kind: type[DistillLoss]) -> dict[str, inspect.Parameter]:
-    """The parameters of a class's function that are neither its two tensors nor given by a step."""
+    """The parameters of a class's function, without its two tensors and those that a step provides."""
     if kind.function is None:
         return {}
     _, _, *others = inspect.signature(kind.function).parameters.values()

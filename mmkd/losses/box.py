@@ -1,4 +1,4 @@
-"""Imitation of the teacher's boxes, on heads of any kind."""
+"""Losses that imitate the teacher's boxes, for any head that predicts boxes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from mmkd.functional import box_giou_loss, box_l1_loss
 from mmkd.functional.processes import mean_over_processes
@@ -22,19 +23,19 @@ from .schedules import Schedule
 class BoxLoss(DistillLoss, ABC):
     """A loss on aligned predicted boxes.
 
-    A box counts with the teacher's confidence times the sample's weight in the student's own classification loss.
+    Boxes are weighted by the teacher's confidence times the sample's weight in the student's own classification loss.
 
     Args:
         weight: See :class:`DistillLoss`.
-        samples: Config of a sampler; default ``mmkd.Positives``: boxes of the background mean nothing.
+        samples: Config of a sampler. Default: ``mmkd.Positives``, as boxes of background are meaningless.
         teacher: See :class:`DistillLoss`.
 
     Raises:
-        ValueError: (By :meth:`attach`) the heads give no pairs of boxes.
+        ValueError: (In :meth:`attach`) The heads predict no boxes that can be paired.
     """
 
     distributions: ClassVar[bool] = False
-    """The loss compares the distributions of the sides of a box."""
+    """Whether the loss compares the distributions of the sides of a box."""
 
     def __init__(
         self,
@@ -51,8 +52,8 @@ class BoxLoss(DistillLoss, ABC):
         """The boxes at the samples that the sampler picks."""
         return (Boxes(self.teacher, self.crossed, samples=self.sampler),)
 
+    @override
     def attach(self, sources: Sources) -> None:
-        """See :meth:`DistillLoss.attach`."""
         super().attach(sources)
         try:
             sources.of(self.requests()[0]).check_boxes(self.distributions)
@@ -66,14 +67,14 @@ class BoxLoss(DistillLoss, ABC):
 
     @abstractmethod
     def compute(self, pairs: BoxPairs, weights: Tensor, step: Step) -> Tensor:
-        """The scalar loss of one table, of boxes that count with (S,) ``weights``."""
+        """The scalar loss of one table, with (S,) ``weights`` of the boxes."""
 
     def box_weights(self, pairs: BoxPairs) -> Tensor:
-        """(S,) how much every box counts."""
+        """(S,) the weight of every box."""
         return pairs.teacher_confidence * pairs.weights
 
     def averaged_by(self, pairs: BoxPairs) -> Tensor | None:
-        """(S,) weights by which :meth:`compute` averages over boxes; None where it sums."""
+        """(S,) the weights with which :meth:`compute` averages over boxes; None if it does not average."""
         return self.box_weights(pairs)
 
     def _on(self, pairs: BoxPairs, step: Step) -> Tensor:
@@ -87,18 +88,18 @@ class BoxLoss(DistillLoss, ABC):
 class BoxGIoULoss(BoxLoss):
     """1 - GIoU of the student's and the teacher's boxes, a mean weighted by the teacher's confidence.
 
-    See :func:`mmkd.functional.box_giou_loss`. It has no unit: small objects count like large ones.
+    See :func:`mmkd.functional.box_giou_loss`. It does not depend on scale: small objects count as much as large ones.
 
-    A box whose right side is left of its left side has no area and no overlap. RoI and most dense heads cannot predict
-    one; CenterNet, RTMDet and SABL can. A pair with such a box counts for nothing.
+    CenterNet, RTMDet and SABL can predict boxes whose right side is left of the left one. These have no area, and pairs
+    with such a box are ignored.
     """
 
+    @override
     def compute(self, pairs: BoxPairs, weights: Tensor, step: Step) -> Tensor:
-        """See :func:`mmkd.functional.box_giou_loss`."""
         return box_giou_loss(*comparable(pairs, weights))
 
+    @override
     def box_weights(self, pairs: BoxPairs) -> Tensor:
-        """See :meth:`BoxLoss.box_weights`."""
         return super().box_weights(pairs) * _both_in_order(pairs)
 
 
@@ -110,14 +111,14 @@ class BoxL1Loss(BoxLoss):
 
     Args:
         weight: Weight or schedule.
-        unit: What a coordinate is divided by. ``'image'`` (default): width and height of the image, as DETR does
-            for its own loss, whose weight of 5 then fits. ``'teacher'``: width and height of the teacher's box, at
-            least one pixel, so that small objects count like large ones, as in the delta codes of anchor and RoI heads.
+        unit: Unit of the distances. ``'image'`` (default): width and height of the image, as in DETR's own loss, whose
+            weight of 5 then fits. ``'teacher'``: width and height of the teacher's box, at least one pixel, so that
+            small objects count as much as large ones, as in the delta codes of anchor and RoI heads.
         samples: Config of a sampler; default ``mmkd.Positives``.
         teacher: See :class:`DistillLoss`.
 
     Raises:
-        ValueError: ``unit`` is something else.
+        ValueError: ``unit`` is unknown.
     """
 
     def __init__(
@@ -132,8 +133,8 @@ class BoxL1Loss(BoxLoss):
             raise ValueError(f"BoxL1Loss.unit: {unit!r} is neither 'image' nor 'teacher'")
         self.unit = unit
 
+    @override
     def compute(self, pairs: BoxPairs, weights: Tensor, step: Step) -> Tensor:
-        """See :func:`mmkd.functional.box_l1_loss`."""
         if self.unit == 'image':
             sizes = pairs.image_sizes
         else:
@@ -166,5 +167,5 @@ def _both_in_order(pairs: BoxPairs) -> Tensor:
 
 
 def _in_order(boxes: Tensor) -> Tensor:
-    """(S,) whether a box's left side is left of its right one, and its top above its bottom; NaN is to be seen."""
+    """(S,) whether a box's sides are in order. NaN counts as in order, so that it shows in the loss."""
     return ~(boxes[:, :2] > boxes[:, 2:]).any(dim=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
+from typing_extensions import override
 
 from mmkd.functional import ckd_loss
 from mmkd.functional.box import overlapping
@@ -62,8 +63,9 @@ class CKDLoss(LogitLoss):
             return logits
         return (*logits, Boxes(self.teacher, self.crossed, samples=self.sampler))
 
+    @override
     def attach(self, sources: Sources) -> None:
-        """See :meth:`DistillLoss.attach`.
+        """Check that the loss means something on this head.
 
         Raises:
             ValueError: The head has so few logits that their direction has no gradient, or no boxes for ``mask_iou``.
@@ -95,19 +97,21 @@ class CKDLoss(LogitLoss):
     def averaged_by(self, pairs: LogitPairs) -> None:
         """None: every sample is compared with the others, and the function gathers those itself."""
 
+    @override
     def same_object(self, pairs: LogitPairs, picked: Tensor) -> Tensor:
-        """See :meth:`LogitLoss.same_object`; with ``mask_iou`` also those whose boxes overlap."""
+        """With ``mask_iou`` also samples whose boxes overlap."""
         same, iou = super().same_object(pairs, picked), self.options['mask_iou']
         if iou is None or pairs.teacher_boxes is None:
             return same
         boxes, images = pairs.teacher_boxes[picked].float(), pairs.image_ids[picked]
         return same | (overlapping(boxes, boxes, iou) & (images[:, None] == images))
 
+    @override
     def compute(self, student: Tensor, teacher: Tensor, pairs: LogitPairs, step: Step) -> Tensor:
-        """See :func:`mmkd.functional.ckd_loss`.
+        """The loss of these samples.
 
         Raises:
-            ValueError: There are so many samples that their similarities would fill the memory.
+            ValueError: The similarities of so many samples would fill the memory.
         """
         similarities = len(student) ** 2 * (world_size() if self.options['gather'] else 1)
         if self.options['chunk_size'] is None and similarities > _MOST_SAMPLES_AT_ONCE**2:

@@ -14,8 +14,8 @@ class CLKDLoss(LogitLoss):
     """Logits by sample, by class, and the correlation of classes (Class-aware Logit KD, arXiv 2211.14773).
 
     See :func:`mmkd.functional.clkd_loss`, whose defaults are the published settings; published beside 0.1 of the cross
-    entropy (``model.task_weight``). Columns are those of the samples of all processes. On sigmoid heads nothing is
-    published; the samples are by default those of ``mmkd.PositivesAndTeacherTopK`` with k 64.
+    entropy (``model.task_weight``). Columns span the samples of all processes. For sigmoid heads nothing is
+    published; the default samples are those of ``mmkd.PositivesAndTeacherTopK`` with k 64.
     """
 
     function = staticmethod(clkd_loss)

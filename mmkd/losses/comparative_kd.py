@@ -13,8 +13,8 @@ from .samplers import PositivesAndTeacherTopK
 class ComparativeKDLoss(LogitLoss):
     """The teacher's differences between samples (Comparative KD, arXiv 2311.02253, WACV 2025); not CKDLoss's CKD.
 
-    See :func:`mmkd.functional.comparative_kd_loss`: all pairs of the batch of all processes. On sigmoid heads nothing
-    is published; the samples are by default those of ``mmkd.PositivesAndTeacherTopK`` with k 64.
+    See :func:`mmkd.functional.comparative_kd_loss`: all pairs of the batch of all processes. For sigmoid heads
+    nothing is published; the default samples are those of ``mmkd.PositivesAndTeacherTopK`` with k 64.
     """
 
     function = staticmethod(comparative_kd_loss)

@@ -15,12 +15,12 @@ from .samplers import PositivesAndTeacherTopK
 class CorrelationKDLoss(LogitLoss):
     """Cosines of class probabilities by sample and by class (R2KD, IEEE TKDE 2024).
 
-    See :func:`mmkd.functional.correlation_kd_loss`, also for what of R2KD is left out. Columns are those of the samples
-    of all processes. On sigmoid heads nothing is published: there a softmax over the classes' logits gives the
-    probabilities, and the samples are by default those of ``mmkd.PositivesAndTeacherTopK`` with k 64.
+    See :func:`mmkd.functional.correlation_kd_loss`, also for the parts of R2KD that are left out. Columns span the
+    samples of all processes. For sigmoid heads nothing is published: probabilities are a softmax over the classes'
+    logits, and the default samples are those of ``mmkd.PositivesAndTeacherTopK`` with k 64.
 
     Args:
-        row_weight: Weight of the samples' cosines: ``rows`` of the function, a name that has another meaning here.
+        row_weight: Weight of the samples' cosines; the function's ``rows``, a name with another meaning in this class.
         **options: See :class:`mmkd.losses.LogitLoss` and the function.
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from torch import Tensor
+from typing_extensions import override
 
 from mmkd.registry import LOSSES
 from mmkd.structures import TEACHER, Request, Sources, Step
@@ -21,28 +22,28 @@ _ALL = dict(type='mmkd.AllSamples')
 class CrossKDLoss(DistillLoss):
     """The student's features through the rest of the teacher's head, against the teacher (CrossKD, CVPR 2024).
 
-    What the first ``layer`` convolutions of the student's class and box towers output goes through the teacher's
-    remaining ones; the scores and boxes that come out are compared with the teacher's own, and the gradient flows
-    through the teacher's layers into the student's. So the task's loss and the distillation do not pull at the same
-    outputs. Scores: :class:`QFLKDLoss` over all samples, divided by the number of positives. Boxes: a mean over all
-    samples, weighted by the teacher's confidence.
+    The outputs of the first ``layer`` convolutions of the student's class and box towers go through the remaining ones
+    of the teacher. The resulting scores and boxes are compared with the teacher's own; the gradient flows through the
+    teacher's layers into the student's. So the task's loss and the distillation act on different outputs. Scores:
+    :class:`QFLKDLoss` over all samples, divided by the number of positives. Boxes: a mean over all samples, weighted by
+    the teacher's confidence.
 
-    The student's features are taken behind the activation of a convolution. (The authors' code takes them before the
+    The student's features are taken after the activation of a convolution. (The authors' code takes them before the
     normalisation and aligns their statistics.)
 
     Args:
-        layer: Convolutions of each tower that are the student's. Published: 3 of 4.
+        layer: Number of convolutions in each tower that are the student's. Published: 3 of 4.
         beta: See :class:`QFLKDLoss`.
         boxes: ``'giou'`` (:class:`BoxGIoULoss`), ``'ld'`` (:class:`LDLoss`, of heads that predict distributions),
-            ``'none'``; ``'auto'`` (default) is ``'ld'`` where both heads can.
-        box_weight: Weight of the boxes beside the scores. Published: 1; 0.25 for LD.
+            ``'none'``; ``'auto'`` (default) is ``'ld'`` if both heads have distributions.
+        box_weight: Weight of the boxes relative to the scores. Published: 1; 0.25 for LD.
         temperature: τ of LD.
         weight: See :class:`DistillLoss`.
         teacher: See :class:`DistillLoss`.
 
     Raises:
         ValueError: An option is out of its range, or (before the first step) a head is no dense head with towers, the
-            two differ in depth, width or normalisation, or the head is a softmax head.
+            towers differ in depth, width or normalisation, or the head is a softmax head.
     """
 
     def __init__(
@@ -85,8 +86,8 @@ class CrossKDLoss(DistillLoss):
             return self.scores.requests()
         return self.scores.requests() + self._boxes['giou'].requests()
 
+    @override
     def attach(self, sources: Sources) -> None:
-        """See :meth:`DistillLoss.attach`."""
         super().attach(sources)
         self.scores.attach(sources)
         if self._kind == 'auto':
@@ -100,7 +101,7 @@ class CrossKDLoss(DistillLoss):
             self._boxes[self._kind].attach(sources)
 
     def forward(self, step: Step) -> Tensor:
-        """Scores, and boxes with their weight."""
+        """Loss on scores plus weighted loss on boxes."""
         value = self.scores(step)
         if self._kind == 'none':
             return value

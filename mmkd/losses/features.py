@@ -1,4 +1,4 @@
-"""Losses on features: maps of any module of both networks, or the pooled features of classifiers."""
+"""Losses on features: maps of any module of both networks, or pooled features of classifiers."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ class FeatureLoss(DistillLoss, ABC):
 
     Args:
         weight: See :class:`DistillLoss`.
-        at: Whose outputs: the path of a module of the student, such as ``'neck'`` (default), ``'backbone.layer3'`` or
-            ``'bbox_head.cls_convs.3'``; with ``.before_relu`` at its end what the ReLU reads that the module ends with;
-            ``'pre_logits'`` for the (B, C) features that a classifier's class layer reads; ``'class_maps'`` for the
-            class logits of dense heads; or a list of such, whose levels are taken together, shallow to deep.
-        teacher_at: Likewise of the teacher, in the same order; default the same as ``at``.
-        strides: Which levels, by their strides, such as ``[8, 16, 32]``. Default: all that both networks have there.
+        at: Path of the student's module whose outputs are compared, such as ``'neck'`` (default), ``'backbone.layer3'``
+            or ``'bbox_head.cls_convs.3'``; with ``.before_relu`` at the end, the input of the ReLU at the end of the
+            module; ``'pre_logits'`` for the (B, C) features that a classifier's class layer reads; ``'class_maps'`` for
+            the class logits of dense heads; or a list of these, whose levels are joined, shallow to deep.
+        teacher_at: The same for the teacher, in the same order; default: ``at``.
+        strides: Strides of the levels to compare, such as ``[8, 16, 32]``. Default: all that both networks have there.
         connector: Config of a connector, such as ``dict(type='mmkd.ConvConnector')``, that brings the student's
-            features to the teacher's width. There is one per level whose widths differ, trained with the student; some
-            losses have one of their own at every level.
+            features to the teacher's width. Each level whose widths differ gets one, trained with the student; some
+            losses always have one at every level.
         teacher: See :class:`DistillLoss`.
         **options: Options of ``function``.
 
@@ -63,9 +63,9 @@ class FeatureLoss(DistillLoss, ABC):
         'gather',
     )
     any_width: ClassVar[bool] = False
-    """The loss itself takes features of other widths than the teacher's, and no connector."""
+    """Whether the loss compares features of different widths without a connector."""
     own_connector: ClassVar[Mapping[str, Any] | None] = None
-    """The connector that a loss cannot do without: one at every level, also where the widths are equal."""
+    """A connector that the loss always needs, at every level, even if the widths are equal."""
     pooled: ClassVar[bool | None] = False
     """The loss compares (B, C) features, not maps; None where it compares either."""
 
@@ -125,10 +125,10 @@ class FeatureLoss(DistillLoss, ABC):
         )
 
     def attach(self, sources: Sources) -> None:
-        """Choose the levels, and make the connectors of those that need one.
+        """Choose the levels, and build connectors for those that need one.
 
         Raises:
-            ValueError: A level does not exist, or is pooled where the loss compares maps or the other way round, or
+            ValueError: A level does not exist, is pooled although the loss compares maps, or the other way round; or
                 widths differ and there is no connector.
         """
         super().attach(sources)
@@ -206,7 +206,7 @@ class FeatureLoss(DistillLoss, ABC):
         ]
 
     def _make_layers(self, channels: Mapping[int, tuple[int, int]]) -> None:
-        """Make what the loss trains, for the channels of student and teacher of every chosen level."""
+        """Build the layers that the loss trains, given the channels of student and teacher of every chosen level."""
         for level, (ours, theirs) in channels.items():
             if self._connector is None:
                 if ours == theirs or self.any_width:

@@ -1,4 +1,4 @@
-"""Weights by the share of the gradient: what is measured, kept and resumed of it."""
+"""Finds weights of losses from the shares of the gradient that they should have."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch._functorch import config as functorch_config
 
+from mmkd.functional.compat import autocast_dtype
 from mmkd.functional.processes import mean_over_processes
 from mmkd.structures import Features, Progress, module_path
 
@@ -23,27 +24,27 @@ _HIGHEST_SCALE = 2.0**16
 
 
 class GradientShares(nn.Module):
-    """Finds the weights of the losses of a network that ask for a share of its gradient.
+    """Finds the weights of losses that are given a share of the gradient instead of a weight.
 
-    With n_j the norm of the gradient of loss j on the shared parameters, as a mean over the measurements, s_k the share
-    asked for by loss k, and f the sum of ``weight * n`` of the network's own loss and of the losses with weights of
-    their own, the weight of loss k is ``s_k / (1 - sum of shares) * f / n_k``: its share of the sum of all norms is
-    then s_k. With several processes n_j is the norm of the mean of their gradients, which is the gradient that trains.
+    Let n_j be the norm of the gradient of loss j on the shared parameters, averaged over the measurements; s_k the
+    share that loss k should have; and f the sum of ``weight * n`` over the network's own loss and the losses with
+    ordinary weights. Then the weight of loss k is ``s_k / (1 - sum of shares) * f / n_k``, which makes its share of the
+    sum of all norms s_k. With several processes, n_j is the norm of the gradient averaged over them.
 
-    What was measured is kept in buffers, and so in checkpoints, and is the same on all processes. A measurement in
-    which the gradient of a loss is 0 or not finite does not count; until there is one that does, the loss has weight 0.
-    No value is read on the host.
+    Measurements are kept in buffers, so that checkpoints include them, and are the same on all processes. Those where
+    the gradient of a loss is 0 or not finite are ignored. Until the first valid one, the loss has weight 0. No value is
+    read on the host.
 
     Args:
         network: The network that is trained.
         losses: Its distillation losses by name, at least one with a share.
 
     Attributes:
-        place: Where the gradient is measured, in words.
+        place: Names of the parameters on which gradients are measured, for the log.
 
     Raises:
-        ValueError: Losses with a share have different options or ask for all of the gradient; or the parameters are not
-            found, or cannot be measured.
+        ValueError: Losses with a share have different options, the shares add up to 1 or more, or the parameters are
+            not found or cannot be measured.
     """
 
     norms: Tensor
@@ -81,18 +82,18 @@ class GradientShares(nn.Module):
         weights: Mapping[str, float],
         progress: Progress,
     ) -> dict[str, Tensor]:
-        """The weights, in this step, of the losses that have a share.
+        """The weights of the losses with a share, in this step.
 
         Args:
             network: The network.
-            task: Its own losses, unweighted, attached to the graph, which stays.
+            task: Its own losses, unweighted, attached to the graph, which is not freed.
             task_weight: Their weight.
-            values: Unweighted scalars of the distillation losses whose weight is not 0.
-            weights: Their weights by now; of losses with a share the share.
-            progress: How far training is.
+            values: Unweighted scalars of the distillation losses with a weight other than 0.
+            weights: Their current weights; for losses with a share, the share.
+            progress: How far training has come.
 
         Returns:
-            Name to scalar, for those of ``values`` with a share.
+            Name to scalar weight, for those of ``values`` with a share.
 
         Raises:
             ValueError: A gradient does not reach the shared parameters.
@@ -117,7 +118,7 @@ class GradientShares(nn.Module):
         }
 
     def _is_due(self, values: Mapping[str, Tensor], progress: Progress) -> bool:
-        """Whether to measure now: a function of progress, and of whether a loss was never measured before."""
+        """Whether to measure now: at certain iterations, and when a loss was never measured before."""
         iteration = progress.iteration
         power_of_two = iteration & (iteration - 1) == 0
         return (
@@ -130,10 +131,8 @@ class GradientShares(nn.Module):
         own, _ = network.parse_losses(dict(task))
         parameters = self._parameters_of(network)
         losses = {'': own, **values}
-        # A float16 gradient needs a scale that keeps it from vanishing.
-        scaled = torch.is_autocast_enabled(own.device.type) and (
-            torch.get_autocast_dtype(own.device.type) == torch.float16
-        )
+        # A float16 gradient needs a scale that keeps it from underflowing.
+        scaled = autocast_dtype(own.device.type) == torch.float16
         found = torch.zeros_like(self.norms)
         for index, name in enumerate(self._names):
             if name not in losses:
@@ -173,7 +172,7 @@ class GradientShares(nn.Module):
 
 
 def shares_of(losses: Mapping[str, DistillLoss]) -> dict[str, GradientShare]:
-    """The shares that losses ask for, by the names of those that do; nothing is kept of a share of 0."""
+    """Name to share of those losses that have one; without shares of 0."""
     schedules = {name: loss.schedule for name, loss in losses.items()}
     return {
         name: each
@@ -185,16 +184,16 @@ def shares_of(losses: Mapping[str, DistillLoss]) -> dict[str, GradientShare]:
 def gradient_of(
     loss: Tensor, parameters: Sequence[nn.Parameter], scale: float | Tensor = 1.0
 ) -> tuple[Tensor, bool]:
-    """The gradient of a loss, over all processes; the graph stays, and so do gradients that training accumulates.
+    """The gradient of a loss, averaged over all processes. Neither the graph nor ``.grad`` of parameters is changed.
 
     Args:
         loss: A scalar.
-        parameters: What it is differentiated by, P numbers together.
-        scale: What the loss is multiplied by on the way.
+        parameters: Parameters with P numbers in total.
+        scale: Factor on the loss during the backward pass, against underflow.
 
     Returns:
-        The (P,) gradient, and whether this process's loss depends on any of the parameters; one without a graph is a
-        constant, of which this is not asked.
+        The (P,) gradient, and whether this process's loss depends on any of the parameters (also True for a constant
+        loss, which has no graph).
     """
     parts: Sequence[Tensor | None] = [None] * len(parameters)
     if loss.requires_grad:
@@ -246,7 +245,7 @@ def recomputing(network: nn.Module, places: Sequence[str]) -> str | None:
 def parameters_under(
     network: nn.Module, prefixes: Sequence[str], where: str
 ) -> dict[str, nn.Parameter]:
-    """The trainable parameters of a network whose names begin with one of the prefixes, part by part of the name.
+    """The trainable parameters of a network whose names begin with one of the prefixes, in whole parts.
 
     Args:
         network: The network.
@@ -272,7 +271,7 @@ def parameters_under(
 
 
 def _common_options(shares: Mapping[str, GradientShare]) -> tuple[str, dict[str, Any]]:
-    """The options that all shares have, and the first that has them, for errors."""
+    """The first loss with a share, for errors, and the options that all shares have."""
     first, *others = shares
     options = {name: getattr(shares[first], name) for name in _OPTIONS}
     for other in others:
@@ -294,7 +293,7 @@ def _check_sum(shares: float) -> None:
 
 
 def _last_shared(network: nn.Module, losses: Iterable[DistillLoss], where: str) -> str:
-    """Where the way back from all losses to parameters that they share is shortest."""
+    """The last module that all losses depend on, to which the backward pass is shortest."""
     paths = {
         module_path(request.at)
         for loss in losses
@@ -313,7 +312,7 @@ def _last_shared(network: nn.Module, losses: Iterable[DistillLoss], where: str) 
             f'{where}: {path} of the student trains no parameters on which the gradients of all losses could be '
             'compared: name some that every loss depends on'
         )
-    # A backbone, its list of stages, a stage as a sequence of blocks: what comes last is behind all the rest.
+    # Descend into the last child of the backbone, of its list of stages, and of a stage's sequence of blocks.
     chained = True
     while chained:
         children = [(name, child) for name, child in module.named_children() if _trains(child)]
@@ -325,7 +324,7 @@ def _last_shared(network: nn.Module, losses: Iterable[DistillLoss], where: str) 
 
 
 def _trains(module: nn.Module | None) -> bool:
-    """Whether a module trains a matrix or a filter; a norm alone says little."""
+    """Whether a module has a trainable matrix or filter; norm layers alone are not enough."""
     return module is not None and any(
         parameter.requires_grad and parameter.dim() > 1 for parameter in module.parameters()
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
+from typing_extensions import override
 
 from mmkd.functional import ld_loss
 from mmkd.registry import LOSSES
@@ -20,20 +21,20 @@ from .schedules import Schedule
 class LDLoss(BoxLoss):
     """Localisation distillation (LD, Zheng et al., CVPR 2022) for GFL heads; the published weight is 0.25.
 
-    See :func:`mmkd.functional.ld_loss`. By default this is what MMDetection's LDHead adds to GFL's losses: a divergence
-    is averaged over the bins, a box counts with the *student's* highest class probability, and boxes are summed and not
-    averaged: more positives are a larger loss.
+    See :func:`mmkd.functional.ld_loss`. By default this is the term that MMDetection's LDHead adds to GFL's losses: the
+    divergence is averaged over the bins, and boxes are weighted by the *student's* highest class probability and
+    summed, not averaged, so that more positives give a larger loss.
 
     Args:
         weight: Weight or schedule. Published: 0.25.
         temperature: τ. Published: 10.
-        confidence: Whose highest class probability weighs a box: ``'student'`` (published) or ``'teacher'``.
+        confidence: Network whose highest class probability weights a box: ``'student'`` (published) or ``'teacher'``.
         average: ``'none'`` (published) sums over boxes, ``'confidence'`` divides by the sum of their weights.
         samples: Config of a sampler; default ``mmkd.Positives`` (published).
         teacher: See :class:`DistillLoss`.
 
     Raises:
-        ValueError: An option is unknown, or (by :meth:`attach`) a head has no distributions or other bins.
+        ValueError: An option is unknown, or (in :meth:`attach`) a head has no distributions or another number of bins.
     """
 
     distributions: ClassVar[bool] = True
@@ -60,18 +61,19 @@ class LDLoss(BoxLoss):
         self.confidence = confidence
         self.average = average
 
+    @override
     def box_weights(self, pairs: BoxPairs) -> Tensor:
-        """See :meth:`BoxLoss.box_weights`."""
         if self.confidence == 'teacher':
             return super().box_weights(pairs)
         return pairs.student_confidence * pairs.weights
 
+    @override
     def averaged_by(self, pairs: BoxPairs) -> Tensor | None:
-        """See :meth:`BoxLoss.averaged_by`; as published it is a sum, and with several processes the mean of theirs."""
+        """None with ``average='none'``: the published loss is a sum; several processes take the mean of their sums."""
         return None if self.average == 'none' else super().averaged_by(pairs)
 
+    @override
     def compute(self, pairs: BoxPairs, weights: Tensor, step: Step) -> Tensor:
-        """See :func:`mmkd.functional.ld_loss`."""
         assert pairs.student_distributions is not None
         assert pairs.teacher_distributions is not None
         value = ld_loss(

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from mmkd.functional import center_rows, standardize_rows
 from mmkd.functional.processes import gather_rows, mean_over_processes, world_size
@@ -36,15 +37,15 @@ Target = Literal['assigned', 'teacher']
 class LogitLoss(DistillLoss, ABC):
     """A loss on aligned logit vectors: by default ``function`` of the (S, C) logits of student and teacher.
 
-    A loss that weighs its samples does so by the weights in the student's own classification loss: what the student
-    ignores is not distilled. :class:`mmkd.TeacherTopK` may pick such samples; there they count for nothing.
+    Samples are weighted as in the student's own classification loss, if the function takes weights. Samples that the
+    student ignores have weight 0, even if :class:`mmkd.TeacherTopK` picks them.
 
     Args:
         weight: See :class:`DistillLoss`.
         samples: Config of a sampler, such as ``dict(type='mmkd.TeacherTopK', k=64)``. Default: all samples; on sigmoid
             heads :attr:`samples_of_sigmoid_heads`.
-        rows: What is done to every logit vector first: ``'raw'`` nothing, ``'center'`` its mean is subtracted,
-            ``'standardize'`` it is also divided by its standard deviation (LSKD). ``None`` is the loss's own default.
+        rows: Preprocessing of every logit vector: ``'raw'`` for none, ``'center'`` to subtract its mean,
+            ``'standardize'`` to also divide by its standard deviation (LSKD). ``None``: the loss's own default.
         target: The target class of a sample, for functions that take ``labels``: ``'assigned'`` is that of the
             student's own assignment, ``'teacher'`` the one with the teacher's highest logit, so that samples that the
             assignment calls background, and rows without labels, have a target as well. Default: ``'teacher'`` on
@@ -53,12 +54,12 @@ class LogitLoss(DistillLoss, ABC):
         **options: Options of ``function``.
 
     Raises:
-        ValueError: An option is out of its range, or (by :meth:`attach`) the head is of the other kind, or (in the
-            first step) the function needs labels and the head gives none.
+        ValueError: An option is out of its range, (in :meth:`attach`) the head is of the other kind, or (in the first
+            step) the function needs labels and the head has none.
     """
 
     activation: ClassVar[Activation | None] = None
-    """The one kind of head that the loss means something on; None for any."""
+    """The kind of head that the loss is for; None for any."""
     alternative: ClassVar[str] = ''
     """What to use on the other kind of head, for the error."""
     samples_of_sigmoid_heads: ClassVar[Sampler] = AllSamples()
@@ -100,8 +101,8 @@ class LogitLoss(DistillLoss, ABC):
         """The logits at the samples that the sampler picks."""
         return (Logits(self.teacher, self.crossed, samples=self.sampler),)
 
+    @override
     def attach(self, sources: Sources) -> None:
-        """See :meth:`DistillLoss.attach`."""
         super().attach(sources)
         head = sources.of(self.requests()[0])
         if self.rows == 'standardize' and head.num_logits < 3:
@@ -170,15 +171,15 @@ class LogitLoss(DistillLoss, ABC):
         return self._call(student, teacher, **given)
 
     def default_rows(self, activation: Activation) -> Rows:
-        """How rows are preprocessed where the recipe does not say."""
+        """How rows are preprocessed by default."""
         return 'raw'
 
     def student_logits(self, pairs: LogitPairs) -> Tensor:
-        """(S, C) what is compared with the teacher's logits: the student's, before their rows are preprocessed."""
+        """(S, C) the student's logits that are compared with the teacher's, before preprocessing."""
         return at_least_float32(pairs.student)
 
     def averaged_by(self, pairs: LogitPairs) -> Tensor | None:
-        """(S,) weights by which :meth:`compute` averages over samples; None where it does something else."""
+        """(S,) the weights with which :meth:`compute` averages over samples; None if it does not average."""
         if self.gathers:
             return None
         return self.targets(pairs)[1] if self._has_target else pairs.weights
@@ -224,12 +225,12 @@ class LogitLoss(DistillLoss, ABC):
         return student, teacher
 
     def _check_logits(self, activation: Activation) -> None:
-        """Whether the function takes the options on heads of this kind."""
+        """Check that the function accepts the options on this kind of head."""
         given: dict[str, Any] = {'activation': activation} if self._takes('activation') else {}
         if self._takes('labels'):
             given['labels'] = torch.zeros(0, dtype=torch.long)
         if self._takes('gather'):
-            given['gather'] = False  # nobody waits for another process here
+            given['gather'] = False  # no other process takes part here
         if self._takes('boxes'):
             given['boxes'] = torch.zeros(0, 4)
         logits = torch.zeros(0, 2)

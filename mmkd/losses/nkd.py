@@ -12,8 +12,8 @@ from .logits import LogitLoss
 class NKDLoss(LogitLoss):
     """Cross entropies with the teacher, the other classes normalised (Yang et al., ICCV 2023).
 
-    See :func:`mmkd.functional.nkd_loss`, whose defaults are the published settings. The target is what the student's
-    own assignment says, background included.
+    See :func:`mmkd.functional.nkd_loss`, whose defaults are the published settings. The target is the class that
+    the student's own assignment gave, which may be background.
     """
 
     function = staticmethod(nkd_loss)

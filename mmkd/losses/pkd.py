@@ -15,9 +15,9 @@ from .features import FeatureLoss
 class PKDLoss(FeatureLoss):
     """Pearson correlation of neck maps (PKD, Cao et al., NeurIPS 2022): :func:`mmkd.functional.pkd_loss`.
 
-    Published on the first four levels of a neck, with a weight of 6 to 10 (configs/_base_/methods/detectors.py). As
-    published it trains nothing and wants necks of equal width; between others a connector is needed. Channels are
-    standardised over the maps of all processes.
+    Published on the first four levels of a neck, with a weight of 6 to 10 (configs/_base_/methods/detectors.py). The
+    published form trains nothing and needs necks of equal width; for others set a connector. Channels are standardised
+    over the maps of all processes.
     """
 
     def compute(self, pairs: list[FeaturePair], step: Step) -> Tensor:

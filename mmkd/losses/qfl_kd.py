@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from mmkd.functional import qfl_kd_loss
 from mmkd.functional.processes import mean_over_processes
@@ -19,19 +20,19 @@ from .logits import LogitLoss
 class QFLKDLoss(LogitLoss):
     """The quality focal loss with the teacher's scores as targets, for sigmoid heads.
 
-    The score term of CrossKD and BCKD, see :func:`mmkd.functional.qfl_kd_loss`. A sample counts with its weight in the
-    student's own loss. It compares scores, which shift with every logit: ``rows`` other than ``'raw'`` are refused.
+    The score term of CrossKD and BCKD, see :func:`mmkd.functional.qfl_kd_loss`. Samples are weighted as in the
+    student's own loss. It compares scores, which preprocessing would change: ``rows`` has to be ``'raw'``.
     Published: weight 1, beta 1, all anchors.
 
     Args:
-        average: What the sum over samples is divided by: ``'positives'`` (published), the number of positives of the
-            head, averaged over all processes, whichever samples were picked; ``'samples'`` the sum of the picked
+        average: The divisor of the sum over samples. ``'positives'`` (published): the number of the head's positives,
+            averaged over all processes, independent of the samples picked. ``'samples'``: the sum of the picked
             samples' weights, for heads without labels.
         **options: See :class:`mmkd.losses.LogitLoss` and :func:`mmkd.functional.qfl_kd_loss`.
 
     Raises:
-        ValueError: An option is out of its range, or (by :meth:`attach`) the head is a softmax head, or (in the first
-            step) the head gives no labels and ``average`` is ``'positives'``.
+        ValueError: An option is out of its range, (in :meth:`attach`) the head is a softmax head, or (in the first
+            step) the head has no labels and ``average`` is ``'positives'``.
     """
 
     function = staticmethod(qfl_kd_loss)
@@ -50,8 +51,8 @@ class QFLKDLoss(LogitLoss):
             )
         self.average = average
 
+    @override
     def attach(self, sources: Sources) -> None:
-        """See :meth:`DistillLoss.attach`."""
         super().attach(sources)
         if self.average == 'positives' and not sources.of(self.requests()[0]).has_labels:
             raise ValueError(

@@ -13,8 +13,9 @@ from .samplers import PositivesAndTeacherTopK
 class QuadraticKDLoss(LogitLoss):
     """The second-order form of KD's divergence (arXiv 2203.10163): :func:`mmkd.functional.quadratic_kd_loss`.
 
-    On sigmoid heads every class is a distribution of its own, and the samples are by default those of
-    ``mmkd.PositivesAndTeacherTopK`` with k 64. The form on features, which needs the teacher's gradients, is not built.
+    On sigmoid heads every class is a distribution of its own, and the default samples are those of
+    ``mmkd.PositivesAndTeacherTopK`` with k 64. The paper's form on features, which needs the teacher's gradients, is
+    not implemented.
     """
 
     function = staticmethod(quadratic_kd_loss)

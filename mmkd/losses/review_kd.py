@@ -21,14 +21,14 @@ from .features import FeatureLoss
 class ReviewKDLoss(FeatureLoss):
     """Knowledge review of neck maps (ReviewKD, Chen et al., CVPR 2021).
 
-    From the deepest level to the shallowest, each of the student's maps is fused with what came from the deeper ones
-    (:class:`Fusion`); every fused map is compared with the teacher's map of its level by the hierarchical context loss
-    (:func:`mmkd.functional.hcl_loss`), summed over the levels. The fusions are trained with the student and are a part
-    of the loss: the student without them is the plain student.
+    From the deepest level to the shallowest, each of the student's maps is fused with the result of the deeper levels
+    (:class:`Fusion`). Every fused map is compared with the teacher's map of its level by the hierarchical context loss
+    (:func:`mmkd.functional.hcl_loss`), summed over the levels. The fusions are trained with the student, but are a part
+    of the loss, not of the student.
 
     Args:
-        mid_channels: Channels of what is handed from a level to the next; default as many as the teacher's widest
-            level has (256 with the usual FPN, as published).
+        mid_channels: Channels of the map handed from level to level; default: as many as the teacher's widest level
+            (256 with the usual FPN, as published).
         **options: See :class:`mmkd.losses.FeatureLoss`. Published weights: 1 for most pairs, 0.8 to 2 on FPN levels P2
             to P6 (configs/ckd_paper).
 
@@ -68,15 +68,15 @@ class ReviewKDLoss(FeatureLoss):
 class Fusion(nn.Module):
     """Attention-based fusion of a level's map with the review of the deeper levels.
 
-    The map goes through a 1×1 convolution and BN; the review is upsampled to its size (nearest); a 1×1 convolution
-    of both and a sigmoid give two gates (B, 2, H, W), and their gated sum is the new review. A 3×3 convolution and
-    BN make of it the map that is compared with the teacher's.
+    The map goes through a 1×1 convolution and batch norm; the review is upsampled to its size (nearest). A 1×1
+    convolution of both and a sigmoid give two gates (B, 2, H, W); the gated sum is the new review. A 3×3 convolution
+    and batch norm turn it into the map that is compared with the teacher's.
 
     Args:
         in_channels: Channels of the student's map.
         mid_channels: Channels of the review.
         out_channels: Channels of the teacher's map.
-        gated: False for the deepest level, which has no review to be fused with.
+        gated: False for the deepest level, which has no review to fuse with.
     """
 
     def __init__(self, in_channels: int, mid_channels: int, out_channels: int, gated: bool) -> None:
@@ -86,7 +86,7 @@ class Fusion(nn.Module):
         self.expand = _conv_bn(mid_channels, out_channels, kernel_size=3)
 
     def forward(self, features: Tensor, review: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The map to compare and the review to hand on.
+        """The map to compare, and the review for the next level.
 
         Args:
             features: (B, in_channels, H, W) the student's map.

@@ -12,8 +12,9 @@ from .features import FeatureLoss
 class RKDLoss(FeatureLoss):
     """Relations between samples, by distances and angles of pooled features (RKD, Park et al., CVPR 2019).
 
-    See :func:`mmkd.functional.rkd_loss`, whose defaults are the published weights. The features are by default those
-    that the class layer reads, ``at='pre_logits'``; their widths may differ. The batch is that of all processes.
+    See :func:`mmkd.functional.rkd_loss`, whose defaults are the published weights. By default it compares the
+    features that the class layer reads, ``at='pre_logits'``; their widths may differ. The batch is that of all
+    processes.
     """
 
     function = staticmethod(rkd_loss)

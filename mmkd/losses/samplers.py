@@ -66,7 +66,7 @@ class TeacherTopK:
 
     @property
     def teacher_top(self) -> int:
-        """See :class:`mmkd.structures.Sampler`."""
+        """k, as a stored teacher keeps only samples that it is most confident of."""
         return self.k
 
     def __call__(self, table: SampleTable) -> Tensor:
@@ -91,7 +91,7 @@ class PositivesAndTeacherTopK:
 
     @property
     def teacher_top(self) -> int:
-        """See :class:`mmkd.structures.Sampler`."""
+        """k, as a stored teacher keeps only samples that it is most confident of."""
         return self.k
 
     def __call__(self, table: SampleTable) -> Tensor:
@@ -128,7 +128,7 @@ class SharedQueries:
 
     @property
     def shared_queries(self) -> int:
-        """See :class:`mmkd.structures.Sampler`."""
+        """Random queries of each image."""
         return self.random
 
     def __call__(self, table: SampleTable) -> Tensor:

@@ -1,4 +1,4 @@
-"""Weights of losses: schedules, pure functions of how far training is, so that resuming needs no state; and shares."""
+"""Weights of losses: schedules, which depend on the progress only and so need no state to resume, and shares."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Schedule(Protocol):
 @SCHEDULES.register_module()
 @dataclass(frozen=True)
 class Constant:
-    """The same weight always.
+    """A constant weight.
 
     Args:
         value: The weight.
@@ -39,13 +39,13 @@ class Constant:
         return self.value
 
     def is_over(self, progress: Progress) -> bool:
-        """See :func:`is_over`."""
+        """Whether the weight stays 0 from here on."""
         return self.value == 0
 
 
 @dataclass(frozen=True)
 class _Ramp:
-    """What schedules between two points of training share.
+    """The base class of schedules that change between two points of training.
 
     Args:
         value: The weight that is scaled.
@@ -68,7 +68,7 @@ class _Ramp:
             )
 
     def fraction(self, progress: Progress) -> float:
-        """0 up to ``begin``, 1 from ``end`` on, linear between."""
+        """0 until ``begin``, 1 from ``end`` on, linear in between."""
         end = progress.length(self.by_epoch) if self.end is None else self.end
         if end < self.begin:
             unit = 'epochs' if self.by_epoch else 'iterations'
@@ -93,7 +93,7 @@ class LinearWarmup(_Ramp):
         return self.value * self.fraction(progress)
 
     def is_over(self, progress: Progress) -> bool:
-        """See :func:`is_over`."""
+        """Whether the weight stays 0 from here on."""
         return self.value == 0
 
 
@@ -119,7 +119,7 @@ class CosineDecay(_Ramp):
         return self.value * 0.5 * (1 + math.cos(math.pi * self.fraction(progress)))
 
     def is_over(self, progress: Progress) -> bool:
-        """See :func:`is_over`."""
+        """Whether the weight stays 0 from here on."""
         return self(progress) == 0  # it never rises again
 
 
@@ -147,7 +147,7 @@ class Stop:
         return self.value if progress.position(self.by_epoch) < self.at else 0.0
 
     def is_over(self, progress: Progress) -> bool:
-        """See :func:`is_over`."""
+        """Whether the weight stays 0 from here on."""
         return self(progress) == 0
 
 
@@ -189,8 +189,8 @@ class Steps:
         return self.value * self.gamma**passed
 
     def is_over(self, progress: Progress) -> bool:
-        """See :func:`is_over`."""
-        return self(progress) == 0  # a factor brings nothing back
+        """Whether the weight stays 0 from here on."""
+        return self(progress) == 0  # multiplication cannot raise it from 0
 
 
 @SCHEDULES.register_module()
@@ -211,30 +211,31 @@ class Chain:
         return math.prod(schedule(progress) for schedule in self.schedules)
 
     def is_over(self, progress: Progress) -> bool:
-        """See :func:`is_over`."""
+        """Whether the weight stays 0 from here on."""
         return any(is_over(schedule, progress) for schedule in self.schedules)
 
 
 @SCHEDULES.register_module()
 @dataclass(frozen=True)
 class GradientShare:
-    """A share of the gradient in place of a loss's weight: the weight that gives it is found in training.
+    """A share of the gradient instead of a weight: the weight that leads to this share is found during training.
 
-    The share is the norm of the loss's weighted gradient on parameters that all losses reach, divided by the sum of the
-    norms of the student's own loss and of all distillation losses. The gradients are measured in the first steps
-    (iterations 0, 1, 2, 4, 8, ...) and then in every ``interval``-th iteration, each with a backward pass of its own
-    from the loss to these parameters. :class:`mmkd.losses.GradientShares` makes weights of them.
+    The share is the norm of the loss's weighted gradient on parameters that all losses depend on, divided by the sum of
+    these norms over the student's own loss and all distillation losses. Gradients are measured in the first steps
+    (iterations 0, 1, 2, 4, 8, ...) and then every ``interval`` iterations, with one backward pass per loss to these
+    parameters. :class:`mmkd.losses.GradientShares` computes the weights.
 
-    Of several losses with a share, all but ``share`` are options of all of them together and have to be equal.
+    If several losses have a share, their options other than ``share`` have to be equal.
 
     Args:
         share: 0 or more and less than 1, or a schedule of such numbers, as ``dict(type='LinearWarmup', value=0.2,
             end=2)``.
         interval: Iterations from one measurement to the next.
-        momentum: What remains of the mean of the earlier measurements at a new one; 0 takes the last one alone.
-        parameters: The parameters by the beginning of their names in the student, such as ``'backbone.layer4'``.
-            Default: the last ones that every loss reaches, as the way back to them is the shortest: the neck; without
-            one, or where a loss reads features of the backbone, the block of the backbone that comes last or is read.
+        momentum: Weight of earlier measurements in the running mean; 0 uses the last one only.
+        parameters: Prefix of the parameters' names in the student, such as ``'backbone.layer4'``. Default: the last
+            ones that every loss depends on, because the backward pass to them is the shortest. That is the neck;
+            without a neck, or if a loss reads features of the backbone, the last block of the backbone, or the one
+            that is read.
     """
 
     share: float | Mapping[str, Any] | Schedule
@@ -264,18 +265,18 @@ class GradientShare:
 
     @cached_property
     def schedule(self) -> Schedule:
-        """What the share follows."""
+        """The schedule of the share."""
         return build_schedule(self.share, 'GradientShare.share')
 
     def is_over(self, progress: Progress) -> bool:
-        """See :func:`is_over`."""
+        """Whether the weight stays 0 from here on."""
         return is_over(self.schedule, progress)
 
 
 def is_over(schedule: Schedule, progress: Progress) -> bool:
-    """Whether the weight is 0 from this point of training on, for ever.
+    """Whether the weight stays 0 from here on.
 
-    What a schedule's own method ``is_over(progress)`` says; a schedule without one may always come back.
+    Asks the schedule's method ``is_over(progress)``; without one, the weight may rise again at any time.
 
     Args:
         schedule: The schedule.
@@ -286,7 +287,7 @@ def is_over(schedule: Schedule, progress: Progress) -> bool:
 
 
 def build_weight(weight: float | Mapping[str, Any] | Schedule, where: str) -> Schedule:
-    """What a loss's weight follows: a schedule or a :class:`GradientShare`, see :func:`build_schedule`."""
+    """Build the weight of a loss: a schedule or a :class:`GradientShare`, see :func:`build_schedule`."""
     if isinstance(weight, int | float):
         schedule: Schedule = Constant(float(weight))
     elif isinstance(weight, Mapping):
@@ -305,8 +306,8 @@ def build_schedule(weight: float | Mapping[str, Any] | Schedule, where: str) -> 
     """A schedule from a number, a config, or a schedule itself.
 
     Args:
-        weight: What stands in the recipe.
-        where: Its place, for the error.
+        weight: The value in the recipe.
+        where: The setting's name, for errors.
 
     Raises:
         ValueError, TypeError: The config is wrong; the message says how.
@@ -321,7 +322,7 @@ def build_schedule(weight: float | Mapping[str, Any] | Schedule, where: str) -> 
 
 
 def _check_points(schedule: object, **points: float) -> None:
-    """Raise ValueError unless each of a schedule's ``points`` may be one of training."""
+    """Raise ValueError unless each of a schedule's ``points`` is a valid epoch or iteration."""
     for name, point in points.items():
         if not (isinstance(point, int | float) and 0 <= point < math.inf):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""AEKT's serial layer, and its way into the class layers of the student's head."""
+"""AEKT's serial layer, and how it is folded into the class layers of the student's head."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _CLASS_LAYER = re.compile(
     r'bbox_head(\.\d+)?\.fc_cls|fc_cls|cls_branches\.\d+|fc|fc2|head|head\.linear|layers\.head|layers\.head_dist|'
     r'layers\.\d+\.fc'
 )
-"""Names that MMDetection's and MMPretrain's heads give to the layers that output their class logits."""
+"""Names of the layers that output class logits in MMDetection's and MMPretrain's heads."""
 _LAST_IN_CLASS_LAYERS = re.compile(r'cls_convs\.\d+|heatmap_head')
-"""Where they are the last of a sequence: SSD's, one per level, and CenterNet's."""
+"""Sequences whose last layer outputs the class logits: SSD's, one per level, and CenterNet's."""
 
 
 class SerialLayer(nn.Module):
     """``z = W s + b`` with ``W = I + D``: the layer between the task's logits and the distilled ones.
 
-    With ``'task_then_distill'`` s is the task's, with ``'distill_then_task'`` z is.
+    With ``'task_then_distill'``, s are the task's logits; with ``'distill_then_task'``, z are.
 
-    D and b are what is trained, and start at 0: the layer starts as the identity, exactly, and weight decay pulls it
-    back there rather than to the zero map. ``W[i, j]`` says how far the logit of class j speaks for class i.
+    D and b are trained and start at 0. So the layer starts as the identity, and weight decay pulls it back to the
+    identity, not to zero. ``W[i, j]`` is the contribution of class j's logit to class i.
 
     Args:
-        num_logits: C.
+        num_logits: C, the number of logits.
 
     Attributes:
         learns: Whether :meth:`fold` passes gradients on to D and b.
@@ -61,19 +61,19 @@ class SerialLayer(nn.Module):
             return solved.T
 
     def fold(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Weight and bias of a class layer with this layer behind it.
+        """Weight and bias of a class layer followed by this layer.
 
-        See :func:`mmkd.functional.aekt.fold_serial_layer`. In full precision under autocast too: training computes the
-        very numbers that an export writes.
+        See :func:`mmkd.functional.aekt.fold_serial_layer`. Computed in full precision, also under autocast, so that
+        training uses the same numbers that an export writes.
         """
         with torch.autocast(weight.device.type, enabled=False):
             return fold_serial_layer(weight, bias, *self._parts())
 
     def fold_into(self, head: nn.Module) -> None:
-        """Let the class layers of a head run with this layer folded into their weights from now on.
+        """Make the class layers of a head run with this layer folded into their weights.
 
         Raises:
-            ValueError: The head has no class layers that could, or another layer is folded into them already.
+            ValueError: The head has no suitable class layers, or another layer is already folded into them.
         """
         layers = class_layers(head, len(self.bias))
         if any(isinstance(layer.forward, FoldedClassLayer) for layer in layers.values()):
@@ -88,11 +88,11 @@ class SerialLayer(nn.Module):
 
 
 class FoldedClassLayer:
-    """Stands in for the forward of one class layer, which runs with folded weights; the class stays as it is.
+    """Replaces the forward of one class layer, which then runs with folded weights; its class is not changed.
 
     Args:
         layer: A linear layer or a convolution with a bias.
-        fold: Its own weight and bias to those that it runs with.
+        fold: Computes the weight and bias to run with from the layer's own.
     """
 
     def __init__(self, layer: Any, fold: Fold) -> None:
@@ -100,7 +100,7 @@ class FoldedClassLayer:
         self.fold = fold
 
     def __call__(self, features: Tensor) -> Tensor:
-        """What the layer outputs with its folded weights."""
+        """The layer's output with folded weights."""
         weight, bias = self.fold(self.layer.weight, self.layer.bias)
         if isinstance(self.layer, nn.Conv2d):
             return self.layer._conv_forward(features, weight, bias)
@@ -112,10 +112,10 @@ def class_layers(head: nn.Module, num_logits: int) -> dict[str, Any]:
 
     Args:
         head: A head of MMDetection or MMPretrain.
-        num_logits: C.
+        num_logits: C, the number of logits.
 
     Raises:
-        ValueError: There are none, or one is not linear with a bias and A * C outputs.
+        ValueError: There are none, or one is not a linear layer with a bias and A * C outputs.
     """
     kind = type(head).__name__
     layers: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What flows from heads to losses."""
+"""The data that heads hand to losses."""
 
 from .classes import ClassMap
 from .pairs import Activation, BoxPairs, FeaturePair, LogitPairs

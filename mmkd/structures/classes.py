@@ -1,4 +1,4 @@
-"""Which of the teacher's classes is which of the student's."""
+"""Matches the teacher's classes with the student's."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ClassMap:
-    """Brings the teacher's logits to the student's classes, in the student's order.
+    """Maps the teacher's logits to the student's classes, in the student's order.
 
-    A class that only the teacher has is dropped. A softmax teacher with a background keeps its probabilities of the
-    student's classes: an object of a dropped class is background to the student, so that the probability of these
-    goes to the background. Sigmoid scores do not depend on each other. A softmax without background, a classifier's,
-    is normalised anew over the classes that remain.
+    Classes that only the teacher has are dropped. What happens to their probability depends on the head:
+
+    - softmax with background: it is added to the background, which is what such an object is to the student. The
+      probabilities of the other classes stay the same;
+    - sigmoid: nothing, as the scores do not depend on each other;
+    - softmax without background (a classifier): the remaining classes are normalised again.
 
     Attributes:
-        columns: The teacher's class of each of the student's classes; None where both have the same ones in the same
-            order, and nothing is to be done.
-        num_teacher: Classes of the teacher, background not counted.
+        columns: For each class of the student, the index of the teacher's class. None if both have the same classes in
+            the same order: logits stay as they are.
+        num_teacher: Number of the teacher's classes, without background.
     """
 
     columns: tuple[int, ...] | None = None

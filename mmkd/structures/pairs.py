@@ -25,13 +25,13 @@ class LogitPairs:
         activation: ``'softmax'`` or ``'sigmoid'``: what turns a row into probabilities.
         num_classes: Foreground classes. A softmax row may have one more column, the background's.
         labels: (S,) class that the student's own assignment gave a sample; ``num_classes`` is background.
-            None where there are no labels.
+            None if there are no labels.
         weights: (S,) weight that the student's own classification loss gave a sample (0 for ignored ones).
         image_ids: (S,) index of the image within the batch.
         object_ids: (S,) index of the ground truth within its image that a sample belongs to, -1 for none.
-        locate: Gives :attr:`boxes`.
-        locate_cells: Gives :attr:`cells`.
-        locate_predicted: Gives :attr:`teacher_boxes`.
+        locate: Computes :attr:`boxes`.
+        locate_cells: Computes :attr:`cells`.
+        locate_predicted: Computes :attr:`teacher_boxes`.
     """
 
     student: Tensor
@@ -83,15 +83,15 @@ class BoxPairs:
         teacher: (S, 4) boxes that the teacher predicts for the same samples, without gradient.
         student_confidence: (S,) the student's highest foreground probability, times its objectness where the head has
             one; without gradient.
-        teacher_confidence: (S,) likewise of the teacher.
-        image_sizes: (S, 2) width and height, in pixels and without padding, of the image that a sample is of.
+        teacher_confidence: (S,) the same of the teacher.
+        image_sizes: (S, 2) width and height of each sample's image, in pixels, without padding.
         labels: (S,) class that the student's own assignment gave a sample, or None.
         weights: (S,) weight that the student's own classification loss gave a sample (0 for ignored ones).
         image_ids: (S,) index of the image within the batch.
         object_ids: (S,) index of the ground truth within its image that a sample belongs to, -1 for none.
         student_distributions: (S, 4, bins) logits of where each side lies, attached, for heads that predict a
             distribution (GFL); else None.
-        teacher_distributions: (S, 4, bins) likewise of the teacher, without gradient.
+        teacher_distributions: (S, 4, bins) the same of the teacher, without gradient.
     """
 
     student: Tensor
@@ -122,7 +122,7 @@ class FeaturePair:
     """Features of one level: maps (B, C, H, W) or pooled features (B, C), of equal B, H and W.
 
     Attributes:
-        level: Number of the level, shallow to deep, among those that both networks have.
+        level: Index among the levels that both networks have, shallow to deep.
         stride: Pixels of the network's input per cell; None for pooled features.
         student: The student's features, attached to its graph.
         teacher: The teacher's features, without gradient.

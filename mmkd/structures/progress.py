@@ -1,4 +1,4 @@
-"""How far training is."""
+"""How far training has come."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from mmengine.logging import MessageHub, print_log
 
 @dataclass(frozen=True)
 class Progress:
-    """How far training is.
+    """How far training has come.
 
     Attributes:
         iteration: Iterations done so far.
-        epoch: Epochs done so far, with the current one's fraction.
+        epoch: Epochs done so far, including the fraction of the current one.
         max_iterations: Iterations of the whole run, None outside of a run.
         max_epochs: Epochs of the whole run, None outside of a run.
     """
@@ -27,7 +27,7 @@ class Progress:
 
     @classmethod
     def current(cls) -> Progress:
-        """What MMEngine's RuntimeInfoHook last wrote into the MessageHub; the start where nothing runs."""
+        """Read from MMEngine's MessageHub, which RuntimeInfoHook keeps up to date; 0 if no Runner runs."""
         hub = MessageHub.get_current_instance()
         iteration = hub.get_info('iter', 0)
         max_iterations = hub.get_info('max_iters')
@@ -49,7 +49,7 @@ class Progress:
         return (self.iteration + 1) * self.max_epochs % self.max_iterations == 0
 
     def warn_beyond(self, milestone: float, by_epoch: bool, name: str) -> None:
-        """Warn, once, of a schedule that waits for what this run does not reach."""
+        """Warn once if the run ends before a milestone of a schedule."""
         length = self.max_epochs if by_epoch else self.max_iterations
         one_epoch = by_epoch and length == 1
         if length is None or milestone < length or (milestone == length and not one_epoch):
@@ -68,7 +68,7 @@ class Progress:
         """Epochs or iterations of the whole run.
 
         Raises:
-            RuntimeError: Nothing runs, so that a schedule "until the end" has no end.
+            RuntimeError: No Runner runs, so the length is unknown.
         """
         length = self.max_epochs if by_epoch else self.max_iterations
         if length is None:

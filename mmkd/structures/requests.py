@@ -1,10 +1,12 @@
-"""What a loss may ask of a training step: known before the first one, and answered once for all who ask the same."""
+"""What losses ask of a training step. Requests are known before training; equal ones share one answer."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
+
+from typing_extensions import override
 
 from .pairs import BoxPairs, FeaturePair, LogitPairs
 from .samples import Sampler
@@ -22,7 +24,7 @@ BEFORE_RELU = '.before_relu'
 
 @dataclass(frozen=True)
 class Request(Generic[Answer]):
-    """Something to be compared, of the student and of one teacher; equal requests share one answer.
+    """Something to compare between the student and one teacher; equal requests share one answer.
 
     Attributes:
         teacher: Name of the teacher.
@@ -32,7 +34,7 @@ class Request(Generic[Answer]):
 
     @property
     def source(self) -> Hashable:
-        """What requests have in common that the same source answers."""
+        """Key of the source that answers this request; requests with equal keys share a source."""
         return self
 
 
@@ -41,20 +43,20 @@ class HeadRequest(Request[Answer]):
     """Something that the heads output.
 
     Attributes:
-        crossed: If not None, the student's side is what the *teacher's* head outputs for the student's features: those
-            behind the first ``crossed`` convolutions of its head go through the rest of the teacher's (CrossKD).
+        crossed: For CrossKD, else None. The student's features after the first ``crossed`` convolutions of its head go
+            through the rest of the *teacher's* head, whose outputs are then the student's side.
     """
 
     crossed: int | None = None
 
     @property
     def source(self) -> Hashable:
-        """One source answers whatever the heads output, whichever samples are asked for."""
+        """One source per pair of heads, whatever is asked of it and at whichever samples."""
         return head_source(self.teacher, self.crossed)
 
 
 def head_source(teacher: str, crossed: int | None = None) -> Hashable:
-    """``source`` of the requests that the heads of the student and of a teacher answer."""
+    """``source`` of the requests to the heads of the student and of a teacher."""
     return HeadRequest[Any](teacher, crossed)
 
 
@@ -63,14 +65,14 @@ class SampleRequest(HeadRequest[Answer]):
     """What the heads output at samples.
 
     Attributes:
-        samples: Picks them.
+        samples: Picks the samples.
     """
 
     samples: Sampler = field(kw_only=True)
 
     @property
     def shared_queries(self) -> int | None:
-        """How many random queries both networks are asked beside the teacher's; None where each is asked its own."""
+        """Number of random queries that both networks answer, besides the teacher's; None if each answers its own."""
         return getattr(self.samples, 'shared_queries', None)
 
     @property
@@ -79,8 +81,9 @@ class SampleRequest(HeadRequest[Answer]):
         return getattr(self.samples, 'matched_queries', False)
 
     @property
+    @override
     def source(self) -> Hashable:
-        """See :attr:`HeadRequest.source`; shared queries and matched ones have a source of their own."""
+        """The source of the heads; shared queries and matched ones have a source of their own."""
         own = super().source
         if self.matched_queries:
             return own, 'matched queries'

@@ -1,4 +1,4 @@
-"""All samples that a head could distil in one step, before a loss picks the ones it wants."""
+"""All samples of a training step, of which each loss picks the ones it compares."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .pairs import Activation, BoxPairs, LogitPairs
 
 @dataclass
 class SampleTable(ABC):
-    """N candidate samples, ordered image by image; outputs are fetched only for the samples asked for.
+    """N candidate samples, ordered image by image. Outputs are computed only for the samples that a loss asks for.
 
-    The teacher is asked for its outputs *at given samples*, so that it can be something else than a live
-    network without a change to heads or losses.
+    The teacher is asked for its outputs *at given samples*, so it need not be a live network: heads and losses do not
+    see the difference.
 
     Attributes:
         activation: What turns a row of logits into probabilities.
@@ -27,7 +27,7 @@ class SampleTable(ABC):
         labels: (N,) class given by the student's own assignment, or None.
         weights: (N,) weight in the student's own classification loss.
         object_ids: (N,) index of the ground truth a sample belongs to, -1 for none.
-        num_foreground: How many samples are positive, where the host knows it; None where it has to ask the device.
+        num_foreground: Number of positive samples if the host knows it; None if only the device does.
     """
 
     activation: Activation
@@ -51,7 +51,7 @@ class SampleTable(ABC):
 
     @cached_property
     def everything(self) -> Tensor:
-        """(N,) the index of all samples; a sampler that picks all gives this very tensor."""
+        """(N,) indices of all samples. A sampler that picks all returns this very tensor."""
         return torch.arange(len(self), device=self.weights.device)
 
     @abstractmethod
@@ -64,7 +64,7 @@ class SampleTable(ABC):
 
     @abstractmethod
     def teacher_confidence(self) -> Tensor:
-        """(N,) the teacher's highest foreground probability of every sample."""
+        """(N,) the teacher's highest foreground probability at each sample."""
 
     def teacher_top(self, k: int) -> Tensor:
         """(S,) the k samples of each image that the teacher is most confident of, ascending."""
@@ -82,7 +82,7 @@ class SampleTable(ABC):
         return self.highest_foreground(self.student_logits(index).detach())
 
     def boxes(self, index: Tensor) -> Tensor | None:
-        """(S, 4) where samples lie, whoever predicts what there: xyxy anchors, RoIs; None for what has no extent."""
+        """(S, 4) xyxy anchors or RoIs of the samples; None if the samples are points."""
         return None
 
     def cells(self, index: Tensor) -> Tensor | None:
@@ -110,7 +110,7 @@ class SampleTable(ABC):
         return None
 
     def teacher_distributions(self, index: Tensor) -> Tensor | None:
-        """(S, 4, bins) likewise of the teacher, without gradient."""
+        """(S, 4, bins) the same of the teacher, without gradient."""
         return None
 
     def is_foreground(self) -> Tensor:
@@ -120,10 +120,10 @@ class SampleTable(ABC):
         return (self.labels >= 0) & (self.labels < self.num_classes) & (self.weights > 0)
 
     def foreground(self) -> Tensor:
-        """(S,) indices of these samples, ascending; their number is waited for only where the host does not know it.
+        """(S,) indices of the positive samples, ascending. The host waits for the device only if it lacks their number.
 
         Raises:
-            RuntimeError: :attr:`num_foreground` is not their number. On a GPU it is its own assertion that fails.
+            RuntimeError: :attr:`num_foreground` is wrong. On a GPU a device-side assertion fails instead.
         """
         positive = self.is_foreground()
         if self.num_foreground is None:
@@ -191,12 +191,15 @@ class SampleTable(ABC):
 
 
 class Sampler(Protocol):
-    """Picks samples of a table: a hashable callable, equal to another one that picks the same.
+    """Picks samples of a table: a hashable callable, equal to any other that picks the same samples.
 
-    One that picks none but the k samples of each image that the teacher is most confident of, and the student's
-    positives, has this k as ``teacher_top`` and whether it picks positives as ``positives``: a stored teacher, which
-    keeps no others, can answer it. One that picks among the answers of both networks to the same queries has the number
-    of random ones as ``shared_queries``; one among queries paired by what they predict has ``matched_queries``.
+    Some attributes are optional:
+
+    - ``teacher_top``: k, if only the k samples per image that the teacher is most confident of are picked, and perhaps
+      positives. A stored teacher keeps no others.
+    - ``positives``: whether the student's positives are picked, too.
+    - ``shared_queries``: the number of random queries, if both networks answer the same queries.
+    - ``matched_queries``: whether queries are paired by what they predict.
     """
 
     def __call__(self, table: SampleTable) -> Tensor:

@@ -1,4 +1,4 @@
-"""One training step as the losses see it: what they ask for is made once, when it is first asked for."""
+"""One training step as the losses see it: each answer is computed when first asked for, and only once."""
 
 from __future__ import annotations
 
@@ -20,31 +20,32 @@ Result = TypeVar('Result')
 
 
 class TeacherPass(Protocol):
-    """A teacher on the pixels of one step, whatever kind of teacher it is: what adapters ask, never its modules.
+    """A teacher on the batch of one step. Adapters use this interface, so any kind of teacher will do.
 
-    Tables refer to it and not to the step, which refers to them: without a cycle a step's graph is freed at its end.
+    Sample tables refer to it and not to the step, which refers to them: without a reference cycle, a step's graph is
+    freed at its end.
     """
 
     classes: ClassMap
-    """Brings the logits of the teacher's head to the student's classes."""
+    """Maps the logits of the teacher's head to the student's classes."""
     inputs: Tensor
     """(B, 3, H, W) the student's normalised input."""
 
     @property
     def features(self) -> tuple[Tensor, ...]:
-        """What the teacher's ``extract_feat`` gives; it runs when this is first read, and only once."""
+        """The output of the teacher's ``extract_feat``, which runs when this is first read, and only once."""
         ...
 
     def features_at(self, path: str) -> list[Tensor]:
-        """What the teacher's module at ``path`` output, level by level."""
+        """The outputs of the teacher's module at ``path``, level by level."""
         ...
 
     def run(self, function: Callable[[Any], Result], *, gradient: bool = False) -> Result:
-        """What ``function`` gives for the teacher's network, in eval mode and in the teacher's number type.
+        """Call ``function`` on the teacher's network, in eval mode and in the teacher's dtype.
 
         Args:
             function: Takes the network and calls its parts, such as its head.
-            gradient: Keep the graph, so that the gradient reaches what the function gave to the network's parts.
+            gradient: Keep the graph, so that the gradient reaches the inputs that ``function`` passes to the network.
         """
         ...
 
@@ -56,19 +57,19 @@ class TeacherPass(Protocol):
         """What the teacher's head outputs for the batch.
 
         Args:
-            compute: Gives it of a live teacher, from the network and its :attr:`features`.
-            restore: Gives it of a stored teacher, from what :meth:`mmkd.heads.HeadAdapter.teacher_rows` gave for each
-                image.
+            compute: Used with a live teacher: computes the outputs from the network and its :attr:`features`.
+            restore: Used with a stored teacher: restores them from the rows of each image, which
+                :meth:`mmkd.heads.HeadAdapter.teacher_rows` made.
         """
         features = self.features
         return self.run(lambda network: compute(network, features))
 
 
 class Source(Protocol):
-    """Answers requests with what the taps recorded of the student and with what the teacher says of the same batch."""
+    """Answers requests from the student's tapped outputs and the teacher's outputs for the same batch."""
 
     taps: Mapping[str, str]
-    """Tap name to the module or method of the student it listens to, see :class:`mmkd.structures.taps.Taps`."""
+    """Tap name to the module or method of the student that it records, see :class:`mmkd.structures.taps.Taps`."""
 
     def answer(self, request: Any, step: Step) -> list[Any]:
         """The answers to one request."""
@@ -76,14 +77,14 @@ class Source(Protocol):
 
 
 class Sources:
-    """The sources of a pair of networks, by what they answer.
+    """The sources of a student and its teachers, by what they answer.
 
     Args:
         sources: ``Request.source`` to the source that answers such requests.
 
     Attributes:
-        undo: What takes a layer of the student's head out of its (S, C) logits again, before the losses see them; None
-            where it has no such layer.
+        undo: Removes the effect of an extra layer of the student's head from its (S, C) logits before the losses see
+            them; None if there is no such layer.
     """
 
     undo: Callable[[Tensor], Tensor] | None = None
@@ -96,7 +97,7 @@ class Sources:
         return self._sources[request.source]
 
     def get(self, source: Hashable) -> Any:
-        """The source of this key, or None where no loss asks for it."""
+        """The source with this key, or None if no loss asks for it."""
         return self._sources.get(source)
 
     @property
@@ -109,15 +110,15 @@ class Sources:
 
 @dataclass
 class Step:
-    """What a batch left behind in the student, and access to the teachers.
+    """What was recorded of the student on a batch, and access to the teachers.
 
     Attributes:
         inputs: (B, 3, H, W) the student's normalised input.
         data_samples: The batch's data samples, with their ground truth.
-        records: What each tap recorded, by the tap's name, in the order of the calls.
-        sources: What answers the losses' requests.
+        records: Tap name to what it recorded, in the order of the calls.
+        sources: The sources that answer the losses' requests.
         teachers: The teachers on this batch, by name.
-        progress: How far training is.
+        progress: How far training has come.
     """
 
     inputs: Tensor
@@ -133,7 +134,7 @@ class Step:
         return self.once(request, lambda: self.sources.of(request).answer(request, self))
 
     def once(self, key: Hashable, make: Callable[[], Result]) -> Result:
-        """What ``make`` gives, made when ``key`` is first asked for."""
+        """The result of ``make``, which is called when ``key`` is first asked for."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
@@ -173,8 +174,8 @@ class Step:
     def generator(self) -> torch.Generator:
         """Random numbers of this step for the losses.
 
-        They follow from PyTorch's seed and the iteration: the student's own stream goes on as without them, and a
-        resumed run draws the same.
+        They depend on PyTorch's seed and the iteration only. So the student's own random numbers stay as they were, and
+        a resumed run draws the same ones.
         """
         return self._seeded(get_rank() + 1)
 

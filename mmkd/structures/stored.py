@@ -1,4 +1,4 @@
-"""What a store keeps of a teacher."""
+"""What a teacher store keeps."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Literal
 from torch import Tensor
 
 StoredRows = dict[str, Tensor]
-"""What is kept of one image, by name; the first dimension of each tensor is the number of rows."""
+"""The stored tensors of one image, by name. Their first dimension is the number of rows."""
 
 
 @dataclass(frozen=True)
 class Holding:
-    """How much of what a teacher's head outputs is kept, or asked for.
+    """How much of a teacher's outputs is stored, or asked for.
 
     Attributes:
-        top: So many samples of every image, those that the teacher is most confident of; None for all.
-        boxes: With the boxes predicted there, and their sides' distributions where the head has them.
-        layers: Of which decoder layers, where a head has several.
-        positives: With the samples that the student's assignment makes positive: what tells it from others.
+        top: Number of samples per image, those that the teacher is most confident of; None for all.
+        boxes: Whether predicted boxes are included, with the distributions of their sides if the head has them.
+        layers: Which decoder layers, if a head has several.
+        positives: If the student's positive samples are included: a fingerprint of the assignment; else None.
     """
 
     top: int | None = None
@@ -28,7 +28,7 @@ class Holding:
     positives: str | None = None
 
     def __or__(self, other: Holding) -> Holding:
-        """As much as either."""
+        """Enough for both."""
         top = None if self.top is None or other.top is None else max(self.top, other.top)
         layers = max(self.layers, other.layers, key=('last', 'all').index)
         positives = other.positives or self.positives

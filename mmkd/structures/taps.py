@@ -17,7 +17,7 @@ _RELUS = (nn.ReLU, nn.ReLU6)
 
 
 class _EnoughError(Exception):
-    """All that was wanted of a run is recorded."""
+    """Everything wanted of this run is recorded."""
 
 
 class OutputTap:
@@ -82,9 +82,9 @@ class BeforeReLUTap(OutputTap):
 
 
 class MethodTap:
-    """Stands in for a method of one instance and keeps what it returns while it is recording.
+    """Wraps a method of one instance and keeps what it returns while it is recording.
 
-    The class stays as it is: only this instance's attribute is shadowed.
+    The class is not changed: an attribute of the instance shadows its method.
     """
 
     def __init__(self, owner: object, name: str) -> None:
@@ -101,7 +101,7 @@ class MethodTap:
         return result
 
     def detach(self) -> None:
-        """Put back what stood there before, unless something else stands there by now."""
+        """Restore the method, unless something else has replaced the tap."""
         if vars(self._owner).get(self._name) is not self:
             return
         if self._shadowed:
@@ -111,7 +111,7 @@ class MethodTap:
 
 
 class ArgumentTap(MethodTap):
-    """Stands in for a method of one instance and keeps what it is called with, by parameter name."""
+    """Wraps a method of one instance and keeps its arguments, by parameter name."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Record the arguments; call the method."""
@@ -152,8 +152,8 @@ class Taps:
         """Record within the block; yields tap name to the list of what it saw, in order.
 
         Args:
-            enough: The block ends where each of these taps on modules has seen so many outputs; what would follow in
-                it, such as the rest of the network, does not run.
+            enough: Tap name to a number of outputs. The block ends once each of these taps has seen its number; what
+                follows in the block, such as the rest of the network, does not run.
         """
         records: dict[str, list[Any]] = {name: [] for name in self._taps}
 
@@ -173,17 +173,17 @@ class Taps:
             for tap in self._taps.values():
                 tap.recorded = None
                 if isinstance(tap, OutputTap):
-                    tap.then = _go_on  # what is recorded belongs to whom it was yielded to
+                    tap.then = _go_on  # the recorded lists now belong to the caller
 
     def detach(self) -> None:
-        """Leave the network as it was, the last tap first: one method may have two."""
+        """Remove all taps, the last one first: one method may have two."""
         for tap in reversed(self._taps.values()):
             tap.detach()
 
 
 @contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Eval mode within the block, set and reset module by module: ``train()`` of a backbone may do more than set it."""
+    """Set eval mode within the block. Done module by module, as a backbone's ``train()`` may do more than that."""
     modes = {child: child.training for module in modules for child in module.modules()}
     for child in modes:
         child.training = False
@@ -199,5 +199,5 @@ def _go_on() -> None:
 
 
 def _resolve(network: nn.Module, path: str) -> object:
-    """What stands at a dotted path; not ``get_submodule``, because an assigner or a coder is no module."""
+    """The object at a dotted path. Not ``get_submodule``: assigners and coders are no modules."""
     return functools.reduce(getattr, path.split('.') if path else [], network)

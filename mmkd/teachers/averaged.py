@@ -1,4 +1,4 @@
-"""A teacher that is the moving average of the student."""
+"""A teacher that is a moving average of the student."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from mmkd.registry import TEACHERS
 from mmkd.structures import Progress
@@ -18,18 +19,19 @@ from .base import Teacher
 class AveragedTeacher(Teacher):
     """The moving average of the student's weights: self-distillation, mean teacher (Tarvainen, Valpola; 2017).
 
-    Before iteration i it is ``a_i = m a_(i-1) + (1 - m) w_i`` of the student's weights ``w_i``, and ``a_0 = w_0``; the
-    running statistics of normalisation layers are averaged likewise. It sees the student's pixels and has its classes.
+    Before iteration i its weights are ``a_i = m a_(i-1) + (1 - m) w_i``, with the student's weights ``w_i`` and
+    ``a_0 = w_0``. The running statistics of normalisation layers are averaged in the same way. It sees the student's
+    pixels and has its classes.
 
-    The average is saved with the checkpoint, under ``distill.<name>.*``, so that a resumed run goes on exactly; an
-    export leaves it out: the student is what was trained.
+    Checkpoints include the average, as ``distill.<name>.*``, so that a resumed run continues exactly. An export leaves
+    it out.
 
     Args:
-        momentum: m, at least 0 and less than 1. Published: 0.999.
+        momentum: m, at least 0 and less than 1; 0.999 in the paper.
         student: The student.
 
     Raises:
-        ValueError: ``momentum`` is out of its range.
+        ValueError: ``momentum`` is out of range.
     """
 
     def __init__(self, momentum: float = 0.999, *, student: Any) -> None:
@@ -45,13 +47,13 @@ class AveragedTeacher(Teacher):
         self._state = _State(self)
 
     @property
+    @override
     def module(self) -> nn.Module:
-        """See :attr:`Teacher.module`."""
         return self._state
 
     @torch.no_grad()
     def begin_step(self, progress: Progress) -> None:
-        """Take the student's weights into the average once in an iteration; in every step where none are counted."""
+        """Update the average, once per iteration; outside of a run, where none are counted, in every step."""
         counted = progress.max_iterations is not None
         if self.released or (counted and self._last == progress.iteration):
             return
@@ -65,11 +67,11 @@ class AveragedTeacher(Teacher):
         self._started, self._last = True, progress.iteration
 
     def _share_memory(self, memo: dict[int, Any]) -> None:
-        """Nothing: the average changes in place, and a copy's student goes its own way."""
+        """Share nothing: the average changes in place, and a copy has a student of its own."""
 
 
 class _State(nn.Module):
-    """The average's place in the checkpoint: no parameters or buffers that anything else could find and train."""
+    """Saves and loads the average, but has no parameters or buffers that other code could find and train."""
 
     teacher: Any
 
@@ -81,7 +83,7 @@ class _State(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Take the average out of a training checkpoint; with one of a plain student it starts anew."""
+        """Load the average from a training checkpoint; with a plain student's checkpoint it starts again."""
         found = {
             key.removeprefix(prefix): value
             for key, value in state_dict.items()

@@ -1,4 +1,4 @@
-"""What every live teacher has: a network that answers for the batches of training steps."""
+"""The base class of teachers: a network that is asked for its outputs in training steps."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from mmkd.heads.features import flat, run_to, tap_path
 from mmkd.structures import (
@@ -31,27 +32,27 @@ Result = TypeVar('Result')
 
 
 class Teacher:
-    """Holds a network that teaches; deliberately not an ``nn.Module``.
+    """Holds the teacher's network. It is deliberately not an ``nn.Module``.
 
     So it is in no state_dict, optimizer, EMA copy, DDP or FSDP wrapper, and ``model.train()`` does not reach it. The
-    Distiller forwards ``.to()``, ``.cuda()`` and ``.half()`` to it. Copies of a distiller share the memory of their
+    Distiller passes ``.to()``, ``.cuda()`` and ``.half()`` on to it. Copies of a distiller share the memory of their
     teachers' weights until one of them is moved or converted.
 
     Args:
-        model: The network; it is frozen and set to eval mode.
-        student: The student, whose data preprocessor's output the teacher has to read.
+        model: The network. It is frozen and set to eval mode.
+        student: The student, whose preprocessed images the teacher gets.
 
     Attributes:
         model: The network.
-        classes: Names of its classes in the order of its logits, None if nothing says.
-        released: Whether the weights are gone, see :meth:`release`.
+        classes: Names of its classes in the order of its logits; None if they are not known.
+        released: Whether the weights have been freed, see :meth:`release`.
     """
 
     def __init__(self, model: Any, student: Any) -> None:
         self.model: Any = model
         self.classes: tuple[str, ...] | None = None
         self.released = False
-        self._copies = WeakSet([self])  # this one, and all that share or shared its memory
+        self._copies = WeakSet([self])  # this one, and all copies that share or shared its memory
         self.model.requires_grad_(False)
         self.model.eval()
         self._precision: Callable[[torch.device], AbstractContextManager[Any]] = _as_the_student
@@ -61,47 +62,47 @@ class Teacher:
         self._calls: dict[str, int] | None = None
 
     def tap(self, paths: Sequence[str], only: bool = False) -> None:
-        """Record, in every step, what the modules at these paths output.
+        """Record the outputs of some modules in every step.
 
         Args:
-            paths: The modules.
-            only: They are all within backbone and neck, and nothing else is asked: the network need not run further
-                than to the last of them.
+            paths: Paths of the modules.
+            only: Nothing else is asked of the teacher, and all of them are in backbone or neck: the network need not
+                run further than the last of them.
         """
         self.taps.detach()
         self.taps = Taps(self.model, {path: tap_path(path) for path in paths})
         self.ends_at_taps = only
 
     def compile(self, options: Mapping[str, Any]) -> None:
-        """Compile parts of the network, see :func:`compile_parts`; these run whole."""
+        """Compile parts of the network, see :func:`compile_parts`. Compiled parts always run to their end."""
         compile_parts(self.model, options)
         self.ends_at_taps = False
 
     @property
     def can_predict(self) -> bool:
-        """Whether the network is there to be asked for predictions, see :meth:`predict`."""
+        """Whether :meth:`predict` can be used."""
         return not self.released
 
     @property
     def module(self) -> nn.Module | None:
-        """What of the teacher belongs into the student's checkpoints, under ``distill.<name>.*``, if anything."""
+        """The part saved with the student's checkpoints, as ``distill.<name>.*``; None if there is none."""
         return None
 
     @property
     def description(self) -> str:
-        """What teaches, for the log."""
+        """A description for the log."""
         return f'{type(self.model).__name__}, {type(self).__name__}'
 
     def begin_step(self, progress: Progress) -> None:
-        """Called before every training step, whether the teacher will be asked in it or not."""
+        """Called before every training step, even if no loss asks the teacher."""
 
     def on(self, inputs: Tensor, data_samples: Sequence[Any], classes: ClassMap) -> TeacherPass:
         """The teacher on the batch of a step.
 
         Args:
-            inputs: (B, 3, H, W) as the student's data preprocessor made it.
+            inputs: (B, 3, H, W) the student's normalised input.
             data_samples: The batch's data samples.
-            classes: Brings the teacher's classes to the student's.
+            classes: Maps the teacher's classes to the student's.
         """
         return LivePass(self, inputs, data_samples, classes)
 
@@ -118,26 +119,26 @@ class Teacher:
             return self.model.extract_feat(self.convert_pixels(inputs, data_samples))
 
     def tapped(self, inputs: Tensor, data_samples: Sequence[Any]) -> dict[str, list[Any]]:
-        """What the taps record on the student's input; after the first time nothing runs behind the last of them."""
+        """What the taps record on the student's input. After the first call, the network stops at the last tap."""
         with self.taps.recording(self._calls) as records:
             self.features(inputs, data_samples)
         self._calls = {path: len(outputs) for path, outputs in records.items()}
         return records
 
     def precision(self) -> AbstractContextManager[Any]:
-        """The context in which whatever part of the teacher runs, computes in the teacher's number type."""
+        """A context in which every part of the teacher computes in the teacher's dtype."""
         return self._precision(next(self.model.parameters()).device)
 
     @torch.no_grad()
     def predict(self, data: Any, classes: ClassMap) -> list[Any]:
-        """What the teacher itself predicts, by its own data preprocessor and test settings.
+        """The teacher's predictions, with its own data preprocessor and test settings.
 
         Args:
-            data: A batch as a dataloader gives it: the pixels are not normalised yet.
-            classes: Brings the teacher's classes to the student's.
+            data: A batch as a dataloader yields it, before normalisation.
+            classes: Maps the teacher's classes to the student's.
 
         Returns:
-            Data samples with predictions, in the student's classes; those of other classes are left out.
+            Data samples with predictions in the student's classes; predictions of other classes are left out.
         """
         self.model._set_device(next(self.model.parameters()).device)
         batch = self.model.data_preprocessor(data, False)
@@ -153,10 +154,10 @@ class Teacher:
             self.model._apply(fn)
 
     def release(self) -> int:
-        """Free the weights, for good, those of the copies that share them too; the structure stays.
+        """Free the weights, also of the copies that share them. The modules stay, but cannot run again.
 
         Returns:
-            Bytes of the parameters and buffers.
+            Number of bytes of the parameters and buffers.
         """
         tensors = {
             id(tensor): tensor for tensor in (*self.model.parameters(), *self.model.buffers())
@@ -169,7 +170,7 @@ class Teacher:
         return freed
 
     def check_num_classes(self, student: int, teacher: int) -> None:
-        """Whether the classes of student and teacher can be matched, as far as is known before training.
+        """Check, as far as is known before training, that the classes of student and teacher can be matched.
 
         Args:
             student: Number of the student's classes.
@@ -187,28 +188,28 @@ class Teacher:
     def check_requests(
         self, requests: Mapping[str, Sequence[Request[Any]]], sources: Sources
     ) -> None:
-        """Whether the teacher can answer all that is asked of it; a live one can.
+        """Check that the teacher can answer all requests; a live one always can.
 
         Args:
-            requests: Name of a loss to what it asks of this teacher.
-            sources: What answers.
+            requests: Name of a loss to its requests to this teacher.
+            sources: The sources that answer them.
         """
 
     def match_classes(self, names: Sequence[str] | None, student: int, teacher: int) -> ClassMap:
         """Find the student's classes among the teacher's.
 
         Args:
-            names: Names of the data set's classes, which the student learns; None where the run does not say.
+            names: Names of the data set's classes, which the student learns; None if they are not known.
             student: Number of the student's classes.
             teacher: Number of the classes of the teacher's head.
         """
         return ClassMap()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
-        """A teacher of its own over the same memory: an EMA copy of the student needs no other weights.
+        """A copy that shares the memory of the weights: an EMA copy of the student needs no other ones.
 
-        Whoever moves or converts one of them gets new tensors for that one only. What is copied along, such as a head
-        adapter's reference to the teacher's head, refers to the copy's.
+        Moving or converting one of the two makes new tensors for that one only. What else is copied, such as a head
+        adapter's reference to the teacher's head, refers to the copy.
         """
         self._share_memory(memo)
         twin = copy.copy(self)
@@ -220,25 +221,25 @@ class Teacher:
         return twin
 
     def _share_memory(self, memo: dict[int, Any]) -> None:
-        """Have a copy that is being made refer to this network's memory."""
+        """Make a copy in progress refer to this network's memory."""
         for parameter in self.model.parameters():
             memo[id(parameter)] = nn.Parameter(parameter.data, requires_grad=False)
         memo.update((id(buffer), buffer) for buffer in self.model.buffers())
 
     def _memory(self) -> int:
-        """Where the first of the weights lies."""
+        """Address of the first weight."""
         return next(self.model.parameters()).data_ptr()
 
 
 @dataclass
 class LivePass(TeacherPass):
-    """A live teacher on the batch of a step, see :class:`mmkd.structures.TeacherPass`.
+    """A live teacher on the batch of a step.
 
     Attributes:
         teacher: The teacher.
         inputs: (B, 3, H, W) the student's normalised input.
         data_samples: The batch's data samples.
-        classes: Brings the logits of the teacher's head to the student's classes.
+        classes: Maps the logits of the teacher's head to the student's classes.
     """
 
     teacher: Teacher
@@ -248,13 +249,13 @@ class LivePass(TeacherPass):
     _records: Mapping[str, list[Any]] = field(default_factory=dict, init=False)
 
     @cached_property
+    @override
     def features(self) -> tuple[Tensor, ...]:
-        """See :attr:`mmkd.structures.TeacherPass.features`."""
         with self.teacher.taps.recording() as self._records:
             return self.teacher.features(self.inputs, self.data_samples)
 
+    @override
     def features_at(self, path: str) -> list[Tensor]:
-        """See :meth:`mmkd.structures.TeacherPass.features_at`."""
         if self.teacher.ends_at_taps:
             self._records = self._records or self.teacher.tapped(self.inputs, self.data_samples)
             return flat(self._records[path])
@@ -269,20 +270,20 @@ class LivePass(TeacherPass):
             }
         return flat(self._records[path])
 
+    @override
     def run(self, function: Callable[[Any], Result], *, gradient: bool = False) -> Result:
-        """See :meth:`mmkd.structures.TeacherPass.run`."""
         enabled = gradient and torch.is_grad_enabled()
         with torch.set_grad_enabled(enabled), self.teacher.precision():
             return function(self.teacher.model)
 
 
 def _as_the_student(device: torch.device) -> AbstractContextManager[Any]:
-    """Autocast or not, as the student's step is."""
+    """No context of its own: autocast or not, as in the student's step."""
     return nullcontext()
 
 
 def _rename_classes(sample: Any, classes: ClassMap) -> None:
-    """Bring the predictions of one image to the student's classes."""
+    """Convert the predictions of one image to the student's classes."""
     if classes.columns is None:
         return
     numbers = torch.full((classes.num_teacher,), -1)

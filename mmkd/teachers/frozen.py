@@ -1,4 +1,4 @@
-"""A teacher trained before: a frozen network that is really loaded and never becomes part of what is trained."""
+"""A teacher that was trained before: a frozen network, loaded completely from a checkpoint."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
+from typing_extensions import override
 
 from mmkd.checkpoints import (
     CorruptCheckpointError,
@@ -37,32 +38,33 @@ from .labels import label_names, metainfo_of
 from .precision import TeacherPrecision
 
 RANDOM_INIT = 'random_init'
-"""``checkpoint`` of a teacher that is wanted untrained, in a test or a dry run."""
+"""``checkpoint`` of an untrained teacher, for tests and dry runs."""
 
 
 @TEACHERS.register_module()
 class FrozenTeacher(Teacher):
-    """A network that was trained before, as its own config describes it, with the weights of a checkpoint.
+    """A trained network, built from its own config with the weights of a checkpoint.
 
     Args:
         config: The teacher's config: a path, ``'mmdet::...'``, ``'mmpretrain::...'``, or a dict with ``model`` in it.
-        checkpoint: Path or URL of the teacher's weights, or ``'random_init'`` to really want none.
-        class_names: Names of the teacher's classes in the order of its logits. Default: what the checkpoint says,
-            else what ``train_dataloader`` of the config or the class of its data set says; in the order of the
-            config's annotation file where that can be read, see :func:`label_names`.
-        class_aliases: What the teacher calls those of the student's classes that it calls otherwise, such as
+        checkpoint: Path or URL of the teacher's weights; ``'random_init'`` for an untrained teacher.
+        class_names: Names of the teacher's classes in the order of its logits. Default: those in the checkpoint, else
+            those of the config's ``train_dataloader`` or of the class of its data set, in the order of the annotation
+            file if that can be read, see :func:`label_names`.
+        class_aliases: The student's name of a class to the teacher's, where the two differ, such as
             ``{'motorbike': 'motorcycle'}``.
-        dtype: ``'float32'``, ``'float16'`` or ``'bfloat16'``, the number type that the teacher computes in; default the
-            student's: float32, or what autocast (``--amp``) makes of it. See :class:`TeacherPrecision`.
-        allow_pickle: Load a checkpoint that holds more than weights too; it can execute anything: for files you trust.
-        fuse: Fold batch normalisations into the convolutions before them, which saves the reading and writing of their
-            maps; outputs stay the same to rounding. See docs/speed.md.
-        student: The student, whose data preprocessor's output the teacher has to read.
+        dtype: The dtype that the teacher computes in: ``'float32'``, ``'float16'`` or ``'bfloat16'``. Default: as the
+            student's step, float32 or autocast (``--amp``). See :class:`TeacherPrecision`.
+        allow_pickle: Also load a checkpoint that holds more than weights. It can execute any code: only for files that
+            you trust.
+        fuse: Fold batch norms into the convolutions before them, which is faster; outputs change by rounding only. See
+            docs/speed.md.
+        student: The student, whose preprocessed images the teacher gets.
 
     Raises:
-        ValueError: No config or checkpoint is named, or the config is none; ``class_aliases`` cannot be.
+        ValueError: No config or checkpoint is given, the config has no model, or ``class_aliases`` are wrong.
         FileNotFoundError: The checkpoint or the config does not exist.
-        RuntimeError: Checkpoint and config do not fit; the message lists the keys.
+        RuntimeError: The checkpoint does not fit the config; the message lists the keys.
     """
 
     def __init__(
@@ -108,31 +110,31 @@ class FrozenTeacher(Teacher):
         self._precision = TeacherPrecision(self.model, dtype)  # of the loaded weights
         self._fuse = fuse
 
+    @override
     def tap(self, paths: Sequence[str], only: bool = False) -> None:
-        """See :meth:`Teacher.tap`; from now on it is known whose own outputs are asked for."""
+        """Fold the batch norms, now that the modules whose outputs are needed are known, and add the taps."""
         if self._fuse and has_batch_norms(self.model):
             self._fuse_batch_norms([module_path(path) for path in paths if path != PRE_LOGITS])
         self._fuse = False
         super().tap(paths, only)
 
     @property
+    @override
     def description(self) -> str:
-        """See :attr:`Teacher.description`."""
         return f'{type(self.model).__name__} of {self._config}, weights of {self.checkpoint}'
 
     def check_num_classes(self, student: int, teacher: int) -> None:
-        """Whether the classes of student and teacher can be matched, as far as is known before training.
+        """Check, as far as is known before training, that the classes of student and teacher can be matched.
 
-        The box head of a teacher that was trained on panoptic data has its things only; so have ``classes`` from here
-        on.
+        The box head of a teacher trained on panoptic data has no stuff classes: they are removed from ``classes`` here.
 
         Args:
             student: Number of the student's classes.
             teacher: Number of the classes of the teacher's head.
 
         Raises:
-            ValueError: The numbers differ and nothing names the teacher's classes, or there are more or fewer names
-                than classes.
+            ValueError: The numbers differ and the names of the teacher's classes are not known, or there are more or
+                fewer names than classes.
         """
         if self.classes is not None and self._things is not None and len(self._things) == teacher:
             self.classes = tuple(name for name in self.classes if name in self._things)
@@ -153,13 +155,13 @@ class FrozenTeacher(Teacher):
         """Find the student's classes among the teacher's, by name.
 
         Args:
-            names: Names of the data set's classes, which the student learns; None where the run does not say.
+            names: Names of the data set's classes, which the student learns; None if they are not known.
             student: Number of the student's classes.
             teacher: Number of the classes of the teacher's head.
 
         Returns:
-            The map of the teacher's classes to the student's. Where one side has no names, classes are taken to be
-            the same.
+            The map of the teacher's classes to the student's. If one side has no names, both are assumed to have the
+            same classes.
 
         Raises:
             ValueError: The teacher lacks a class of the student; the message lists them with the nearest names.
@@ -176,7 +178,7 @@ class FrozenTeacher(Teacher):
                 else ('the data set', 'metainfo.classes')
             )
             print_log(
-                f"classes: {who} does not name its {teacher}: they are taken to be the student's, in the same order. "
+                f"classes: {who} does not name its {teacher}: they are assumed to be the student's, in the same order. "
                 f'If they are not, set {setting}',
                 'current',
                 logging.WARNING,
@@ -221,7 +223,7 @@ class FrozenTeacher(Teacher):
         return classes
 
     def _columns(self, names: Sequence[str]) -> ClassMap:
-        """The teacher's classes of these names; where a name stands for several, the k-th is the k-th."""
+        """The teacher's classes with these names; the k-th use of a name is the k-th class with that name."""
         assert self.classes is not None
         places: dict[str, list[int]] = {}
         for place, name in enumerate(self.classes):
@@ -248,7 +250,7 @@ class FrozenTeacher(Teacher):
         return ClassMap() if same else ClassMap(columns, len(self.classes))
 
     def _fuse_batch_norms(self, keep: Sequence[str]) -> None:
-        """Fold what can be folded; networks that take no image of noise are left as they are."""
+        """Fold the batch norms; a network that fails on an image of noise is left as it is."""
         reference = next(self.model.parameters())
         head = getattr(self.model, 'bbox_head', None)
         family = None if head is None or not has_batch_norms(head) else adapter_class(head)
@@ -271,7 +273,7 @@ class FrozenTeacher(Teacher):
             return
 
     def _load(self, allow_pickle: bool) -> None:
-        """Load the checkpoint, every key of it and nothing else."""
+        """Load the checkpoint; its keys have to be exactly those of the model."""
         try:
             checkpoint = load_checkpoint(
                 self.checkpoint, allow_pickle=allow_pickle, option='model.teacher.allow_pickle=True'
@@ -320,7 +322,7 @@ class FrozenTeacher(Teacher):
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """The number type that the teacher computes in, None for the student's."""
+        """The dtype that the teacher computes in; None for the student's."""
         assert isinstance(self._precision, TeacherPrecision)
         return self._precision.dtype
 
@@ -355,7 +357,7 @@ def load_config(config: str | Path | Mapping[str, Any] | Config | None) -> Confi
 
 
 def _names(meta: Any) -> tuple[str, ...] | None:
-    """Class names of a data set's meta data."""
+    """Class names in a data set's metainfo."""
     if not isinstance(meta, Mapping):
         return None
     names = meta.get('classes') or meta.get('CLASSES')
@@ -363,7 +365,7 @@ def _names(meta: Any) -> tuple[str, ...] | None:
 
 
 def build_network(loaded: Config) -> Any:
-    """A network as its own config describes it, in its own scope, without pretrained weights."""
+    """Build the network of a config, in the config's scope and without pretrained weights."""
     model = loaded.model
     if model.type in ('mmkd.Distiller', 'Distiller'):  # a distilled student that becomes a teacher
         model = model.student
@@ -374,7 +376,7 @@ def build_network(loaded: Config) -> Any:
 
 
 def _init_without_pretrained(model: nn.Module) -> None:
-    """Random weights everywhere: some modules only get theirs in ``init_weights``."""
+    """Initialise all weights at random: some modules only do so in ``init_weights``."""
     for module in model.modules():
         init = getattr(module, 'init_cfg', None)
         if isinstance(init, Mapping) and init.get('type') == 'Pretrained':
@@ -383,7 +385,7 @@ def _init_without_pretrained(model: nn.Module) -> None:
 
 
 def _with_nearest(names: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The names, each with the known ones that are spelled alike."""
+    """The names, each with known names of similar spelling."""
     lower = {name.lower(): name for name in known}
     described = []
     for name in names:

@@ -1,4 +1,4 @@
-"""Batch normalisation of a frozen network, folded into the convolutions before it."""
+"""Folds the batch norms of a frozen network into the convolutions before them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 def has_batch_norms(model: nn.Module) -> bool:
-    """Whether there is anything to fold."""
+    """Whether there is a batch norm to fold."""
     return any(type(module) in _NORMS for module in model.modules())
 
 
@@ -25,20 +25,19 @@ def has_batch_norms(model: nn.Module) -> bool:
 def fuse_batch_norms(
     model: nn.Module, run: Callable[[], list[Tensor]], keep: Collection[str] = ()
 ) -> int:
-    """Fold each batch normalisation into the convolution whose output it alone reads, in place.
+    """Fold, in place, each batch norm into a convolution whose output nothing else reads.
 
-    Which these are is seen in a run: neither the names of modules nor their order say it (a normalisation may come
-    before its convolution, and convolutions may be shared by levels that have normalisations of their own). In a
-    normalisation's place is an identity then. If the network does not output the same afterwards, to rounding, it is
-    left as it was.
+    A run of the network shows the pairs. Neither names nor order of the modules would: a batch norm may come before
+    its convolution, and levels with batch norms of their own may share convolutions. Each folded batch norm is replaced
+    by an identity. If the outputs change by more than rounding, everything is undone.
 
     Args:
         model: A network in eval mode.
-        run: Runs it on some image; returns what it outputs.
-        keep: Paths of modules whose own outputs somebody looks at.
+        run: Runs it on an image and returns its outputs.
+        keep: Paths of modules whose own outputs are needed.
 
     Returns:
-        How many were folded.
+        Number of batch norms that were folded.
     """
     kept = [model.get_submodule(path) for path in keep]
     before, pairs = _pairs(model, run)
@@ -70,8 +69,8 @@ def fuse_batch_norms(
     for parent, name, child in places:
         setattr(parent, name, child)
     print_log(
-        f'{type(model).__name__}: its batch normalisations are not folded into its convolutions, since it would output '
-        'something else: a module may read what is before a normalisation',
+        f'{type(model).__name__}: its batch norms are not folded into its convolutions, because its outputs would '
+        'change: a module may read the input of a batch norm',
         'current',
     )
     return 0
@@ -80,7 +79,7 @@ def fuse_batch_norms(
 def _pairs(
     model: nn.Module, run: Callable[[], list[Tensor]]
 ) -> tuple[list[Tensor], dict[Any, Any]]:
-    """What the network outputs, and the convolutions whose every output goes into one and the same normalisation."""
+    """The network's outputs, and the convolutions whose outputs all go into one and the same batch norm."""
     made: dict[
         int, tuple[Tensor, int, nn.Module]
     ] = {}  # tensors are kept, so that none has the id of another
@@ -95,7 +94,7 @@ def _pairs(
         _, version, conv = made.get(id(args[0]), (None, -1, None))
         if (
             conv is not None and version == args[0]._version
-        ):  # else something was done to it in place
+        ):  # else an operation changed it in place
             read_by[conv].append(norm)
         else:
             conv = None

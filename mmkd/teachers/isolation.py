@@ -1,4 +1,4 @@
-"""Random numbers drawn for the distillation do not change those the student's training draws."""
+"""Keeps the student's random numbers unchanged by those that the distillation draws."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 @contextmanager
 def isolated_rng() -> Iterator[None]:
-    """Leave the states of Python's, NumPy's and PyTorch's CPU generators as they were before the block."""
+    """Restore the states of Python's, NumPy's and PyTorch's CPU generators after the block."""
     python_state = random.getstate()
     numpy_state = np.random.get_state()
     try:

@@ -1,4 +1,4 @@
-"""What the labels of a data set mean: the names of its classes in the order of its labels."""
+"""Names of a data set's classes, in the order of its labels."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def names_of_run(number: int) -> Sequence[str] | None:
 
 
 def metainfo_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Meta data of the data set that a config trains on, its class's own included; empty where nothing says any.
+    """Metainfo of the data set that a config trains on, including that of its class; empty if there is none.
 
     Args:
-        config: A whole config, or as much of it as there is.
+        config: A config, complete or not.
     """
     for _, node in data_sets((config.get('train_dataloader') or {}).get('dataset')):
         given = dict(node.get('metainfo') or {})
@@ -63,16 +63,16 @@ def metainfo_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def label_names(config: Mapping[str, Any], names: Sequence[str]) -> Sequence[str]:
     """Class names in the order of the labels that the data set of a config gives.
 
-    MMDetection's CocoDataset numbers its labels in the order of the annotation file's categories, whatever the order
-    of ``metainfo.classes``. A class that the file lacks has no label and comes last. MMPretrain's CustomDataset numbers
-    the labels of images in folders in the alphabet's order of these.
+    MMDetection's CocoDataset numbers its labels in the order of the annotation file's categories, not in that of
+    ``metainfo.classes``. Classes that the file lacks have no label and come last. MMPretrain's CustomDataset numbers
+    the labels of images in folders in alphabetical order of the folders.
 
     Args:
         config: A config with ``train_dataloader``.
         names: The classes as the data set's ``metainfo`` lists them.
 
     Returns:
-        ``names``, in the order of the labels as far as the annotation file or the folders can be read.
+        ``names`` in the order of the labels; unchanged if annotation file or folders cannot be read.
     """
     orders = []
     for _, node in data_sets((config.get('train_dataloader') or {}).get('dataset')):

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from mmengine.config import Config
 from torch import Tensor, nn
+from typing_extensions import override
 
 from mmkd.heads import build_head_adapter
 from mmkd.heads.features import flat, tap_path
@@ -39,22 +40,22 @@ _FEATURES = 'extract_feat'
 class PeerTeacher(Teacher):
     """A second network that learns beside the student, from the ground truth and from the student (DML, CVPR 2018).
 
-    It trains with its own loss on the student's pixels and with ``losses``, whose teacher is the student. Both networks
-    run once in a step, in training mode; each sees the other's outputs without gradient. The student's losses have it
-    as their teacher: for mutual learning they are the same kind as ``losses``. The values appear in the log as
+    It trains on the student's pixels, with its own loss and with ``losses``, whose teacher is the student. In turn it
+    teaches the student's losses; for mutual learning both sides use the same kind of loss. Both networks run once per
+    step, in training mode, and see each other's outputs without gradient. The log shows its losses as
     ``<name>.loss_...``.
 
-    Its weights are under ``distill.<name>.*`` of the checkpoint and in the optimizer; an export leaves them out. It
-    trains in the steps in which one of the student's losses has a weight.
+    Its weights are in the optimizer and in checkpoints, as ``distill.<name>.*``; an export leaves them out. It trains
+    in steps in which a loss of the student has a weight other than 0.
 
     Args:
         config: The peer's config, see :class:`FrozenTeacher`; it starts with the weights that its ``init_cfg`` names.
-        losses: Name to loss config, as ``model.losses``.
+        losses: Name to loss config, like ``model.losses``.
         student: The student.
 
     Raises:
-        ValueError, TypeError, FileNotFoundError: Config or losses cannot be built, or mean nothing on this pair; or the
-            peer has other classes than the student, whose ground truth it learns.
+        ValueError, TypeError, FileNotFoundError: Config or losses cannot be built or do not suit this pair; or the peer
+            has other classes than the student, whose ground truth it learns.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class PeerTeacher(Teacher):
         student: Any,
     ) -> None:
         with isolated_rng():
-            # Else it could begin as the student's twin. Generators of devices, which draw no weights, are left alone.
+            # Another seed, or it could start as a copy of the student. Only the CPU's generator draws weights.
             torch.default_generator.manual_seed(torch.initial_seed() + 1)
             model = build_network(load_config(config))
             model.init_weights()
@@ -96,15 +97,16 @@ class PeerTeacher(Teacher):
         self._records: dict[str, list[Any]] = {}
 
     @property
+    @override
     def module(self) -> nn.Module:
-        """See :attr:`Teacher.module`."""
         return self._module
 
     def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Nothing: the peer moves with the modules that are trained."""
+        """Do nothing: the peer moves with the modules that are trained."""
 
+    @override
     def tap(self, paths: Sequence[str], only: bool = False) -> None:
-        """See :meth:`Teacher.tap`; of its own training step."""
+        """Tap the peer's own training step."""
         self._tapped.also_tap(guest_taps(paths))
 
     @property
@@ -112,14 +114,14 @@ class PeerTeacher(Teacher):
         """The student's modules whose outputs the peer's losses ask for."""
         return self._tapped.paths(STUDENT)[0]
 
+    @override
     def begin_step(self, progress: Progress) -> None:
-        """See :meth:`Teacher.begin_step`."""
         for name, loss in self._tapped.losses.items():
             self._weights[name] = loss.weight(progress)
             loss.begin_step(active=bool(self._weights[name]))
 
     def on(self, inputs: Tensor, data_samples: Sequence[Any], classes: ClassMap) -> RecordedPass:
-        """Run the peer's own training step; the pass gives what it computed there."""
+        """Run the peer's training step and return a pass over its outputs."""
         self._pixels = self.convert_pixels(inputs, data_samples)
         self._task, self._records = self._tapped.loss(self._pixels, data_samples)
         return RecordedPass(self.model, self._records, inputs, classes)
@@ -131,13 +133,13 @@ class PeerTeacher(Teacher):
         progress: Progress,
         watch: Watch,
     ) -> dict[str, Any]:
-        """The peer's own losses of the step that :meth:`on` ran, and those by which it learns from the student.
+        """The peer's own losses in the step that :meth:`on` ran, and its distillation losses.
 
         Args:
             data_samples: The batch's data samples.
-            student: The student's step, as its teacher.
-            progress: How far training is.
-            watch: Looks at the value of every loss of ``losses``, see :meth:`LossWatch.check`.
+            student: The student's step, which teaches the peer.
+            progress: How far training has come.
+            watch: Checks the value of each of ``losses``, see :meth:`LossWatch.check`.
         """
         assert self._pixels is not None
         step: Step = self._tapped.step(
@@ -179,18 +181,18 @@ class PeerTeacher(Teacher):
         return 0
 
     def _share_memory(self, memo: dict[int, Any]) -> None:
-        """Nothing: the peer is trained, and copied with the modules that are."""
+        """Share nothing: the peer is trained, and copied with the modules that are."""
 
 
 @dataclass
 class RecordedPass(TeacherPass):
-    """A network as a teacher, by what its own training step computed: nothing of it runs twice but its head.
+    """A network as a teacher, from the outputs of its own training step; at most its head runs again.
 
     Attributes:
         model: The network.
         records: What the taps of :func:`guest_taps` recorded.
         inputs: (B, 3, H, W) the student's normalised input.
-        classes: Brings the logits of the network's head to the student's classes.
+        classes: Maps the logits of the network's head to the student's classes.
     """
 
     model: Any
@@ -199,17 +201,17 @@ class RecordedPass(TeacherPass):
     classes: ClassMap
 
     @cached_property
+    @override
     def features(self) -> tuple[Tensor, ...]:
-        """See :attr:`mmkd.structures.TeacherPass.features`."""
         return _detached(self.records[_FEATURES][0])
 
+    @override
     def features_at(self, path: str) -> list[Tensor]:
-        """See :meth:`mmkd.structures.TeacherPass.features_at`."""
         outputs = [self.features] if path == NECK else self.records[_guest(path)]
         return flat(_detached(outputs))
 
+    @override
     def run(self, function: Callable[[Any], Result], *, gradient: bool = False) -> Result:
-        """See :meth:`mmkd.structures.TeacherPass.run`."""
         enabled = gradient and torch.is_grad_enabled()
         with torch.set_grad_enabled(enabled), evaluating(self.model), _constant(self.model):
             return function(self.model)
@@ -222,7 +224,7 @@ def guest_taps(paths: Sequence[str]) -> dict[str, str]:
 
 @contextmanager
 def _constant(model: nn.Module) -> Iterator[None]:
-    """Let what runs within the block pass a gradient on, and none on to the weights, which others train."""
+    """Within the block, gradients flow through the network but not into its weights, which others train."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)

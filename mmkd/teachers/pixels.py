@@ -1,4 +1,4 @@
-"""The same pixels for both: turns the student's normalised input into the teacher's."""
+"""Turns the student's normalised input into the teacher's, so that both see the same pixels."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 
 class PixelConverter:
-    """Student's input to teacher's input: mean, std, channel order, padding value and size divisor.
+    """Converts mean, std, channel order, padding value and size divisor from the student's to the teacher's.
 
     Per channel x_t = (x_s * std_s + mean_s - mean_t) / std_t, after reversing the channels when only one of the two
-    converts BGR to RGB. Padded pixels get the teacher's pad value. Augmentation has happened before, once, for both:
-    Mixup and CutMix too, since the weights of what they mix sum to 1.
+    converts BGR to RGB. Padded pixels get the teacher's pad value. Augmentation was applied before, once for
+    both. That includes Mixup and CutMix, whose weights sum to 1.
 
     Args:
         student: The student's data preprocessor.
@@ -46,11 +46,11 @@ class PixelConverter:
 
         Args:
             inputs: (B, 3, H, W) the student's input.
-            data_samples: B data samples; ``img_shape`` tells padding from image. MMPretrain's wraps of torchvision's
-                transforms do not update it: shapes that cannot make up the batch's size are not believed.
+            data_samples: B data samples, whose ``img_shape`` tells image from padding. MMPretrain's wrappers of
+                torchvision's transforms do not update it, so shapes that contradict the batch's size are ignored.
 
         Returns:
-            (B, 3, H', W') the teacher's input: ``inputs`` itself when both agree, H' and W' at least H and W.
+            (B, 3, H', W') the teacher's input, with H' >= H and W' >= W; ``inputs`` itself if nothing differs.
         """
         outputs = inputs.flip(1) if self.flip else inputs
         if self.affine:
@@ -87,7 +87,7 @@ class PixelConverter:
 
 
 def normalisation(preprocessor: Any) -> tuple[Tensor, Tensor, bool]:
-    """(3,) or (1,) mean and std in the order of the network's channels, and whether the image's were reversed."""
+    """(3,) or (1,) mean and std in the network's channel order, and whether the image's channels are reversed."""
     if getattr(preprocessor, '_enable_normalize', False):
         mean = preprocessor.mean.detach().double().flatten().cpu()
         std = preprocessor.std.detach().double().flatten().cpu()

@@ -1,4 +1,4 @@
-"""The arithmetic of student and teacher: the teacher's own number type, compiled parts, channels-last memory."""
+"""The teacher's dtype, and compiled parts of student and teacher."""
 
 from __future__ import annotations
 
@@ -10,26 +10,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmkd.functional.compat import autocast_dtype
+
 DTYPES = {'float32': torch.float32, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 COMPILED_PARTS = ('backbone', 'neck')
-"""Parts of a network that are compiled: those that compute most and whose input is one tensor after the other."""
+"""Parts of a network that are compiled: they compute most, and their inputs are plain tensors."""
 
 
 class TeacherPrecision:
-    """The number type that a frozen network computes in, whatever the student's is.
+    """The dtype that a frozen network computes in, independent of the student's.
 
-    float16 and bfloat16: convolutions and linear layers hold and multiply such numbers; the rest is left to autocast,
-    and normalisation keeps its float32 parameters. Feature maps and the outputs of the heads are float32 again, under
-    the student's autocast too: RoI extractors read boxes in the type of the maps, and bfloat16 knows pixels beyond 256
-    in steps of 2 and more only; and a student's autocast refuses the other half-precision type.
+    With float16 and bfloat16, convolutions and linear layers store and multiply numbers of that dtype. Autocast decides
+    about the rest; normalisation keeps its float32 parameters. Feature maps and outputs of heads are converted back to
+    float32, also under the student's autocast, for two reasons: RoI extractors read boxes in the dtype of the maps, and
+    bfloat16 represents pixels beyond 256 only in steps of 2 or more; and the student's autocast rejects the other
+    half-precision dtype.
 
-    Modules that cannot compute in the type stay in float32 throughout: MMCV's own operators, such as deformable
-    convolutions, know no bfloat16, and YOLOF's head writes numbers that float16 does not hold.
+    Modules that do not support the dtype stay in float32: MMCV's own operators, such as deformable convolutions, lack
+    bfloat16, and YOLOF's head outputs numbers too large for float16.
 
     Args:
         model: The network; its weights are converted in place.
-        dtype: ``'float32'``, ``'float16'``, ``'bfloat16'``; None is the type of the student's step, autocast or not.
+        dtype: ``'float32'``, ``'float16'``, ``'bfloat16'``; None for that of the student's step, autocast or not.
 
     Raises:
         ValueError: ``dtype`` is unknown.
@@ -63,10 +66,10 @@ class TeacherPrecision:
 
 
 def compile_parts(model: nn.Module, options: Mapping[str, Any]) -> None:
-    """Let ``torch.compile`` compile the backbone and the neck of a detector or classifier, in place.
+    """Compile the backbone and the neck of a detector or classifier with ``torch.compile``, in place.
 
-    Heads, the assignment of targets and the losses run as they are: their shapes follow the number of objects, and
-    what is tapped there is Python.
+    Heads, the assignment of targets and the losses are not compiled: their shapes depend on the number of objects, and
+    the taps on them are Python.
 
     Args:
         model: The network.
@@ -79,7 +82,7 @@ def compile_parts(model: nn.Module, options: Mapping[str, Any]) -> None:
 
 
 def _parts(model: Any) -> list[nn.Module]:
-    """What a head adapter or the teacher itself calls: neck, heads and their stages."""
+    """The modules that head adapters or the teacher call: neck, heads and their stages."""
     parts = [
         part
         for owner in (model, getattr(model, 'roi_head', None))
@@ -91,7 +94,7 @@ def _parts(model: Any) -> list[nn.Module]:
 
 
 def _refused_type(module: nn.Module) -> torch.dtype | None:
-    """The number type that a module cannot compute in."""
+    """The dtype that a module does not support, if any."""
     for base in type(module).__mro__:
         if base.__module__.startswith('mmcv.ops.'):
             return torch.bfloat16
@@ -101,10 +104,10 @@ def _refused_type(module: nn.Module) -> torch.dtype | None:
 
 
 def _avoiding(module: nn.Module, refused: torch.dtype, *args: Any, **kwargs: Any) -> Any:
-    """The module's own forward; in float32 where autocast would have it compute in the type that it refuses."""
+    """The module's forward, in float32 if autocast would use the dtype that it does not support."""
     forward = partial(type(module).forward, module)
     device = _autocast_device(args)
-    if device is None or torch.get_autocast_dtype(device) != refused:
+    if device is None or autocast_dtype(device) != refused:
         return forward(*args, **kwargs)
     with torch.autocast(device, enabled=False):
         return forward(
@@ -117,10 +120,10 @@ def _under_autocast_float32(module: nn.Module, args: Any, outputs: Any) -> Any:
 
 
 def _autocast_device(values: Any) -> str | None:
-    """Type of the device of the first tensor, if autocast is on there."""
+    """Device type of the first tensor, if autocast is enabled there."""
     if isinstance(values, tuple | list):
         return next((_autocast_device(value) for value in values), None)
-    if not isinstance(values, Tensor) or not torch.is_autocast_enabled(values.device.type):
+    if not isinstance(values, Tensor) or autocast_dtype(values.device.type) is None:
         return None
     return values.device.type
 

@@ -1,4 +1,4 @@
-"""A teacher's outputs on disk: shards of rows, and a manifest that says what they are of."""
+"""A teacher's outputs on disk: shards of rows, and a manifest that describes them."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from mmkd.structures import Holding, StoredRows
 FORMAT = 1
 MANIFEST = 'manifest.json'
 _OF_SAMPLE = 'sample.'
-"""What the names of tensors begin with that have one row per sample."""
+"""Prefix of tensors that have one row per sample."""
 _ABOUT = 'mmkd'
 _OFFSETS = f'{_OF_SAMPLE}offsets'
 
 
 class StoreError(RuntimeError):
-    """A store is missing, damaged, or of something else; the message names the field and the fix."""
+    """A store is missing, damaged, or made for something else; the message names the field and the fix."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of a store: ``items`` consecutive samples, from number ``first`` on, in ``rows`` rows."""
+    """A file of a store: ``items`` consecutive samples, starting with number ``first``, in ``rows`` rows."""
 
     file: str
     first: int
@@ -44,15 +44,15 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a store holds, and what it is of.
+    """What a store holds, and what it was made for.
 
-    A sample of a store has the number ``view * samples + index``.
+    The number of a sample in a store is ``view * samples + index``.
 
     Attributes:
-        key: Field to value: what must be the same where the store is used.
+        key: Field to value, all of which must be the same in the run that uses the store.
         holding: How much is kept of a sample.
-        samples: Samples of the data set.
-        views: Views of each.
+        samples: Number of samples of the data set.
+        views: Number of views of each sample.
         shards: The files, in the order of their samples.
     """
 
@@ -63,7 +63,7 @@ class Manifest:
     shards: Sequence[Shard]
 
     def save(self, folder: Path) -> None:
-        """Write the manifest; it is there as a whole or not at all."""
+        """Write the manifest atomically."""
         content = {'format': FORMAT, **asdict(self)}
         content['checksum'] = digest(content)
         write_whole(folder / MANIFEST, json.dumps(content, indent=1).encode())
@@ -73,7 +73,7 @@ class Manifest:
         """Read the manifest.
 
         Raises:
-            StoreError: There is none, or it is damaged, or of another version.
+            StoreError: There is none, it is damaged, or it has another format.
         """
         try:
             content = json.loads((folder / MANIFEST).read_text('utf-8'))
@@ -90,7 +90,7 @@ class Manifest:
         if content['format'] != FORMAT:
             raise StoreError(
                 f'model.teacher.store: {folder} has format {content["format"]}, this version reads {FORMAT}: make it '
-                'anew with tools/cache_teacher.py'
+                'again with tools/cache_teacher.py'
             )
         return cls(
             key=content['key'],
@@ -102,7 +102,7 @@ class Manifest:
 
 
 class Store:
-    """Reads a finished store; files are mapped into memory, and their checksum is looked at when they are opened.
+    """Reads a finished store. Files are mapped into memory; their checksum is verified when they are opened.
 
     Args:
         folder: The store's folder.
@@ -124,15 +124,15 @@ class Store:
                 raise StoreError(_damaged(path, f'it has {size} bytes in place of {shard.bytes}'))
 
     def check(self, key: Mapping[str, Any]) -> None:
-        """Whether the store is of what ``key``, some fields of its own key, says.
+        """Check that the fields of ``key`` are the same as in the store's own key.
 
         Raises:
-            StoreError: It is not; the message names the first field that differs.
+            StoreError: A field differs; the message names the first one.
         """
         check_key(self.manifest.key, key, f'model.teacher.store: {self.folder}')
 
     def read(self, index: int, view: int) -> tuple[StoredRows, StoredRows]:
-        """What is kept of a sample: its rows, and what there is one of.
+        """The rows stored of a sample, and the tensors that it has only one of.
 
         Raises:
             StoreError: The store has no such sample, or the file is damaged.
@@ -157,7 +157,7 @@ class Store:
         return rows, single
 
     def _shard(self, number: int) -> tuple[Any, list[int]]:
-        """The open file and the first row of each of its samples."""
+        """An open file, and the number of the first row of each of its samples."""
         if number not in self._open:
             shard = self.manifest.shards[number]
             path = self.folder / shard.file
@@ -173,11 +173,11 @@ class Store:
         return self._open[number]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Store:
-        """Copies of a teacher read the same files."""
+        """Itself: copies of a teacher read the same files."""
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """Open files are opened anew in another process."""
+        """Without the open files, which another process opens itself."""
         return {**vars(self), '_open': {}}
 
 
@@ -188,17 +188,17 @@ def write_shard(
     samples: Sequence[tuple[StoredRows, StoredRows]],
     key: Mapping[str, Any],
 ) -> Shard:
-    """Write a file of a store; it is there as a whole or not at all.
+    """Write a file of a store atomically.
 
     Args:
         folder: The store's folder.
         number: Number of the file.
         first: Number of the first sample.
-        samples: The rows of each sample, and what there is one of.
-        key: What the store is of.
+        samples: The rows of each sample, and the tensors that it has only one of.
+        key: The store's key.
 
     Raises:
-        OSError: The disk is full, or cannot be written to.
+        OSError: The disk is full or not writable.
     """
     counts = [len(next(iter(rows.values()))) for rows, _ in samples]
     tensors = {name: torch.cat([rows[name] for rows, _ in samples]) for name in samples[0][0]}
@@ -206,7 +206,7 @@ def write_shard(
         tensors[f'{_OF_SAMPLE}{name}'] = torch.stack([single[name] for _, single in samples])
     tensors[_OFFSETS] = torch.tensor([0, *counts]).cumsum(0)
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    # One entry, as the order of several is not the same in every process.
+    # One entry: the order of several differs from process to process.
     content = save(tensors, {_ABOUT: _about(key, first, len(samples), _body(save(tensors)))})
     file = f'shard-{number:05d}.safetensors'
     write_whole(folder / file, content)
@@ -223,7 +223,7 @@ def write_shard(
 def find_shard(
     folder: Path, number: int, first: int, items: int, key: Mapping[str, Any]
 ) -> Shard | None:
-    """The file that an earlier run wrote of these samples; None if it is not there, not whole, or of something else."""
+    """The file of these samples from an earlier run; None if it is missing, incomplete, or made for something else."""
     path = folder / f'shard-{number:05d}.safetensors'
     try:
         content = path.read_bytes()
@@ -238,13 +238,13 @@ def find_shard(
 
 
 def check_key(stored: Mapping[str, Any], wanted: Mapping[str, Any], store: str) -> None:
-    """Whether all fields of ``wanted`` are those of a store.
+    """Check that all fields of ``wanted`` have the same value in a store's key.
 
     Raises:
-        StoreError: One is not.
+        StoreError: One differs.
     """
     for field, value in wanted.items():
-        # As JSON has it: lists for tuples.
+        # Compared as JSON, which turns tuples into lists.
         if json.dumps(stored.get(field), sort_keys=True) != json.dumps(value, sort_keys=True):
             raise StoreError(
                 f'{store} was made for something else: {field}: the store has {_short(stored.get(field))}, this run '
@@ -253,13 +253,13 @@ def check_key(stored: Mapping[str, Any], wanted: Mapping[str, Any], store: str) 
 
 
 def digest(content: Any) -> str:
-    """A number that tells contents apart, of anything that JSON takes."""
+    """A hash of anything that JSON can represent."""
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that has its name only when all of it is on the disk."""
+    """Write a file atomically: it has its name only once all of it is on disk."""
     with written_whole(path) as file:
         file.write(content)
     with _opened(path.parent) as folder:
@@ -281,14 +281,14 @@ def _short(value: Any) -> str:
 
 
 def _about(key: Mapping[str, Any], first: int, items: int, body: bytes) -> str:
-    """What a shard says of itself, so that it can be known again without a manifest."""
+    """What a shard says about itself, so that it can be recognised without a manifest."""
     return f'{digest(key)} {first} {items} {hashlib.sha256(body).hexdigest()}'
 
 
 def _body(content: bytes) -> bytes:
-    """The tensors' bytes, which follow the length of the header and the header."""
+    """The bytes of the tensors, which follow the header and its length."""
     return content[8 + int.from_bytes(content[:8], 'little') :]
 
 
 def _damaged(path: Path, reason: object) -> str:
-    return f'model.teacher.store: {path} is damaged ({reason}): run tools/cache_teacher.py again, which mends it'
+    return f'model.teacher.store: {path} is damaged ({reason}): run tools/cache_teacher.py again, which repairs it'

@@ -1,4 +1,4 @@
-"""What a store of a teacher's outputs is of: the fields that must be the same where it is used."""
+"""The key of a teacher store: fields that must be the same in the run that uses it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .pixels import normalisation
 from .store import StoreError, digest
 
 _OF_TRAINING = ('init_cfg', 'pretrained', 'train_cfg', 'test_cfg')
-"""Parts of a network's config that say nothing of what its parts output."""
+"""Settings of a network that do not affect its outputs."""
 _WHERE = (
     'ann_file', 'backend_args', 'data_prefix', 'data_root', 'file_client_args', 'lazy_init', 'serialize_data',
 )  # fmt: skip
-"""Parts of a data set's config that say where files are, and not what is in them."""
+"""Settings of a data set that say where files are, not what they contain."""
 
 _SWITCHES = ('PipelineSwitchHook', 'YOLOXModeSwitchHook', 'SwitchRecipeHook')
 """Hooks of MMDetection and MMPretrain that change the pipeline during training."""
 
 
 def teacher_key(teacher: FrozenTeacher, config: Any, student: Any) -> dict[str, Any]:
-    """The fields that follow from teacher and student.
+    """The fields that depend on teacher and student.
 
     Args:
         teacher: The teacher, with its weights.
@@ -36,7 +36,7 @@ def teacher_key(teacher: FrozenTeacher, config: Any, student: Any) -> dict[str, 
         student: The student.
 
     Raises:
-        StoreError: The student mixes images after the data set made them.
+        StoreError: The student's data preprocessor changes the images of a batch.
     """
     mean, std, reversed_channels = normalisation(teacher.model.data_preprocessor)
     dtype = teacher.dtype
@@ -50,7 +50,7 @@ def teacher_key(teacher: FrozenTeacher, config: Any, student: Any) -> dict[str, 
 
 
 def class_key(classes: ClassMap, num_student: int, names: Any) -> dict[str, Any]:
-    """The field that follows from the classes of both."""
+    """The field that depends on the classes of both."""
     return {
         'classes': [
             num_student,
@@ -61,14 +61,14 @@ def class_key(classes: ClassMap, num_student: int, names: Any) -> dict[str, Any]
 
 
 def data_key(dataset: Any, recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that follow from the training data.
+    """The fields that depend on the training data.
 
     Args:
         dataset: The data set, within :class:`mmkd.SeededViews`.
-        recipe: The recipe, of which ``train_dataloader.dataset`` and ``custom_hooks`` are looked at.
+        recipe: The recipe; ``train_dataloader.dataset`` and ``custom_hooks`` are read.
 
     Raises:
-        StoreError: The data set's views do not repeat themselves.
+        StoreError: The data set's views do not repeat.
     """
     for hook in recipe.get('custom_hooks') or ():
         kind = hook.get('type') if isinstance(hook, Mapping) else type(hook)
@@ -94,7 +94,7 @@ def data_key(dataset: Any, recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def probe(inputs: Tensor, data_samples: Any, preprocessor: Any) -> Tensor:
-    """(B, 3 * 36) grey levels of a grid of pixels of each image, by which its pixels are known again.
+    """(B, 3 * 36) grey levels at a grid of pixels of each image, to recognise the image by.
 
     Args:
         inputs: (B, 3, H, W) the student's normalised input.
@@ -118,7 +118,7 @@ def _padding(preprocessor: Any) -> list[Any]:
     """How the student's data preprocessor pads.
 
     Raises:
-        StoreError: It does more with a batch.
+        StoreError: It also changes the images.
     """
     size = None
     found = getattr(preprocessor, 'batch_augments', None)  # MMDetection has several, MMPretrain one
@@ -149,7 +149,7 @@ def _weights_digest(model: nn.Module) -> str:
 
 
 def _annotations_digest(dataset: Any) -> str:
-    """Names of the images, their annotations and their order, wherever the files are."""
+    """Hash of the images' names, annotations and order, independent of where the files are."""
     result = hashlib.sha256()
     for leaf in _leaves(dataset):
         result.update(f'{len(leaf)}'.encode())
@@ -178,7 +178,7 @@ def _leaves(dataset: Any) -> Iterator[Any]:
 
 
 def _without(node: Any, names: tuple[str, ...]) -> Any:
-    """A config without the parts of these names, and without what only replaces unreadable images."""
+    """A config without the settings of these names, and without the wrapper that replaces unreadable images."""
     if isinstance(node, Mapping):
         if str(node.get('type', '')).endswith('SkipUnreadable'):
             return _without(node['loader'], names)

@@ -1,4 +1,4 @@
-"""A frozen teacher whose outputs were computed before, once for all runs."""
+"""A frozen teacher whose outputs were computed and stored beforehand."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import Tensor
+from typing_extensions import override
 
 from mmkd.registry import TEACHERS
 from mmkd.structures import ClassMap, Features, Holding, Request, Sources, StoredRows
@@ -24,29 +25,29 @@ from .store_key import class_key, probe, teacher_key
 Result = TypeVar('Result')
 
 _MOST_GREY_LEVELS = 1.0
-"""By how much a pixel of the run may differ from that of the store: float16 rounds by 0.06."""
+"""Largest difference allowed between pixels of the run and of the store; float16 rounds by 0.06."""
 
 
 @TEACHERS.register_module()
 class StoredTeacher(FrozenTeacher):
-    """A frozen teacher whose outputs ``tools/cache_teacher.py`` wrote to a folder: training does not run it.
+    """A frozen teacher whose outputs ``tools/cache_teacher.py`` wrote to a folder, so that it need not run in training.
 
-    The teacher is loaded once, to see that the store is its own; its weights are then freed. The store is compared with
-    all that its rows depend on, see :mod:`mmkd.teachers.store_key`, and in every step some pixels of each image with
-    those that the teacher saw.
+    The teacher is loaded once, to check that the store was made with it; then its weights are freed. Everything that
+    the stored rows depend on is compared with the run, see :mod:`mmkd.teachers.store_key`. In every step, some pixels
+    of each image are compared with those that the teacher saw.
 
     Args:
         config: See :class:`FrozenTeacher`.
         checkpoint: See :class:`FrozenTeacher`.
         store: The store's folder.
-        store_miss: What is done about a loss that asks for more than the store holds: ``'error'``, or ``'live'``: the
-            teacher runs for it, in every step.
+        store_miss: What happens if a loss asks for more than the store holds: ``'error'``, or ``'live'`` to run the
+            teacher for it in every step.
         student: The student.
         **options: See :class:`FrozenTeacher`.
 
     Raises:
-        StoreError: There is no whole store in the folder, or it is of something else; the message names the field.
-        ValueError: ``store_miss`` is something else; or see :class:`FrozenTeacher`.
+        StoreError: The folder has no complete store, or it was made for something else; the message names the field.
+        ValueError: ``store_miss`` is unknown; or see :class:`FrozenTeacher`.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class StoredTeacher(FrozenTeacher):
                 f"model.teacher.store_miss: {store_miss!r} is neither 'error' nor 'live'"
             )
         self.store = Store(store)
-        # Weights that will not run need no preparation.
+        # Weights that will not run need no folding.
         options = {'fuse': store_miss == 'live'} | options
         super().__init__(config, checkpoint, student=student, **options)
         self.store.check(teacher_key(self, config, student))
@@ -78,10 +79,10 @@ class StoredTeacher(FrozenTeacher):
     def check_requests(
         self, requests: Mapping[str, Sequence[Request[Any]]], sources: Sources
     ) -> None:
-        """Whether the store answers all that the losses ask for; if it does, the weights are freed.
+        """Check that the store can answer all requests; if so, free the weights.
 
         Raises:
-            ValueError: It does not; the message names the loss.
+            ValueError: It cannot; the message names the loss.
         """
         held = self.store.manifest.holding
         for loss, asked in requests.items():
@@ -109,7 +110,7 @@ class StoredTeacher(FrozenTeacher):
                 parameter.data = parameter.data.new_empty(0)
 
     def check_data(self, key: Mapping[str, Any]) -> None:
-        """Whether the store was made from the training data of this run, by :func:`data_key`.
+        """Check that the store was made from the training data of this run, see :func:`data_key`.
 
         Raises:
             StoreError: It was not.
@@ -117,8 +118,9 @@ class StoredTeacher(FrozenTeacher):
         self.store.check(key)
         self._data_checked = True
 
+    @override
     def match_classes(self, names: Sequence[str] | None, student: int, teacher: int) -> ClassMap:
-        """See :meth:`FrozenTeacher.match_classes`.
+        """Match the classes, and check that the store has the same ones.
 
         Raises:
             StoreError: The store was made for other classes.
@@ -127,8 +129,8 @@ class StoredTeacher(FrozenTeacher):
         self.store.check(class_key(classes, student, names))
         return classes
 
+    @override
     def on(self, inputs: Tensor, data_samples: Sequence[Any], classes: ClassMap) -> StoredPass:
-        """See :meth:`Teacher.on`."""
         if not self._data_checked:
             print_log(
                 f'model.teacher.store: {self.store.folder} was not compared with the training data, as tools/train.py '
@@ -140,10 +142,10 @@ class StoredTeacher(FrozenTeacher):
         return StoredPass(self, inputs, data_samples, classes)
 
     def read(self, inputs: Tensor, data_samples: Sequence[Any]) -> list[StoredRows]:
-        """What the store has of the images of a batch.
+        """Read the rows of the images of a batch.
 
         Raises:
-            StoreError: A data sample does not say which it is, or its pixels are not those that the teacher saw.
+            StoreError: A data sample has no index, or its pixels are not those that the teacher saw.
         """
         found = []
         for sample in data_samples:
@@ -162,12 +164,14 @@ class StoredTeacher(FrozenTeacher):
         return [rows for rows, _ in found]
 
     @property
+    @override
     def can_predict(self) -> bool:
-        """See :attr:`Teacher.can_predict`: only where it runs for other losses."""
+        """Only where it runs for other losses."""
         return self.runs and super().can_predict
 
+    @override
     def predict(self, data: Any, classes: ClassMap) -> list[Any]:
-        """See :meth:`Teacher.predict`.
+        """Predict, if the weights are still there.
 
         Raises:
             RuntimeError: The weights are freed.
@@ -180,7 +184,7 @@ class StoredTeacher(FrozenTeacher):
         return super().predict(data, classes)
 
     def _check_pixels(self, differences: Tensor, data_samples: Sequence[Any]) -> None:
-        """Look at how much the pixels of each image differ; on a GPU when the number has arrived, a step later."""
+        """Check how much the pixels of each image differ; on a GPU a step later, once the numbers are on the host."""
         names = [
             f'view {sample.metainfo["view"]} of sample {sample.metainfo["sample_index"]} '
             f'({sample.metainfo.get("img_path", "?")})'
@@ -217,15 +221,15 @@ class StoredTeacher(FrozenTeacher):
                     raise StoreError(
                         f'model.teacher.store: {self.store.folder}: the pixels of {name} are not those that the '
                         f'teacher saw, by {difference:.0f} grey levels: pipeline, seed, images or their order have '
-                        'changed since; undo that, or make the store anew with tools/cache_teacher.py'
+                        'changed since; undo that, or make the store again with tools/cache_teacher.py'
                     )
 
 
 class _Pending(list[tuple[torch.cuda.Event | None, Tensor, list[str]]]):
-    """Differences of pixels on their way to the host: what says that they arrived, the numbers, the images' names."""
+    """Differences of pixels that are being copied to the host: an event, the numbers, and the images' names."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Pending:
-        """Those of a step are looked at once."""
+        """Empty: each difference is checked once."""
         return _Pending()
 
 
@@ -235,8 +239,8 @@ def wanted(
     """How much a store has to hold for the losses' requests.
 
     Returns:
-        What answers all that a store can answer, None if it can answer none; and what it cannot: name of the loss to
-        the reason.
+        The holding for all requests that a store can answer, None if there are none; and, for losses that it cannot
+        answer, name to reason.
     """
     holding: Holding | None = None
     problems: dict[str, str] = {}
@@ -257,12 +261,12 @@ class StoredPass(LivePass):
 
     teacher: StoredTeacher
 
+    @override
     def outputs(
         self,
         compute: Callable[[Any, tuple[Tensor, ...]], Result],
         restore: Callable[[list[StoredRows]], Result],
     ) -> Result:
-        """See :meth:`mmkd.structures.TeacherPass.outputs`."""
         if self.teacher.head_runs:
             return super().outputs(compute, restore)
         return restore(self.teacher.read(self.inputs, self.data_samples))

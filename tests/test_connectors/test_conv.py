@@ -36,7 +36,7 @@ def test_normalises_if_wanted():
 
 @pytest.mark.parametrize('size', [0, 2])
 def test_an_even_kernel_is_an_error(size):
-    with pytest.raises(ValueError, match=rf'ConvConnector\.kernel_size: {size} is not'):
+    with pytest.raises(ValueError, match=rf'ConvConnector\.kernel_size: {size}'):
         ConvConnector(3, 4, kernel_size=size)
 
 

@@ -284,7 +284,7 @@ def test_a_sigmoid_target_does_not_depend_on_the_other_classes():
 def test_background_of_a_sigmoid_head_is_an_error():
     student, teacher = make_logits()
     labels = torch.full((6,), 5)
-    with pytest.raises(ValueError, match='the background where it has no logit of its own'):
+    with pytest.raises(ValueError, match=r'labels: .* background'):
         aekt_loss(student, teacher, labels, activation='sigmoid')
 
 

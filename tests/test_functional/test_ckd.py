@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 from torchvision.ops import box_iou
 
 from mmkd.functional import ckd_loss, unit_rows
@@ -368,7 +368,7 @@ class LargestTensor(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
+        for leaf in tree_flatten(result)[0]:
             if isinstance(leaf, torch.Tensor):
                 self.numel = max(self.numel, leaf.numel())
         return result

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 from mmkd.functional import rkd, rkd_loss
 
@@ -54,12 +54,6 @@ def test_value_is_that_of_a_plain_loop(weights, repeat_a_row):
     ]
     expected = sum(weight * term for weight, term in zip(weights, terms, strict=True))
     assert rkd_loss(student, teacher, *weights).item() == pytest.approx(expected, rel=1e-12)
-
-
-def test_the_published_weights_are_the_default():
-    student, teacher = make_features()
-    expected = rkd_loss(student, teacher, distance_weight=25.0, angle_weight=50.0)
-    assert torch.equal(rkd_loss(student, teacher), expected)
 
 
 @pytest.mark.parametrize('vertices', [1, 4, 6])
@@ -129,7 +123,7 @@ class LargestTensor(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
+        for leaf in tree_flatten(result)[0]:
             if isinstance(leaf, torch.Tensor):
                 self.numel = max(self.numel, leaf.numel())
         return result

@@ -278,9 +278,7 @@ def test_the_number_of_candidates_is_an_option() -> None:
     zoo.one_step(model, zoo.batch(num_classes=CLASSES, boxes=(0,)))
     assert asks.tables(steps[0])[0].samples_per_image == [5, 5]
     for wrong in (0, 2.5, '5'):
-        with pytest.raises(
-            ValueError, match=rf'model\.head\.candidates: {wrong!r} is not a number'
-        ):
+        with pytest.raises(ValueError, match=rf'model\.head\.candidates: {wrong!r}'):
             distiller(student, faster_rcnn(), head=dict(candidates=wrong))
     with pytest.raises(TypeError, match=r'no option layers; its options are: candidates'):
         distiller(student, faster_rcnn(), head=dict(layers='all'))

@@ -18,9 +18,7 @@ def test_it_is_registered_for_recipes() -> None:
 
 @pytest.mark.parametrize('folder', ['/elsewhere', '../elsewhere', 'a/../../b'])
 def test_it_writes_into_the_work_dir_only(folder: str) -> None:
-    with pytest.raises(
-        ValueError, match=r'ExportStudentHook\.folder: .* is not within the work_dir'
-    ):
+    with pytest.raises(ValueError, match=r'ExportStudentHook\.folder:'):
         ExportStudentHook(folder=folder)
 
 

@@ -66,12 +66,12 @@ def test_the_weight_is_a_number_or_follows_a_schedule() -> None:
 
 
 def test_a_wrong_weight_names_the_loss() -> None:
-    with pytest.raises(TypeError, match=r"Difference\.weight: 'much' is neither a number"):
+    with pytest.raises(TypeError, match=r"Difference\.weight: 'much'"):
         Difference(weight='much')  # type: ignore[arg-type]
 
 
 def test_rows_that_do_not_exist_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"Difference\.rows: 'norm' is none of 'raw', 'center'"):
+    with pytest.raises(ValueError, match=r"Difference\.rows: 'norm'"):
         Difference(rows='norm')  # type: ignore[arg-type]
 
 
@@ -181,9 +181,9 @@ def test_modules_of_student_and_teacher_are_named_in_pairs() -> None:
     with pytest.raises(ValueError, match=r'LevelSum: at names 2 modules, teacher_at 1'):
         LevelSum(at=['backbone.layer1', 'neck'], teacher_at='neck')
     for at in (3, ['neck', 3]):
-        with pytest.raises(TypeError, match=r'LevelSum\.at: .* is no path'):
+        with pytest.raises(TypeError, match=r'LevelSum\.at:'):
             LevelSum(at=at)
-        with pytest.raises(TypeError, match=r'LevelSum\.teacher_at: .* is no path'):
+        with pytest.raises(TypeError, match=r'LevelSum\.teacher_at:'):
             LevelSum(teacher_at=at)
     for places in (dict(at='class_maps', teacher_at='neck'), dict(teacher_at='class_maps')):
         with pytest.raises(ValueError, match=r"LevelSum\.teacher_at: 'class_maps' .* 'neck'"):

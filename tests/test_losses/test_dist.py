@@ -37,7 +37,5 @@ def test_sigmoid_head_is_referred_to_ckd_and_qfl_kd(distil):
 
 
 def test_wrong_temperature_is_named_when_built():
-    with pytest.raises(
-        ValueError, match=r'model\.losses\.dist\.temperature: 0 is not a positive number'
-    ):
+    with pytest.raises(ValueError, match=r'model\.losses\.dist\.temperature: 0'):
         build(LOSSES, DIST | dict(temperature=0), 'model.losses.dist')

@@ -54,7 +54,5 @@ def test_sigmoid_head_is_referred_to_aekt(distil):
 
 
 def test_wrong_temperature_is_named_when_built():
-    with pytest.raises(
-        ValueError, match=r'model\.losses\.dkd\.temperature: -1 is not a positive number'
-    ):
+    with pytest.raises(ValueError, match=r'model\.losses\.dkd\.temperature: -1'):
         build(LOSSES, DKD | dict(temperature=-1), 'model.losses.dkd')

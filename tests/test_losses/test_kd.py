@@ -84,11 +84,9 @@ def test_sigmoid_head_is_referred_to_qfl_kd_before_training(distil):
 
 
 def test_wrong_options_are_named_when_built():
-    with pytest.raises(
-        ValueError, match=r'model\.losses\.kd\.temperature: 0 is not a positive number'
-    ):
+    with pytest.raises(ValueError, match=r'model\.losses\.kd\.temperature: 0'):
         build(LOSSES, KD | dict(temperature=0), 'model.losses.kd')
-    with pytest.raises(ValueError, match=r"model\.losses\.kd\.rows: 'lskd' is none of"):
+    with pytest.raises(ValueError, match=r"model\.losses\.kd\.rows: 'lskd'"):
         build(LOSSES, KD | dict(rows='lskd'), 'model.losses.kd')
     with pytest.raises(
         TypeError, match=r'model\.losses\.kd: KDLoss: .*tau.*options are: temperature'

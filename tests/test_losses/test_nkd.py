@@ -41,7 +41,5 @@ def test_sigmoid_head_is_referred_to_aekt(distil):
 
 
 def test_wrong_temperature_is_named_when_built():
-    with pytest.raises(
-        ValueError, match=r'model\.losses\.nkd\.temperature: 0 is not a positive number'
-    ):
+    with pytest.raises(ValueError, match=r'model\.losses\.nkd\.temperature: 0'):
         build(LOSSES, NKD | dict(temperature=0), 'model.losses.nkd')

@@ -91,11 +91,9 @@ def test_softmax_head_is_referred_to_kd(distil):
 
 
 def test_wrong_options_are_named_when_built():
-    with pytest.raises(
-        ValueError, match=r'model\.losses\.qfl\.beta: 0.5 is neither 0 nor at least 1'
-    ):
+    with pytest.raises(ValueError, match=r'model\.losses\.qfl\.beta: 0.5'):
         build(LOSSES, QFL_KD | dict(beta=0.5), 'model.losses.qfl')
-    with pytest.raises(ValueError, match=r"model\.losses\.qfl\.average: 'anchors' is neither"):
+    with pytest.raises(ValueError, match=r"model\.losses\.qfl\.average: 'anchors'"):
         build(LOSSES, QFL_KD | dict(average='anchors'), 'model.losses.qfl')
     with pytest.raises(
         ValueError, match=r"model\.losses\.qfl\.rows: 'standardize' changes the scores"

@@ -122,7 +122,7 @@ def test_without_labels_there_are_no_positives() -> None:
 @pytest.mark.parametrize('kind', [TeacherTopK, PositivesAndTeacherTopK])
 @pytest.mark.parametrize('k', [0, -1, 2.5, 8.0, '8', None])
 def test_a_k_that_is_no_number_of_samples_is_refused(kind: type, k: Any) -> None:
-    with pytest.raises(ValueError, match=rf'{kind.__name__}\.k: {k!r} is not a number of samples'):
+    with pytest.raises(ValueError, match=rf'{kind.__name__}\.k: {k!r}'):
         kind(k=k)
 
 

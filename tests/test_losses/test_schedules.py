@@ -107,7 +107,7 @@ def test_a_number_a_config_and_a_schedule_are_all_weights() -> None:
 
 @pytest.mark.parametrize('weight', ['1.0', None, [1.0]])
 def test_what_is_no_weight_is_refused(weight: Any) -> None:
-    with pytest.raises(TypeError, match=r'CKDLoss\.weight: .* is neither a number nor dict'):
+    with pytest.raises(TypeError, match=r'CKDLoss\.weight:'):
         build_schedule(weight, 'CKDLoss.weight')
 
 
@@ -232,7 +232,7 @@ def test_the_last_iteration_of_each_epoch_is_known() -> None:
     ],
 )
 def test_a_weight_is_finite_and_not_negative(weight: Any) -> None:
-    with pytest.raises(ValueError, match=r'losses\.ckd\.weight: .* is no weight'):
+    with pytest.raises(ValueError, match=r'losses\.ckd\.weight:'):
         build_schedule(weight, 'losses.ckd.weight')
 
 
