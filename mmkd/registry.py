@@ -95,6 +95,6 @@ def _find(registry: Registry, kind: str, where: str) -> type:
                 return found
     names = sorted(registry.module_dict)
     lower = {known.lower(): known for known in names}
-    near = [lower[hit] for hit in difflib.get_close_matches(name.lower(), lower, cutoff=0.5)]
+    near = [lower[hit] for hit in difflib.get_close_matches(name.lower(), lower, n=5, cutoff=0.5)]
     hint = f'did you mean {" or ".join(near)}?' if near else f'registered are: {", ".join(names)}'
     raise ValueError(f'{where}: no {registry.name} is registered as {kind!r}; {hint}')

@@ -34,6 +34,7 @@ def clone(tmp_path: Path) -> Path:
     """A repository whose set-up does nothing, with one test that passes and one that is skipped."""
     files = {
         'tools/setup_env.sh': 'echo set up',
+        'tools/build_docs.sh': 'echo built',
         '.venv/bin/python': FAKE_PYTHON,
         '.venv/bin/shellcheck': '#!/usr/bin/env bash\necho "checked $*"',
         'tests/test_passes.py': 'def test_passes():\n    pass\n',
