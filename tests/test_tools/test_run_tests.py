@@ -83,7 +83,7 @@ def test_ci_is_green_when_every_check_passes(clone: Path) -> None:
 
     assert code == 0, output
     assert 'set up' in output
-    assert 'checked .ci/run tools/run_tests.sh tools/setup_env.sh' in output
+    assert 'checked .ci/run tools/build_docs.sh tools/run_tests.sh tools/setup_env.sh' in output
     assert '= 1 passed, 1 skipped in ' in output
     assert 'ci: all checks passed' in output.splitlines()[-1]
 
