@@ -99,7 +99,8 @@ class MatchedQueryAdapter(DerivedAdapter):
         logits = classes.logits(theirs.scores)
         best = logits[:, : self.num_classes].argmax(dim=1)
         matched = self.student_head.assigner.assign(
-            pred_instances=ours,
+            # Matching costs need float32's range, which autocast does not give them.
+            pred_instances=InstanceData(scores=ours.scores.float(), bboxes=ours.bboxes.float()),
             gt_instances=InstanceData(bboxes=theirs.bboxes, labels=best),
             img_meta=sample.metainfo,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import asks
@@ -104,6 +105,16 @@ def test_the_published_sum_trains_the_student() -> None:
         assert values[f'loss_{loss}'] > 0, loss
         assert gradient.isfinite().all(), loss
         assert gradient.any(), loss
+
+
+def test_confident_scores_in_half_precision_are_matched() -> None:
+    model = zoo.distiller(*models('Deformable DETR'), LOSSES)
+    step, *_ = one_step(model)
+    for call in step.record('predictions'):
+        found = call['pred_instances']
+        found.scores, found.bboxes = (20 * found.scores.sign()).half(), found.bboxes.half()
+    (logits,) = asks.logit_pairs(replace(step), ALL)
+    assert len(logits) == 2 * QUERIES
 
 
 def test_images_without_objects_have_negatives_only() -> None:
