@@ -95,7 +95,7 @@ def fgd_masks(boxes: Tensor, images: Tensor, stride: float, like: Tensor) -> tup
     """
     corners = boxes / stride
     cells = torch.cat([corners[:, :2].floor(), corners[:, 2:].ceil()], dim=1).long()
-    areas = (cells[:, 2:] - cells[:, :2] + 1).prod(dim=1)
+    areas = (cells[:, 2:] - cells[:, :2] + 1).clamp(min=1).prod(dim=1)
     batch, height, width = like.shape
     objects = paint_boxes(cells, images, 1 / areas.to(like.dtype), (batch, height, width))
     background = (objects == 0).to(like.dtype)

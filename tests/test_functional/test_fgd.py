@@ -113,3 +113,13 @@ def test_an_image_that_is_all_object_has_no_background() -> None:
 def test_negative_weights_are_an_error(name: str) -> None:
     with pytest.raises(ValueError, match=f'{name}: -1.0 is not zero'):
         fgd_loss(*make_maps(), BOXES, IMAGES, STRIDE, **{name: -1.0})
+
+
+def test_a_box_with_its_sides_in_the_wrong_order_is_no_object() -> None:
+    student, teacher = make_maps()
+    wrong = torch.tensor([[20.0, 3.0, 8.0, 9.0]], dtype=torch.float64)
+    values = [
+        fgd_loss(student, teacher, boxes, IMAGES[: len(boxes)], STRIDE)
+        for boxes in (wrong, wrong[:0])
+    ]
+    torch.testing.assert_close(*values)
