@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -65,6 +66,16 @@ class MimicLoss(FeatureLoss):
                 raise ValueError(
                     f"MimicLoss.regions: {type(head).__name__} samples no RoIs: set regions='objects'"
                 )
+
+    def _make_layers(self, channels: Mapping[int, tuple[int, int]]) -> None:
+        """Check that a region has the same width whichever level it is pooled from."""
+        super()._make_layers(channels)
+        widths = [theirs for _, theirs in channels.values()]
+        if len(set(widths)) > 1:
+            raise ValueError(
+                f"MimicLoss: the teacher's levels have {widths} channels, and regions "
+                "are pooled from all of them: take levels of one width, at='neck', or one level, by strides"
+            )
 
     def compute(self, pairs: list[FeaturePair], step: Step) -> Tensor:
         """The mean over the regions."""

@@ -92,3 +92,9 @@ def test_what_has_no_rois_is_named_before_the_first_step() -> None:
         MimicLoss(regions='all')
     with pytest.raises(ValueError, match=r'MimicLoss\.size: 0'):
         MimicLoss(size=0)
+
+
+def test_levels_of_different_widths_are_named_before_the_first_step() -> None:
+    connector = dict(type='mmkd.ConvConnector')
+    with pytest.raises(ValueError, match=r'MimicLoss: .* levels have .* channels'):
+        step(RETINANET, at='backbone', connector=connector)
