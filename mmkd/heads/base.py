@@ -57,6 +57,8 @@ class HeadAdapter(ABC):
     """Name of the teacher."""
     has_labels: ClassVar[bool] = True
     """Whether samples may have labels from the student's own step."""
+    has_rois: ClassVar[bool] = False
+    """Whether the samples are the RoIs that the student's head sampled."""
 
     def __init__(
         self, student: nn.Module, teacher: nn.Module, path: str, teacher_path: str | None = None

@@ -134,6 +134,8 @@ class RoIHeadAdapter(HeadAdapter):
         ValueError: A head's classifier is of another kind, or the head is one of :data:`UNSUPPORTED`.
     """
 
+    has_rois = True
+
     def __init__(self, student: nn.Module, teacher: nn.Module, path: str) -> None:
         super().__init__(student, teacher, path)
         check_roi_head('student', self.student_head)

@@ -34,8 +34,8 @@ class MimicLoss(FeatureLoss):
         **options: See :class:`mmkd.losses.FeatureLoss`. All levels need the same width.
 
     Raises:
-        ValueError: An option is out of its range, or (by :meth:`attach`) the student has no RoI head, or the teacher's
-            levels differ in width.
+        ValueError: An option is out of its range, or (by :meth:`attach`) the student samples no RoIs, as Sparse R-CNN,
+            whose proposals are learned, or the teacher's levels differ in width.
     """
 
     function = staticmethod(mimic_loss)
@@ -61,10 +61,10 @@ class MimicLoss(FeatureLoss):
         """See :meth:`FeatureLoss.attach`."""
         super().attach(sources)
         if self.regions == 'rois':
-            head = sources.of(self._rois).student_head
-            if not hasattr(head, 'bbox_roi_extractor'):
+            adapter = sources.of(self._rois)
+            if not adapter.has_rois:
                 raise ValueError(
-                    f"MimicLoss.regions: {type(head).__name__} samples no RoIs: set regions='objects'"
+                    f"MimicLoss.regions: {type(adapter.student_head).__name__} samples no RoIs: set regions='objects'"
                 )
 
     def _make_layers(self, channels: Mapping[int, tuple[int, int]]) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 import zoo
 from mmcv.ops import roi_align
+from query_models import models
 
 from mmkd.losses import MimicLoss
 from mmkd.structures import Features
@@ -88,6 +89,9 @@ def test_without_objects_it_is_zero_and_trains_its_connectors_in_the_graph(
 def test_what_has_no_rois_is_named_before_the_first_step() -> None:
     with pytest.raises(ValueError, match=r'MimicLoss\.regions: RetinaHead samples no RoIs'):
         step(RETINANET, regions='rois')
+    rois = dict(type='mmkd.MimicLoss', regions='rois')
+    with pytest.raises(ValueError, match=r'MimicLoss\.regions: SparseRoIHead samples no RoIs'):
+        zoo.distiller(*models('Sparse R-CNN'), dict(mimic=rois))
     with pytest.raises(ValueError, match=r'MimicLoss\.regions: .all.'):
         MimicLoss(regions='all')
     with pytest.raises(ValueError, match=r'MimicLoss\.size: 0'):
