@@ -42,7 +42,7 @@ def fgfi_loss(
         boxes: Shape (G, 4): xyxy boxes of the objects of all images, in pixels.
         images: Shape (G,): the index of the image that an object is in.
         strides: Pixels per cell of every level.
-        threshold: :math:`\psi`, positive, at most 1. Published: 0.5, with a weight of 0.01 for the loss.
+        threshold: :math:`\psi`, positive and less than 1. Published: 0.5, with a weight of 0.01 for the loss.
         anchor_scales: Sides of a square anchor, in cells.
         anchor_ratios: Heights by widths of the anchors, which have the area of the square one.
         gather: The maps of all processes (of the default process group) are one batch; all of them have to call this.
@@ -57,8 +57,10 @@ def fgfi_loss(
     """
     levels = prepare_levels(student_features, teacher_features)
     check_positive('threshold', threshold)
-    if threshold > 1:
-        raise ValueError(f'threshold: {threshold!r} is above 1, the share of the highest IoU')
+    if threshold >= 1:
+        raise ValueError(
+            f'threshold: {threshold!r} of the highest IoU, which no anchor exceeds: give less than 1'
+        )
     for name, sizes in (('anchor_scales', anchor_scales), ('anchor_ratios', anchor_ratios)):
         for size in sizes:
             check_positive(name, size)

@@ -126,7 +126,13 @@ def test_an_object_is_imitated_at_the_level_of_its_size() -> None:
 
 @pytest.mark.parametrize(
     'options',
-    [dict(threshold=1.5), dict(threshold=0.0), dict(anchor_scales=[-1]), dict(anchor_ratios=[0])],
+    [
+        dict(threshold=1.5),
+        dict(threshold=1.0),
+        dict(threshold=0.0),
+        dict(anchor_scales=[-1]),
+        dict(anchor_ratios=[0]),
+    ],
 )
 def test_options_out_of_range_are_named(options: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
