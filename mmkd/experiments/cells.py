@@ -183,6 +183,8 @@ class Comparison:
     def make(self, cell: Cell, distilled: Sequence[Cell], commit: str) -> str:
         """Train, evaluate and record a cell, after what it shares with others; a word on the result.
 
+        Another comparison that makes the same cell is waited for, and its row taken.
+
         Args:
             cell: The cell; it may be made in another process at the same time as others.
             distilled: All cells that the store of the teacher's outputs is to serve.
@@ -191,6 +193,12 @@ class Comparison:
         Raises:
             JobError: A training or an evaluation failed.
         """
+        with locked(self.folder(cell)):
+            if self.is_done(cell):
+                return 'made by another comparison meanwhile'
+            return self._make(cell, distilled, commit)
+
+    def _make(self, cell: Cell, distilled: Sequence[Cell], commit: str) -> str:
         family, folder, checkpoint, said = cell.family, self.folder(cell), self.checkpoint(cell), ''
         if cell.needs_teacher and self.train_teacher:
             teacher = self._teacher_checkpoint(family)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from mmkd.experiments import Cell, Comparison, Family
 from mmkd.experiments.jobs import Command
-from mmkd.report import PLAIN, TEACHER, Row, record
+from mmkd.report import PLAIN, TEACHER, Row, locked, record
 from mmkd.utils import PreflightError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -195,6 +196,22 @@ def test_a_training_that_was_finished_is_only_evaluated(
     comparison.jobs([cell])[0].make()
     (test,) = ran
     assert after(test, '--split') == 'val'
+
+
+def test_two_comparisons_at_once_make_a_cell_once(
+    tiny: Family, comparison: Comparison, ran: list[tuple[str, ...]]
+) -> None:
+    """The second waits for the first, whose training it would spoil, and takes its row."""
+    cell = Cell(tiny, PLAIN, 0)
+    first, second = (comparison.jobs([cell])[0] for _ in range(2))
+    waiting = threading.Thread(target=second.make)
+    with locked(comparison.folder(cell)):
+        waiting.start()
+        waiting.join(0.3)
+        assert not ran
+    waiting.join()
+    first.make()
+    assert scripts(ran) == ['train', 'test']
 
 
 @pytest.fixture(autouse=True)
