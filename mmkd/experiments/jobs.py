@@ -96,6 +96,12 @@ class Job:
         """The file of its output."""
         return self.folder / 'console.log'
 
+    def output(self) -> list[str]:
+        """The lines of the log; none if the process was killed before it opened it."""
+        if not self.log.exists():
+            return []
+        return self.log.read_text(encoding='utf-8', errors='replace').splitlines()
+
     def progress(self) -> str:
         """``epoch 3, loss 0.812`` of its training."""
         logged = [entry for entry in read_log(self.folder) if 'loss' in entry]
@@ -141,12 +147,13 @@ def run_jobs(jobs: Sequence[Job], parallel: int, threads: int) -> None:
                         continue
                     del running[job]
                     done = len(jobs) - len(waiting) - len(running)
-                    lines = job.log.read_text(encoding='utf-8', errors='replace').splitlines()
-                    what = lines[-1]
+                    lines = job.output()
+                    what = lines[-1] if lines else ''
                     if process.exitcode:
                         failed.append(job.name)
                         end = '\n'.join(f'  {line}' for line in lines[-_LINES_OF_A_FAILURE:])
-                        what = f'failed. The end of {job.log}:\n{end}'
+                        code = process.exitcode
+                        what = f'failed with exit code {code}. The end of {job.log}:\n{end}'
                     say(f'[{done}/{len(jobs)}] {job.name}: {what}')
                 if interruptions:
                     raise KeyboardInterrupt

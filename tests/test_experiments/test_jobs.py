@@ -69,6 +69,24 @@ def test_so_many_run_at_a_time_and_after_a_failure_the_others_go_on(
     assert set(order) == {'slow', 'failing', 'last'}
 
 
+def test_a_process_that_is_killed_before_it_said_anything_does_not_stop_the_others(
+    job: MakeJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed = Job('killed', tmp_path / 'killed', partial(signal.raise_signal, signal.SIGKILL))
+    unread = Job('unread', tmp_path / 'unread', _Unread())
+    with pytest.raises(JobError, match=r'failed: killed, unread$'):
+        run_jobs([killed, unread, job('last', '')], 1, 1)
+    assert re.search(r'killed: failed with exit code -9', said := capsys.readouterr().out)
+    assert '[3/3] last: None' in said
+
+
+class _Unread:
+    """What a job does, which its process cannot unpickle."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return int, ('no number',)
+
+
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interruptions_reach_the_processes_as_ctrl_c(
     job: MakeJob, tmp_path: Path, number: int
