@@ -293,4 +293,6 @@ def _apart(ours: StoredRows, theirs: StoredRows) -> float:
             return float('inf')
         rows = [[part.index(place) for place in common] for part in (here, there)]
     a, b = (part['logits'][at].float() for part, at in zip((ours, theirs), rows, strict=True))
-    return float(((a - b).abs() / (1 + b.abs())).max())
+    differences = (a - b).abs() / (1 + b.abs())
+    # An image without positives may have no rows.
+    return float(differences.max()) if differences.numel() else 0.0

@@ -641,6 +641,15 @@ def test_positives_of_a_static_assigner_are_kept_for_the_same_assigner_only(
     assert {path.name: path.read_bytes() for path in (tmp_path / 'store').iterdir()} == before
 
 
+def test_images_without_positives_are_verified(command: Command, detector: Config) -> None:
+    detector.model.losses.ckd.samples = dict(type='mmkd.Positives')
+    detector.model.student.train_cfg.assigner.update(pos_iou_thr=1.0, min_pos_iou=1.0)
+    assert command(detector)[0] == 0
+    code, said = command(detector, '--verify', '2')
+    assert code == 0, said
+    assert '2 samples compared: they differ by at most 0' in said
+
+
 def test_other_files_are_not_touched(command: Command, detector: Config, tmp_path: Path) -> None:
     (tmp_path / 'store').mkdir()
     (tmp_path / 'store' / 'thesis.tex').write_text('')
