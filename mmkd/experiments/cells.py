@@ -188,7 +188,7 @@ class Comparison:
         Args:
             cell: The cell; it may be made in another process at the same time as others.
             distilled: All cells that the store of the teacher's outputs is to serve.
-            commit: The code's.
+            commit: The code's; the row names it after those with which earlier calls began the cell.
 
         Raises:
             JobError: A training or an evaluation failed.
@@ -209,6 +209,7 @@ class Comparison:
             said = self._make_store(
                 family, [each for each in distilled if each.family == family], views
             )
+        _note_commit(folder, commit)
         train_and_test = self._commands(cell)[-1 - (cell.method != TEACHER) :]
         for command in train_and_test[-1:] if checkpoint.exists() else train_and_test:
             command.run(folder)
@@ -221,7 +222,7 @@ class Comparison:
             metrics=metrics,
             seconds=round(spent(checkpoint.parent, 'train'), 1) or None,
             settings=self.settings(cell),
-            commit=commit,
+            commit=' '.join(_noted_commits(folder)),
             date=datetime.now(UTC).isoformat(timespec='seconds'),
             commands=[shlex.join(['python', *command.words]) for command in self._commands(cell)],
         )
@@ -381,6 +382,18 @@ def code_version() -> str:
 
     changed = git('status', '--porcelain', '--', 'mmkd', 'configs', 'tools')
     return git('rev-parse', '--short=10', 'HEAD') + '+' * bool(changed)
+
+
+def _note_commit(folder: Path, commit: str) -> None:
+    """Remember in a cell's folder of which commit the code is that goes on with it."""
+    if commit and commit not in _noted_commits(folder):
+        with (folder / 'commits.txt').open('a') as file:
+            file.write(f'{commit}\n')
+
+
+def _noted_commits(folder: Path) -> list[str]:
+    path = folder / 'commits.txt'
+    return path.read_text().split() if path.exists() else []
 
 
 def _cfg_options(options: Sequence[str]) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ class Row:
         metrics: All that the evaluator gave, by MMEngine's names.
         seconds: How long the training took, None for a teacher that was there.
         settings: Digest of the config and the data: rows with different ones are not comparable.
-        commit: The code's.
+        commit: The code's; several, separated by spaces, if the cell was begun with one and finished with another.
         date: When it was finished.
         commands: What repeats it, in order.
     """

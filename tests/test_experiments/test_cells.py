@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from mmkd.experiments import Cell, Comparison, Family
-from mmkd.experiments.jobs import Command
-from mmkd.report import PLAIN, TEACHER, Row, locked, record
+from mmkd.experiments.jobs import Command, JobError
+from mmkd.report import PLAIN, TEACHER, Row, locked, read_rows, record
 from mmkd.utils import PreflightError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -196,6 +196,26 @@ def test_a_training_that_was_finished_is_only_evaluated(
     comparison.jobs([cell])[0].make()
     (test,) = ran
     assert after(test, '--split') == 'val'
+
+
+def test_a_row_names_all_commits_that_it_was_made_with(
+    tiny: Family, comparison: Comparison, ran: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell, run = Cell(tiny, PLAIN, 0), Command.run
+
+    def fail(command: Command, folder: Path) -> None:
+        if command.kind == 'test':
+            raise JobError('killed')
+        run(command, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Command, 'run', fail)
+        with pytest.raises(JobError):
+            comparison.make(cell, [], 'trained')
+    comparison.make(cell, [], 'evaluated')
+    (row,) = read_rows(comparison.results, 'tiny')
+    assert scripts(ran) == ['train', 'test']
+    assert row.commit == 'trained evaluated'
 
 
 def test_two_comparisons_at_once_make_a_cell_once(
