@@ -137,7 +137,7 @@ def methods_of(args: argparse.Namespace) -> dict[str, tuple[str, tuple[str, ...]
             )
         elif not (colon and base and name.replace('-', '').replace('.', '').isalnum()):
             problems.append(f'--variant {head}: NAME:METHOD, NAME of letters, digits, - and .')
-        elif name in methods:
+        elif name in (*methods, base, PLAIN, TEACHER):  # whose own rows it would replace
             problems.append(f'--variant {head}: there is a row {name} already')
         methods[name] = (base, tuple(options))
     for seed in args.seeds:

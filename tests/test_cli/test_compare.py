@@ -103,6 +103,14 @@ def test_cells_go_seed_by_seed(configs: Path, tiny_coco: Path, tmp_path: Path) -
         (['--variant', 'ckd-t4:ckd', 'a=1'], '--variant ckd-t4:ckd: settings are chosen'),
         (['--split', 'val', '--variant', 'ckd-t4', 'a=1'], '--variant ckd-t4: NAME:METHOD'),
         (['--split', 'val', '--variant', 'ckd:ckd', 'a=1'], 'there is a row ckd already'),
+        (
+            ['--split', 'val', '--methods', 'plain', '--variant', 'ckd:ckd', 'a=1'],
+            'there is a row ckd already',
+        ),
+        (
+            ['--split', 'val', '--methods', 'kd', '--variant', 'plain:ckd', 'a=1'],
+            'there is a row plain already',
+        ),
         (['--split', 'val', '--variant', 'a/b:ckd', 'a=1'], 'letters, digits'),
         (['--split', 'val', '--variant', 'a:ckd', 'what=1'], 'what'),
     ],
