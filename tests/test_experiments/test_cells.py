@@ -199,7 +199,10 @@ def test_a_training_that_was_finished_is_only_evaluated(
 
 
 def test_a_row_names_all_commits_that_it_was_made_with(
-    tiny: Family, comparison: Comparison, ran: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+    tiny: Family,
+    comparison: Comparison,
+    ran: list[tuple[str, ...]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cell, run = Cell(tiny, PLAIN, 0), Command.run
 
@@ -210,7 +213,7 @@ def test_a_row_names_all_commits_that_it_was_made_with(
 
     with monkeypatch.context() as patch:
         patch.setattr(Command, 'run', fail)
-        with pytest.raises(JobError):
+        with pytest.raises(JobError, match='killed'):
             comparison.make(cell, [], 'trained')
     comparison.make(cell, [], 'evaluated')
     (row,) = read_rows(comparison.results, 'tiny')
