@@ -150,6 +150,8 @@ def _in_order(write: Callable[[int], Any], count: int, workers: int) -> Iterator
 
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle.
+    # The pool ends its workers by it: a handler inherited from the parent could keep one alive, and the pool waiting.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cv2.setNumThreads(0)
 
 

@@ -18,6 +18,7 @@ from pycocotools.cocoeval import COCOeval
 
 from mmkd.datasets import coco, contours, shapes
 from mmkd.datasets.coco import CocoLayout
+from mmkd.datasets.folders import _in_order
 from mmkd.datasets.objects import CLASSES, OBJECT_SETS
 from mmkd.datasets.shapes import make_shapes
 
@@ -411,3 +412,15 @@ class TestMMDetection:
         assert names == CocoDataset.METAINFO['classes']
         dataset = self.build(config.val_dataloader.dataset, folder, metainfo=None)
         assert len(dataset.cat_ids) == 80
+
+
+def ends_by_sigterm(_: int) -> bool:
+    return signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_workers_can_be_ended_whatever_the_parent_does_with_sigterm() -> None:
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        assert all(_in_order(ends_by_sigterm, 4, workers=2))
+    finally:
+        signal.signal(signal.SIGTERM, before)
