@@ -199,7 +199,7 @@ class HeadAdapter(ABC):
 
 
 class DerivedAdapter(HeadAdapter, ABC):
-    """An adapter that wraps ``own``, the adapter of the student's head, and gets the student's rows from it."""
+    """An adapter that wraps ``own``, the adapter of the student's head, and answers with it what it does not change."""
 
     own: HeadAdapter
 
@@ -217,6 +217,15 @@ class DerivedAdapter(HeadAdapter, ABC):
     @override
     def num_classes(self) -> int:
         return self.own.num_classes
+
+    @property
+    @override
+    def num_teacher_classes(self) -> int:
+        return self.own.num_teacher_classes
+
+    @override
+    def check_boxes(self, distributions: bool = False) -> None:
+        self.own.check_boxes(distributions)
 
 
 def register_head_adapter(*head_classes: str) -> Callable[[_Adapter], _Adapter]:

@@ -61,15 +61,6 @@ class CrossedHeadAdapter(DerivedAdapter):
         self._towers = [f'{path}.{name}.{layer - 1}' for name in _TOWERS]
         self.taps = {**own.taps, **{f'crossed at {tower}': tower for tower in self._towers}}
 
-    @property
-    @override
-    def num_teacher_classes(self) -> int:
-        return self.own.num_teacher_classes
-
-    @override
-    def check_boxes(self, distributions: bool = False) -> None:
-        self.own.check_boxes(distributions)
-
     @override
     def class_maps(self, step: Step) -> list[FeaturePair]:
         return self.own.class_maps(step)

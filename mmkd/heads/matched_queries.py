@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
+from typing_extensions import override
 
 from mmkd.structures import ClassMap, Holding, Request, SampleTable, Step
 
@@ -44,17 +45,8 @@ class MatchedQueryAdapter(DerivedAdapter):
         self.own = own
         self.taps = own.taps
 
-    @property
-    def num_teacher_classes(self) -> int:
-        """See :attr:`HeadAdapter.num_teacher_classes`."""
-        return self.own.num_teacher_classes
-
-    def check_boxes(self, distributions: bool = False) -> None:
-        """See :meth:`HeadAdapter.check_boxes`."""
-        self.own.check_boxes(distributions)
-
+    @override
     def to_store(self, request: Request[Any]) -> Holding:
-        """See :meth:`HeadAdapter.to_store`."""
         return self.own.to_store(request)
 
     def tables(self, step: Step) -> list[SampleTable]:

@@ -117,15 +117,6 @@ class SharedQueryAdapter(DerivedAdapter):
             )
         self.taps = {**own.taps, **_TAP}
 
-    @property
-    @override
-    def num_teacher_classes(self) -> int:
-        return self.own.num_teacher_classes
-
-    @override
-    def check_boxes(self, distributions: bool = False) -> None:
-        self.own.check_boxes(distributions)
-
     @override
     def to_store(self, request: Request[Any]) -> Holding:
         raise ValueError(
