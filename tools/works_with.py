@@ -15,9 +15,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-# Works from a clone as well, before `pip install -e .`.
-sys.path.append(str(Path(__file__).resolve().parent.parent))
-
 import torch
 from mmengine.config import Config
 from mmengine.hub import get_config

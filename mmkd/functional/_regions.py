@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+FINEST_SCALE = 14
+"""FPN's rule for objects: of twice this side, in cells of the first level, and more they belong to the second level."""
+
 
 @torch.no_grad()
 def paint_boxes(

@@ -11,12 +11,9 @@ import torch
 from torch import Tensor
 
 from ._common import check_not_negative
-from ._regions import paint_boxes
+from ._regions import FINEST_SCALE, paint_boxes
 from .feature import prepare_levels
 from .processes import sum_over_processes, world_size
-
-_FINEST_SCALE = 14
-"""Side of an object, in cells, from twice of which on it is of the second level."""
 
 
 def defeat_loss(
@@ -88,7 +85,7 @@ def object_masks(
     """
     boxes = boxes.to(like[0].dtype)
     sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1).sqrt()
-    own_level = (sides / (_FINEST_SCALE * strides[0]) + 1e-6).log2().floor()
+    own_level = (sides / (FINEST_SCALE * strides[0]) + 1e-6).log2().floor()
     own_level = own_level.clamp(0, len(like) - 1)
     masks = []
     for number, (level, stride) in enumerate(zip(like, strides, strict=True)):

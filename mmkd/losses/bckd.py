@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from mmkd.functional import bckd_box_loss
 from mmkd.functional.processes import mean_over_processes
@@ -60,8 +61,8 @@ class BCKDLoss(DistillLoss):
         """Logits and boxes of all samples."""
         return (*self.scores.requests(), Boxes(self.teacher, samples=AllSamples()))
 
+    @override
     def attach(self, sources: Sources) -> None:
-        """See :meth:`DistillLoss.attach`."""
         super().attach(sources)
         try:
             self.scores.attach(sources)

@@ -7,17 +7,16 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from mmkd.functional import mimic_loss
+from mmkd.functional._regions import FINEST_SCALE
 from mmkd.registry import LOSSES, MODELS
 from mmkd.structures import FeaturePair, Logits, Request, Sources, Step
 
 from .base import share
 from .features import FeatureLoss
 from .samplers import AllSamples
-
-_FINEST_SCALE = 14
-"""Side of a region, in cells of the first level, from twice of which on it is pooled from the second level."""
 
 
 @LOSSES.register_module()
@@ -57,8 +56,8 @@ class MimicLoss(FeatureLoss):
             return super().requests()
         return (*super().requests(), self._rois)
 
+    @override
     def attach(self, sources: Sources) -> None:
-        """See :meth:`FeatureLoss.attach`."""
         super().attach(sources)
         if self.regions == 'rois':
             adapter = sources.of(self._rois)
@@ -87,7 +86,7 @@ class MimicLoss(FeatureLoss):
                 roi_layer=dict(type='RoIAlign', output_size=self.size, sampling_ratio=0),
                 out_channels=pairs[0].teacher.shape[1],
                 featmap_strides=strides,
-                finest_scale=_FINEST_SCALE * strides[0],
+                finest_scale=FINEST_SCALE * strides[0],
             )
         )
         student, teacher = (

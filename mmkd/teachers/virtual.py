@@ -9,6 +9,7 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from mmkd.functional import virtual_logits
 from mmkd.heads.classifier import ClassifierAdapter
@@ -45,13 +46,13 @@ class VirtualTeacher(Teacher):
         self.num_classes = 0
 
     @property
+    @override
     def can_predict(self) -> bool:
-        """See :attr:`Teacher.can_predict`: there is no network."""
         return False
 
     @property
+    @override
     def description(self) -> str:
-        """See :attr:`Teacher.description`."""
         return f'VirtualTeacher, {self.confidence:g} for the label'
 
     def check_requests(
@@ -76,16 +77,12 @@ class VirtualTeacher(Teacher):
         for parameter in self.model.parameters():
             parameter.data = parameter.data.new_empty(0)
 
+    @override
     def on(self, inputs: Tensor, data_samples: Sequence[Any], classes: ClassMap) -> VirtualPass:
-        """See :meth:`Teacher.on`."""
         return VirtualPass(self, inputs, data_samples, classes)
 
     def predict(self, data: Any, classes: ClassMap) -> NoReturn:
-        """See :meth:`Teacher.predict`.
-
-        Raises:
-            RuntimeError: There is no network.
-        """
+        """Raise an error: there is no network."""
         raise RuntimeError(
             'a virtual teacher predicts nothing: take the hook that asks it out of custom_hooks'
         )
@@ -97,12 +94,12 @@ class VirtualPass(LivePass):
 
     teacher: VirtualTeacher
 
+    @override
     def outputs(
         self,
         compute: Callable[[Any, tuple[Tensor, ...]], Result],
         restore: Callable[[list[StoredRows]], Result],
     ) -> Result:
-        """See :meth:`mmkd.structures.TeacherPass.outputs`."""
         classes = torch.arange(self.teacher.num_classes, device=self.inputs.device)
         shares = [
             sample.gt_score if 'gt_score' in sample else (sample.gt_label == classes).float()
